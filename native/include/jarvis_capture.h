@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * JARVIS Capture, native core: the one public header.
+ *
+ * Frames come from a backend, are decoded once, counted in the flow table, and leave as finished bytes (protobuf FlowBatch, JSON
+ * lines, CSV, columns). Flow semantics follow RFC 7011 (IPFIX) and RFC 5103 (biflows); docs/flow-semantics.md has them in full.
+ *
+ * Conventions, unless a declaration says otherwise
+ *   errors      0 or a count on success, a negative enum capture_error on failure; where a `struct capture_error_info *` is taken
+ *               (NULL allowed) it is filled with the field at fault, its value and what would be accepted
+ *   ownership   strings and arrays passed in are copied before the call returns; handles are freed by the function named there
+ *   threads     one thread at a time may call into one handle's life cycle (init .. destroy); what may be called from any thread
+ *               meanwhile says "any thread"
+ *   units       times are nanoseconds since the Unix epoch, lengths and octets are bytes, integers are in host byte order,
+ *               addresses in network byte order
+ *
+ * The header is also read by cffi, preprocessed with JARVIS_CAPTURE_CDEF defined: keep it free of macros but for int constants.
+ */
+#ifndef JARVIS_CAPTURE_H
+#define JARVIS_CAPTURE_H
+
+#ifdef JARVIS_CAPTURE_CDEF
+#define CAPTURE_API
+#else
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#define CAPTURE_API __attribute__((visibility("default")))
+#ifdef __cplusplus
+extern "C" {
+#endif
+#endif
+
+typedef struct capture capture_t;                          /* one capture: backend, workers, flow tables, record logs */
+typedef struct capture_flow_reader capture_flow_reader_t;  /* one subscriber's place in the record logs */
+
+enum capture_error {
+    CAPTURE_OK = 0,
+    CAPTURE_ERR_INVALID = -1,      /* an argument is out of range; the error info names it */
+    CAPTURE_ERR_NO_MEMORY = -2,    /* memory for a ring or table could not be mapped */
+    CAPTURE_ERR_NO_INTERFACE = -3, /* no such network interface */
+    CAPTURE_ERR_PERMISSION = -4,   /* CAP_NET_RAW (or read permission on the file) is missing */
+    CAPTURE_ERR_FILTER = -5,       /* the BPF expression does not compile; the info carries libpcap's message */
+    CAPTURE_ERR_BACKEND = -6,      /* the backend is unknown, not built in, or not usable here */
+    CAPTURE_ERR_FILE = -7,         /* not a capture file, or damaged in its file header */
+    CAPTURE_ERR_STATE = -8,        /* not allowed in this state (e.g. start twice) */
+    CAPTURE_ERR_IO = -9,           /* the operating system refused; the info carries errno's text */
+    CAPTURE_ERR_TIMEOUT = -10,     /* a worker did not answer in time */
+    CAPTURE_ERR_SPACE = -11,       /* the caller's buffer cannot hold one record */
+    CAPTURE_ERR_TOKEN = -12,       /* a resume token is malformed or of another capture */
+    CAPTURE_ERR_NOT_FOUND = -13    /* no such flow */
+};
+
+/* What was wrong with one call. Strings are NUL-terminated and empty when they do not apply. */
+struct capture_error_info {
+    int32_t code;      /* enum capture_error */
+    char field[32];    /* the configuration field at fault, e.g. "snaplen" */
+    char message[256]; /* one sentence: the value, why it is refused, what would be accepted */
+};
+
+enum capture_timestamp_source {
+    CAPTURE_TIMESTAMP_DEFAULT = 0,  /* file: what the file holds; live: kernel */
+    CAPTURE_TIMESTAMP_KERNEL = 1,   /* software timestamp taken by the kernel on receipt */
+    CAPTURE_TIMESTAMP_HARDWARE = 2  /* the NIC's own; refused where the NIC or backend has none */
+};
+
+/* What to capture. Zero-initialise, set struct_size, fill in. Exactly one of interface and files. */
+struct capture_config {
+    uint32_t struct_size;          /* sizeof(struct capture_config) */
+    const char *interface;         /* network interface to capture from, or NULL */
+    const char *const *files;      /* capture files, read in this order as one trace, or NULL */
+    uint32_t file_count;
+    const char *backend;           /* "auto" (NULL), "file", "pcap", "afpacket" */
+    const char *filter;            /* BPF expression, or NULL or "" for everything */
+    uint32_t snaplen;              /* bytes kept of each frame, 64..262144; 0 = 262144 */
+    uint32_t buffer_size_mb;       /* kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64 */
+    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket; others 1) */
+    const int32_t *worker_cpus;    /* CPU per worker, worker_cpu_count of them, or NULL for no pinning */
+    uint32_t worker_cpu_count;
+    bool promiscuous;
+    uint32_t timestamp_source;     /* enum capture_timestamp_source */
+    uint32_t packet_ring_mb;       /* ring for capture_packets_next, MiB, 0 (off) or 1..8192; rounded up to a power of two */
+};
+
+/* Flow metering. A timeout of 0 means never; with both 0 nothing splits a flow: one record per key for the whole trace. */
+struct capture_flow_config {
+    uint32_t struct_size;        /* sizeof(struct capture_flow_config) */
+    uint32_t max_flows;          /* live flows over all workers, 4,096..16,777,216; 0 = 1,048,576 */
+    uint64_t idle_timeout_ns;    /* 0 or 1 s..24 h */
+    uint64_t active_timeout_ns;  /* 0 or 1 s..24 h */
+    uint32_t log_records;        /* finished records each worker keeps for readers, power of two 1,024..16,777,216; 0 = 65,536 */
+    uint32_t fragment_slots;     /* fragment cache, power of two 256..1,048,576; 0 = 8,192 */
+    uint64_t hash_seed;          /* 0 = random (flooding-proof); tests fix it */
+};
+
+/* Counters of one capture, summed over its workers; all are monotonic while it runs but for the gauges. In every snapshot
+ * received = metered + filtered + non_ip + malformed + paused + dropped_nic + dropped_kernel + dropped_user + in_flight,
+ * and after a graceful stop in_flight is 0. */
+struct capture_stats {
+    uint64_t time_unix_ns;           /* when the snapshot was taken */
+    uint64_t elapsed_ns;             /* since capture_start, monotonic clock */
+    uint64_t received;               /* frames offered to the capture, lost ones included */
+    uint64_t received_octets;        /* their bytes on the wire (of those that reached the core) */
+    uint64_t metered;                /* IP packets counted in a flow */
+    uint64_t metered_octets;         /* their IP total lengths (RFC 7011: IE 1) */
+    uint64_t filtered;               /* not matched by the BPF filter */
+    uint64_t non_ip;                 /* ARP, LLDP, ... */
+    uint64_t malformed;              /* header truncated or inconsistent before a flow key could be read */
+    uint64_t paused;                 /* arrived while the lease deadline had passed */
+    uint64_t dropped_nic;            /* by the network card or driver */
+    uint64_t dropped_kernel;         /* by the kernel because its ring was full */
+    uint64_t dropped_user;           /* by the core itself */
+    uint64_t in_flight;              /* gauge: received, not yet processed */
+    uint64_t truncated;              /* frames longer than snaplen, cut (they are metered) */
+    uint64_t fragments_matched;      /* non-first fragments given the ports of their first one */
+    uint64_t fragments_unmatched;    /* non-first fragments with no first one known; metered with ports 0 */
+    uint64_t time_regressions;       /* packets older than their flow's last one */
+    uint64_t packet_ring_dropped;    /* frames metered but not delivered to capture_packets_next: its ring was full */
+    uint64_t flows_active;           /* gauge */
+    uint64_t flows_total;            /* flow records created */
+    uint64_t flows_ended[6];         /* records ended, by flowEndReason (IE 136) 1..5; index 0 unused. [5] = evicted, table full */
+    uint64_t log_records_written;    /* records written to the record logs */
+    double throughput_bps;           /* gauge: bits per second on the wire since the previous snapshot of the workers (about 1 s) */
+    double throughput_pps;           /* gauge: packets per second, likewise */
+    double ring_usage;               /* gauge: share of the kernel or packet ring in use, 0..1, the fullest worker's */
+    uint64_t flow_table_bytes;       /* memory of tables and logs */
+};
+
+enum capture_flow_state {
+    CAPTURE_FLOW_STATE_ACTIVE = 1,
+    CAPTURE_FLOW_STATE_CLOSING = 2,  /* one side has sent FIN */
+    CAPTURE_FLOW_STATE_CLOSED = 3    /* both FINs seen, or RST */
+};
+
+enum capture_flow_end_reason {       /* IANA flowEndReason, IE 136 */
+    CAPTURE_FLOW_END_NONE = 0,       /* still in the table */
+    CAPTURE_FLOW_END_IDLE = 1,
+    CAPTURE_FLOW_END_ACTIVE = 2,
+    CAPTURE_FLOW_END_DETECTED = 3,
+    CAPTURE_FLOW_END_FORCED = 4,
+    CAPTURE_FLOW_END_RESOURCES = 5
+};
+
+/* One flow record. Source is the sender of the first packet ("forward", RFC 5103 biflowDirection arbitrary/initiator). */
+struct capture_flow {
+    uint64_t flow_id;            /* FNV-1a 64 of the canonical key bytes, docs/flow-semantics.md */
+    uint8_t src_addr[16];        /* IPv4: the first 4 bytes, the rest 0 */
+    uint8_t dst_addr[16];
+    uint16_t src_port;           /* 0 but for TCP, UDP, SCTP */
+    uint16_t dst_port;
+    uint8_t ip_version;          /* 4 or 6 */
+    uint8_t ip_protocol;         /* IANA protocol number */
+    uint16_t vlan_id;            /* outermost 802.1Q id, 0 = untagged */
+    uint64_t fwd_packets;
+    uint64_t fwd_octets;         /* IP total lengths */
+    uint64_t rev_packets;
+    uint64_t rev_octets;
+    uint64_t start_time_ns;
+    uint64_t end_time_ns;        /* of the last packet, never before start */
+    uint64_t first_packet_id;    /* number of the packet within its worker, from 1 */
+    uint64_t last_packet_id;
+    uint16_t fwd_tcp_flags;      /* union over the packets, IE 6 */
+    uint16_t rev_tcp_flags;
+    uint16_t interface_index;    /* live: the kernel's ifindex; pcapng: the interface's number + 1; else 1 */
+    uint8_t icmp_type;           /* of the first packet; ICMP and ICMPv6 only */
+    uint8_t icmp_code;
+    uint8_t dscp;                /* of the first packet, 0..63 */
+    uint8_t state;               /* enum capture_flow_state */
+    uint8_t end_reason;          /* enum capture_flow_end_reason */
+    uint8_t reserved[5];
+};
+
+enum capture_flow_sort {
+    CAPTURE_SORT_NONE = 0,       /* table order */
+    CAPTURE_SORT_PACKETS = 1,    /* both directions, most first */
+    CAPTURE_SORT_OCTETS = 2,
+    CAPTURE_SORT_START = 3,      /* newest first */
+    CAPTURE_SORT_LAST = 4,       /* most recently seen first */
+    CAPTURE_SORT_DURATION = 5    /* longest first */
+};
+
+/* Which flows of the live table. Zero-initialised with limit set: any. */
+struct capture_flow_query {
+    const char *filter;          /* BPF expression decided on each flow's addresses, ports, protocol and VLAN, either direction; or NULL */
+    uint64_t min_packets;        /* both directions together */
+    uint32_t sort_by;            /* enum capture_flow_sort */
+    uint32_t limit;              /* 1..100,000 */
+};
+
+enum capture_reader_start {
+    CAPTURE_READER_OLDEST = 0,   /* the oldest record still kept */
+    CAPTURE_READER_NEWEST = 1,   /* only records to come */
+    CAPTURE_READER_LAST = 2,     /* the last_records newest, then those to come */
+    CAPTURE_READER_TOKEN = 3     /* after the batch that carried this resume token: nothing repeats, what was overwritten is reported lost */
+};
+
+struct capture_reader_config {
+    uint32_t struct_size;        /* sizeof(struct capture_reader_config) */
+    const char *filter;          /* as in capture_flow_query */
+    uint64_t min_packets;
+    uint64_t since_ns;           /* only records whose end time is not before this; 0 = any */
+    uint32_t start;              /* enum capture_reader_start */
+    uint32_t last_records;
+    const uint8_t *token;
+    uint32_t token_length;
+    bool lossless;               /* the packet path waits for this reader (file backend only) */
+};
+
+/* What one read call returned. A gap (lost > 0) lies before the returned records and is reported exactly once. */
+struct capture_batch_info {
+    uint32_t records;            /* records written to the buffer */
+    uint32_t shard;              /* worker whose log they came from */
+    uint64_t bytes;              /* bytes written to the buffer */
+    uint64_t first_sequence;     /* of the first record looked at in that shard */
+    uint64_t next_sequence;      /* the shard's next one */
+    uint64_t lost;               /* records overwritten before this reader came to them */
+    uint64_t first_lost_sequence;
+    uint64_t last_lost_sequence;
+    bool more;                   /* more records are ready now */
+    bool end;                    /* the capture has stopped and every record was read */
+};
+
+enum capture_text_format { CAPTURE_TEXT_JSON = 1, CAPTURE_TEXT_CSV = 2 };
+
+/* Columns for capture_reader_read_columns: arrays owned by the caller with room for max_records each; NULL skips a column. */
+struct capture_flow_columns {
+    uint64_t *flow_id;
+    uint8_t *src_addr;           /* 16 bytes a record: IPv6, or IPv4 as ::ffff:a.b.c.d */
+    uint8_t *dst_addr;
+    uint16_t *src_port;
+    uint16_t *dst_port;
+    uint8_t *ip_version;
+    uint8_t *ip_protocol;
+    uint16_t *vlan_id;
+    uint64_t *fwd_packets;
+    uint64_t *fwd_octets;
+    uint64_t *rev_packets;
+    uint64_t *rev_octets;
+    int64_t *start_time_ns;
+    int64_t *end_time_ns;
+    uint64_t *first_packet_id;
+    uint64_t *last_packet_id;
+    uint16_t *fwd_tcp_flags;
+    uint16_t *rev_tcp_flags;
+    uint16_t *interface_index;
+    uint8_t *icmp_type;
+    uint8_t *icmp_code;
+    uint8_t *dscp;
+    uint8_t *state;
+    uint8_t *end_reason;
+};
+
+struct capture_backend_info {
+    char name[16];
+    char description[96];
+    char reason[160];            /* why it is not usable here, or how it would be chosen */
+    bool usable;
+    bool live;                   /* captures from interfaces (else from files) */
+};
+
+/* One frame in the packet ring, valid until capture_packets_release. */
+struct capture_packet {
+    uint64_t packet_id;          /* number within its worker, from 1: FlowRecord's first/last_packet_id count the same way */
+    uint64_t timestamp_ns;
+    uint64_t offset;             /* of its first byte from the ring's base */
+    uint32_t captured_length;
+    uint32_t wire_length;
+    uint16_t interface_index;
+    uint16_t link_type;          /* pcap LINKTYPE_* */
+    uint16_t vlan_tci;           /* tag taken off by the kernel, 0 = none */
+    uint16_t reserved;
+};
+
+struct capture_packet_batch {
+    const uint8_t *base;                   /* the ring's first byte; frames never wrap (mirrored mapping) */
+    uint64_t size;                         /* bytes readable from base */
+    const struct capture_packet *packets;
+    uint32_t count;
+};
+
+/* Version of the library, "MAJOR.MINOR.PATCH". Any thread. */
+CAPTURE_API const char *capture_version(void);
+
+/* One line of English for an enum capture_error. Any thread; never NULL; static storage. */
+CAPTURE_API const char *capture_strerror(int code);
+
+/* Every backend of this build with its usability for `interface` (NULL: in general). Writes at most `capacity` entries;
+ * returns how many there are. Any thread. */
+CAPTURE_API int capture_get_backends(const char *interface, struct capture_backend_info *out, uint32_t capacity);
+
+/* Name of the backend that "auto" would take for this configuration, or a negative error. `name` holds 16 bytes. Any thread. */
+CAPTURE_API int capture_select_backend(const struct capture_config *config, char *name, struct capture_error_info *error);
+
+/* Checks a BPF expression without starting anything: CAPTURE_OK or CAPTURE_ERR_FILTER. Any thread. */
+CAPTURE_API int capture_check_filter(const char *filter, struct capture_error_info *error);
+
+/* Makes a capture; nothing is opened on the wire yet, files are opened and checked. Free with capture_destroy. */
+CAPTURE_API int capture_init(const struct capture_config *config, capture_t **out, struct capture_error_info *error);
+
+/* Turns metering on, before capture_start. Allocates the tables. */
+CAPTURE_API int capture_flow_enable(capture_t *capture, const struct capture_flow_config *config, struct capture_error_info *error);
+
+/* Opens the backend and starts the workers (if any). */
+CAPTURE_API int capture_start(capture_t *capture, struct capture_error_info *error);
+
+/* Moves the capture forward for at most timeout_ms.
+ * workers = 0: processes frames in the calling thread until the timeout, the end of input, or until a lossless reader must
+ * drain its log. workers > 0: waits until records or packets are ready.
+ * Returns 1 while there is more to come, 0 at the end of input (files) or after capture_stop, or a negative error. */
+CAPTURE_API int capture_poll(capture_t *capture, uint32_t timeout_ms);
+
+/* Stops. graceful: what the ring holds is processed first, then every flow in the table ends with reason 4 (forced end).
+ * Not graceful: the ring is discarded and counted as dropped_user; flows still end with reason 4. Readers may go on reading. */
+CAPTURE_API int capture_stop(capture_t *capture, bool graceful);
+
+/* Stops if running and frees everything, readers included. NULL is allowed. */
+CAPTURE_API void capture_destroy(capture_t *capture);
+
+/* Message of the last asynchronous failure (interface gone, file damaged in the middle), or "". Any thread; copied out. */
+CAPTURE_API int capture_get_error(capture_t *capture, struct capture_error_info *error);
+
+/* Any thread; never waits for the packet path. */
+CAPTURE_API int capture_get_stats(capture_t *capture, struct capture_stats *out);
+
+/* Dead-man's switch: from this CLOCK_BOOTTIME instant (ns) on, frames are counted as paused and nothing is metered or delivered,
+ * until a later deadline is set. 0 = no deadline. Any thread. */
+CAPTURE_API int capture_set_deadline(capture_t *capture, uint64_t boottime_ns);
+
+/* Live flows by query, sorted, into `out` (room for query->limit). Returns how many. The packet path answers between its
+ * batches and is never stopped; each record is consistent. Any thread. */
+CAPTURE_API int capture_flow_get_all(capture_t *capture, const struct capture_flow_query *query, struct capture_flow *out,
+                                     struct capture_error_info *error);
+
+/* The live flows with this flow_id (as many as `capacity`; the same key may live in several shards). Any thread. */
+CAPTURE_API int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, uint32_t capacity);
+
+/* Encodes flows as the bytes of one jarvis.capture.v1.FlowBatch (field `batch`, number 2, of ListFlowsResponse). Returns the
+ * length, or CAPTURE_ERR_SPACE. 192 bytes a record always suffice. Any thread. */
+CAPTURE_API int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity);
+
+/* A subscriber's reader. Any thread may open one and one thread at a time use it, while the capture lives; close frees it. */
+CAPTURE_API int capture_reader_open(capture_t *capture, const struct capture_reader_config *config, capture_flow_reader_t **out,
+                                    struct capture_error_info *error);
+CAPTURE_API void capture_reader_close(capture_flow_reader_t *reader);
+
+/* Next records as the bytes of one jarvis.capture.v1.StreamFlowsResponse with `batch` set (tag 0x12, length, FlowBatch), resume token
+ * included. At most max_records, at most capacity bytes (at least 4,096). 0 records: nothing written, look at info. Never waits. */
+CAPTURE_API int capture_reader_read_batch(capture_flow_reader_t *reader, uint8_t *out, uint64_t capacity, uint32_t max_records,
+                                          struct capture_batch_info *info);
+
+/* Next records as JSON lines or CSV lines (without the header line) in UTF-8. Keys and columns: docs/flow-semantics.md. */
+CAPTURE_API int capture_reader_read_text(capture_flow_reader_t *reader, uint32_t format, char *out, uint64_t capacity,
+                                         struct capture_batch_info *info);
+
+/* The CSV header line, newline included. Static storage. */
+CAPTURE_API const char *capture_csv_header(void);
+
+/* Next records column by column. */
+CAPTURE_API int capture_reader_read_columns(capture_flow_reader_t *reader, const struct capture_flow_columns *columns,
+                                            uint32_t max_records, struct capture_batch_info *info);
+
+/* Next frames from the packet ring (packet_ring_mb > 0), in place; waits at most timeout_ms (with workers = 0 it moves the capture
+ * forward itself). One batch at a time: release it before the next. Returns the count; 0 at a timeout or at the end. */
+CAPTURE_API int capture_packets_next(capture_t *capture, uint32_t timeout_ms, struct capture_packet_batch *out);
+CAPTURE_API void capture_packets_release(capture_t *capture);
+
+#ifndef JARVIS_CAPTURE_CDEF
+#ifdef __cplusplus
+}
+#endif
+#endif
+
+#endif

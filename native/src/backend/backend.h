@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The contract of a capture backend: one file, one ops table, one row in registry.c. */
+#ifndef JARVIS_BACKEND_H
+#define JARVIS_BACKEND_H
+
+#include "frame.h"
+#include "jarvis_capture.h"
+
+/* Cumulative since open; the backend accumulates what the kernel resets on read. */
+struct backend_stats {
+    uint64_t dropped_nic;
+    uint64_t dropped_kernel;
+    uint64_t in_flight;   /* frames waiting in the kernel ring, as well as it can be known; else 0 */
+    double ring_usage;    /* 0..1 */
+};
+
+enum { BACKEND_END = -1000 }; /* read(): the input is at its end */
+
+struct capture_backend_ops {
+    const char *name;
+    const char *description;
+    bool live;
+
+    /* Is it usable for `interface` (NULL: in general)? Fills reason either way. Any thread. */
+    bool (*probe)(const char *interface, char *reason, size_t size);
+
+    /* Opens queue `queue` of `queues`. Config is already range-checked. State is freed by close. */
+    int (*open)(const struct capture_config *config, uint32_t queue, uint32_t queues, void **state, struct capture_error_info *error);
+
+    /* Fills the batch (count set); waits at most timeout_ms (0: never) for the first frame. Returns the count, 0 at a timeout,
+     * BACKEND_END, or a negative error (details in *error). Frames stay valid until the next release. */
+    int (*read)(void *state, struct frame_batch *batch, int timeout_ms, struct capture_error_info *error);
+
+    /* Gives the frames of the last read back. */
+    void (*release)(void *state);
+
+    /* Any thread while open. */
+    void (*stats)(void *state, struct backend_stats *out);
+
+    void (*close)(void *state);
+};
+
+/* NULL-terminated, best live backend first: "auto" takes the first usable one. */
+extern const struct capture_backend_ops *const backend_table[];
+
+/* The backend for a configuration (already validated), "auto" resolved; NULL with *error filled. */
+const struct capture_backend_ops *backend_select(const struct capture_config *config, struct capture_error_info *error);
+
+#endif
