@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo    everything from nothing on Debian 12: packages, environment, build, then the demonstration
+# make test    the same set-up, then every check and test
+# make bench   side-by-side timings against public meters
+# make fuzz    every fuzz target for FUZZ_SECONDS each
+# make help    this list
+
+PYTHON ?= python3
+FUZZ_SECONDS ?= 10
+JOBS ?= $(shell nproc)
+
+VENV := .venv
+BIN := $(VENV)/bin
+FIRMWARE := $(VENV)/lib/jarvis-capture
+RELEASE_KEY := build/release-key/release.pem
+NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
+
+.PHONY: help setup demo test lint test-c test-python bench fuzz proto clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '2,6s/^# //p' Makefile
+
+# --- set-up -------------------------------------------------------------------------------------------------------------
+
+setup: build/.debian $(FIRMWARE)/manifest.sig
+
+build/.debian: tools/debian-packages.txt tools/install-debian-packages
+	@mkdir -p build
+	tools/install-debian-packages tools/debian-packages.txt
+	@touch $@
+
+$(BIN)/python: | build/.debian
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+
+# Editable: Python changes are in force at once, changes of the native core at the next make.
+build/.installed: pyproject.toml $(NATIVE_SOURCES) | $(BIN)/python
+	$(BIN)/pip install --quiet --group checks --group test --group proto --editable '.[agent,controller,arrow]'
+	@touch $@
+
+# A developer's release key signs what was built here; a release is signed elsewhere, with a key that never leaves its owner.
+$(RELEASE_KEY): | build/.installed
+	$(BIN)/jarvisctl firmware keygen --output $@
+
+$(FIRMWARE)/manifest.sig: build/.installed $(RELEASE_KEY)
+	$(BIN)/jarvisctl firmware sign --key $(RELEASE_KEY) $(FIRMWARE)
+	cp $(basename $(RELEASE_KEY)).pub $(FIRMWARE)/release.pub
+
+# --- use ----------------------------------------------------------------------------------------------------------------
+
+demo: setup
+	$(BIN)/python -m testbed.demo
+
+test: setup lint test-c test-python
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+test-c:
+	cmake -S native -B build/c-plain -G Ninja -Wno-dev
+	cmake --build build/c-plain -j$(JOBS)
+	ctest --test-dir build/c-plain --output-on-failure -j$(JOBS)
+	CC=clang-14 cmake -S native -B build/c-asan -G Ninja -Wno-dev -DJARVIS_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug
+	cmake --build build/c-asan -j$(JOBS)
+	ctest --test-dir build/c-asan --output-on-failure -j$(JOBS)
+
+test-python:
+	$(BIN)/pytest
+
+build/.debian-bench: tools/debian-packages-bench.txt tools/install-debian-packages
+	@mkdir -p build
+	tools/install-debian-packages tools/debian-packages-bench.txt
+	@touch $@
+
+build/.installed-bench: pyproject.toml | setup
+	$(BIN)/pip install --quiet --group bench
+	@touch $@
+
+bench: setup build/.debian-bench build/.installed-bench
+	$(BIN)/python -m bench.run
+
+fuzz: build/.debian
+	CC=clang-14 cmake -S native -B build/c-fuzz -G Ninja -Wno-dev -DJARVIS_FUZZ=ON -DJARVIS_TESTS=OFF -DJARVIS_SANITIZE=address,undefined
+	cmake --build build/c-fuzz -j$(JOBS)
+	for target in build/c-fuzz/fuzz_*; do [ -f $$target ] && [ -x $$target ] || continue; \
+	    echo "== $$target"; $$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
+
+proto:
+	proto/generate $(BIN)/python
+
+clean:
+	rm -rf build $(VENV)
