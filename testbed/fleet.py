@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole fleet from the real programs: a controller and agents, each agent with a software TPM and a copy of the firmware of its own.
+
+Every program is a process, in a network namespace when one is given, else on loopback. Used by the demo, the end-to-end tests and the
+benchmarks; everything lives below one directory and ends with the `with` block.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from testbed.netns import Namespace
+from testbed.swtpm import Swtpm, TpmFactory
+
+FIRMWARE = Path(sys.prefix) / "lib" / "jarvis-capture"
+"""Where the build put the signed library."""
+
+
+class FleetError(RuntimeError):
+    """A program did not do what the fleet needs; carries the end of its log."""
+
+
+def program(name: str) -> str:
+    """Full path of one of the installed programs."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def free_port() -> int:
+    """A TCP port that was free on loopback a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: str, condition: Callable[[], Any], *, seconds: float = 30.0, log: Path | None = None) -> Any:
+    """Polls until the condition gives something true; returns that."""
+    until = time.monotonic() + seconds
+    while True:
+        if result := condition():
+            return result
+        if time.monotonic() > until:
+            tail = f"\n{log.read_text(errors='replace')[-3000:]}" if log and log.exists() else ""
+            raise FleetError(f"waited {seconds:.0f} s for {what}{tail}")
+        time.sleep(0.1)
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """Where a program runs and how others reach it."""
+
+    namespace: Namespace | None = None
+    address: str = "127.0.0.1"
+
+    def start(self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Starts a program here."""
+        full_env = {**os.environ, **(env or {})}
+        if self.namespace:
+            return self.namespace.start(command, log=log, env=full_env)
+        with log.open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=full_env)
+
+    def command(self, *command: str) -> list[str]:
+        """A command line that runs here."""
+        return self.namespace.command(*command) if self.namespace else list(command)
+
+
+@dataclass(slots=True, kw_only=True)
+class Agent:
+    """One host: a software TPM, its own firmware directory, one agent process at a time."""
+
+    name: str
+    directory: Path
+    place: Place
+    tpm: Swtpm
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+    agent_id: str = ""
+
+    @property
+    def log(self) -> Path:
+        """What the agent printed, over all its starts."""
+        return self.directory / "agent.log"
+
+    @property
+    def config(self) -> Path:
+        """Its configuration file."""
+        return self.directory / "agent.toml"
+
+    @property
+    def library(self) -> Path:
+        """Its own copy of the native core."""
+        return self.directory / "firmware" / "libjarvis_capture.so"
+
+    @property
+    def replay_directory(self) -> Path:
+        """Where it finds capture files."""
+        return self.directory / "replay"
+
+    def start(self, *, env: Mapping[str, str] | None = None) -> None:
+        """Starts the agent."""
+        command = [program("jarvis-agent"), "run", "--config", str(self.config)]
+        self.process = self.place.start(command, self.log, env)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends the agent: SIGTERM drains, SIGKILL is a crash."""
+        if self.process:
+            end(self.process, number)
+            self.process = None
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
+    """Signals a process and waits; one that does not end in time is killed."""
+    if process.poll() is None:
+        process.send_signal(number)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass(slots=True, kw_only=True)
+class Fleet:
+    """The controller and its agents."""
+
+    directory: Path
+    place: Place = field(default_factory=Place)
+    name: str = "demo"
+    settings: Mapping[str, int | str] = field(default_factory=dict)
+    """Lines of controller.toml to set, e.g. attest_interval_s."""
+
+    agents: dict[str, Agent] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    tpms: TpmFactory = field(init=False)
+    ports: tuple[int, int] = field(init=False)
+    _cleanup: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        self.directory = self.directory.resolve()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.tpms = TpmFactory(self.directory / "tpm-vendor")
+        self.ports = (free_port(), free_port())
+        self._init_controller()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for agent in self.agents.values():
+            agent.stop()
+            agent.tpm.stop()
+        self.stop()
+        self._cleanup.close()
+
+    @property
+    def log(self) -> Path:
+        """What the controller printed."""
+        return self.directory / "controller.log"
+
+    @property
+    def controller_directory(self) -> Path:
+        """Configuration, keys and database of the controller."""
+        return self.directory / "controller"
+
+    def _init_controller(self) -> None:
+        command = [
+            program("jarvis-controller"), "init", str(self.controller_directory), "--fleet", self.name, "--host", self.place.address,
+            "--ek-root", str(self.tpms.roots), "--release-key", str(FIRMWARE / "release.pub"),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise FleetError(f"`{' '.join(command)}` failed: {done.stdout}{done.stderr}")
+        operators, enrolment = self.ports
+        set_toml(
+            self.controller_directory / "controller.toml",
+            listen=f"{self.place.address}:{operators}",
+            enroll_listen=f"{self.place.address}:{enrolment}",
+            advertise_enroll=f"{self.place.address}:{enrolment}",
+            **self.settings,
+        )
+        set_toml(self.controller_directory / "jarvisctl.toml", endpoint=f"{self.place.address}:{operators}")
+
+    def start(self) -> None:
+        """Starts the controller and waits until it answers."""
+        command = [program("jarvis-controller"), "run", "--config", str(self.controller_directory / "controller.toml")]
+        self.process = self.place.start(command, self.log)
+        wait_for("the controller to answer", lambda: self._run("agents", "list").returncode in (0, 1), log=self.log)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends the controller."""
+        if self.process:
+            end(self.process, number)
+            self.process = None
+
+    def add_agent(self, name: str, *, place: Place | None = None, labels: Mapping[str, str] | None = None, **settings: int | str) -> Agent:
+        """Makes a host and enrols it: TPM, firmware copy, join file, configuration, agent. Does not wait."""
+        place = place or Place()
+        directory = self.directory / name
+        (directory / "replay").mkdir(parents=True)
+        shutil.copytree(FIRMWARE, directory / "firmware", ignore=shutil.ignore_patterns("release.pub"))
+        join_file = directory / "join.json"
+        label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
+        self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
+        tpm = self.tpms.make(directory / "tpm", namespace=place.namespace)
+        tpm.start()
+        agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
+        set_toml(
+            agent.config,
+            fleet=self.name,
+            state_directory=str(directory / "state"),
+            firmware_directory=str(directory / "firmware"),
+            release_key=str(FIRMWARE / "release.pub"),
+            tcti=tpm.tcti,
+            join_file=str(join_file),
+            listen=f"{place.address}:{agent.port}",
+            advertise=f"{place.address}:{agent.port}",
+            replay_directory=str(agent.replay_directory),
+            **settings,
+        )
+        self.agents[name] = agent
+        agent.start()
+        return agent
+
+    def wait_for_state(self, agent: Agent, state: str, *, seconds: float = 30.0) -> dict[str, Any]:
+        """Waits until the controller has the agent in this state; returns its row."""
+
+        def row() -> dict[str, Any] | None:
+            rows = self.rows("agents", "list", check=False)
+            found = [row for row in rows if row.get("address") == f"{agent.place.address}:{agent.port}"]
+            if found:
+                agent.agent_id = found[0]["agent_id"]
+            return found[0] if found and found[0]["state"] == state else None
+
+        result: dict[str, Any] = wait_for(f"{agent.name} to be {state}", row, seconds=seconds, log=agent.log)
+        return result
+
+    def ctl_command(self, *arguments: str) -> list[str]:
+        """The command line of jarvisctl as the fleet's first admin."""
+        config = str(self.controller_directory / "jarvisctl.toml")
+        return self.place.command(program("jarvisctl"), "--config", config, *arguments)
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.ctl_command(*arguments), capture_output=True, text=True, check=False, timeout=60)
+
+    def jarvisctl(self, *arguments: str, check: bool = True) -> str:
+        """Runs jarvisctl; returns what it printed."""
+        done = self._run(*arguments)
+        if check and done.returncode != 0:
+            raise FleetError(f"`jarvisctl {' '.join(arguments)}` exited with {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def rows(self, *arguments: str, check: bool = True) -> list[dict[str, Any]]:
+        """Runs jarvisctl with JSON output; returns its objects."""
+        printed = self.jarvisctl("--output", "json", *arguments, check=check)
+        return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
+def set_toml(path: Path, **values: int | str) -> None:
+    """Sets top-level keys of a TOML file, which need not exist; other lines stay as they are."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    for key, value in values.items():
+        line = f"{key} = {json.dumps(value)}"
+        found = [number for number, old in enumerate(lines) if old.lstrip("# ").startswith(f"{key} =")]
+        if found:
+            lines[found[0]] = line
+        else:
+            lines.insert(0, line)
+    path.write_text("\n".join(lines) + "\n")
