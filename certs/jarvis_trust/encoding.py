@@ -55,7 +55,7 @@ def parse_json_object(data: bytes, *, max_bytes: int, canonical: bool) -> dict[s
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
-        raise ValueError(f"a JSON {type(value).__name__}; an object is accepted")
+        raise ValueError(f"a JSON {type(value).__name__}; an object is accepted")  # noqa: TRY004 - callers turn ValueError into a reason
     if canonical and canonical_json(value) != data:
         raise ValueError("not canonical JSON (sorted keys, no spaces, ASCII only)")
     return value

@@ -69,7 +69,8 @@ class Identity:
                 raise IdentityError("IDENTITY_INVALID", f"controller name {self.name[:80]!r}: a lower-case DNS label is accepted")
         elif _OPERATOR_NAME.fullmatch(self.name) is None:
             raise IdentityError(
-                "IDENTITY_INVALID", f"operator name {self.name[:80]!r}: 1-63 characters of a-z 0-9 . _ - are accepted, at the ends a-z 0-9"
+                "IDENTITY_INVALID",
+                f"operator name {self.name[:80]!r}: 1-63 characters of a-z 0-9 . _ - are accepted, at the ends a-z 0-9",
             )
 
     @property
@@ -98,7 +99,7 @@ class Identity:
         if match is None:
             raise IdentityError(
                 "IDENTITY_INVALID",
-                f"SPIFFE id {uri[:120]!r}: accepted are spiffe://<fleet>/agent/<id>, /controller/<name> and /operator/<role>/<name>",
+                f"SPIFFE id {uri[:120]!r}: accepted are spiffe://<fleet>/agent/<id>, .../controller/<name>, .../operator/<role>/<name>",
             )
         fleet, role, operator_role, name = match.groups()
         return cls(fleet=fleet, role=Role(role or operator_role), name=name)

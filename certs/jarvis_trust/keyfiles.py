@@ -58,7 +58,9 @@ def read_private(path: Path) -> bytes:
             raise IdentityError("KEY_FILE_INVALID", f"{path} is not a regular file")
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o077:
-            raise IdentityError("KEY_FILE_EXPOSED", f"{path} has mode {mode:04o}: group and others must have no access, 0600 is accepted")
+            raise IdentityError(
+                "KEY_FILE_EXPOSED", f"{path} has mode {mode:04o}: group and others must have no access, 0600 is accepted"
+            )
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise IdentityError("KEY_FILE_INVALID", f"{path} is longer than {_MAX_BYTES} bytes")
