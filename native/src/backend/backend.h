@@ -28,7 +28,8 @@ struct capture_backend_ops {
     int (*open)(const struct capture_config *config, uint32_t queue, uint32_t queues, void **state, struct capture_error_info *error);
 
     /* Fills the batch (count set); waits at most timeout_ms (0: never) for the first frame. Returns the count, 0 at a timeout,
-     * BACKEND_END, or a negative error (details in *error). Frames stay valid until the next release. */
+     * BACKEND_END, or a negative error (details in *error). Frames stay valid until the next release.
+     * With a FRAME_DAMAGED frame in the batch, *error says what is damaged and where, though the return value is a count. */
     int (*read)(void *state, struct frame_batch *batch, int timeout_ms, struct capture_error_info *error);
 
     /* Gives the frames of the last read back. */
@@ -37,8 +38,14 @@ struct capture_backend_ops {
     /* Any thread while open. */
     void (*stats)(void *state, struct backend_stats *out);
 
+    /* Lets no new frame in; read() goes on handing out what the ring holds. For a graceful stop: quiesce, then read until it returns 0
+     * with a timeout of at least 100 ms. NULL: the input ends by itself. The thread that reads. */
+    void (*quiesce)(void *state);
+
     void (*close)(void *state);
 };
+
+extern const struct capture_backend_ops file_backend, pcap_backend, afpacket_backend;
 
 /* NULL-terminated, best live backend first: "auto" takes the first usable one. */
 extern const struct capture_backend_ops *const backend_table[];

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Facts about one network interface that the live backends share. */
+#ifndef JARVIS_INTERFACE_H
+#define JARVIS_INTERFACE_H
+
+#include "jarvis_capture.h"
+
+#include <pthread.h>
+
+/* May this process open packet sockets? Fills reason when not. Any thread. */
+bool interface_may_capture(char *reason, size_t size);
+
+/* Index, state and hardware type (ARPHRD_*) through any socket. CAPTURE_OK; CAPTURE_ERR_NO_INTERFACE; CAPTURE_ERR_IO when it is down. */
+int interface_examine(int socket, const char *name, int *index, int *hardware, struct capture_error_info *error);
+
+/* Why the next read of a live capture failed, in words: gone, down, or errno's text. Returns CAPTURE_ERR_IO. */
+int interface_failed(const char *name, int index, int reason, struct capture_error_info *error);
+
+/* Lets no new frame into a packet socket; its ring stays. Cannot fail on a packet socket but for lack of memory, and then frames go on
+ * coming: whoever drains must bound the time. */
+void interface_shut(int socket);
+
+/* Frames that the network card or its driver dropped on receipt (rx_dropped + rx_missed_errors of RTM_GETLINK) since the counter was
+ * opened. Asked over netlink, not sysfs: /sys shows the network namespace it was mounted in, which need not be ours. */
+struct nic_drops {
+    int socket;
+    int index;
+    uint64_t base, last;
+    pthread_mutex_t lock;
+};
+
+int nic_drops_open(struct nic_drops *drops, int index, struct capture_error_info *error);
+/* Any thread. The last known figure when the interface is gone. */
+uint64_t nic_drops_read(struct nic_drops *drops);
+void nic_drops_close(struct nic_drops *drops);
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Range checks and defaults of struct capture_config. */
+#include "config.h"
+
+#include "error.h"
+
+#include <net/if.h>
+#include <string.h>
+#include <unistd.h>
+
+static int check_source(const struct capture_config *config, struct capture_error_info *error) {
+    bool has_files = config->files || config->file_count;
+    if (!config->interface && !has_files)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interface", "interface and files are both missing: exactly one is needed");
+    if (config->interface && has_files)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
+                            "interface is %s and %u files are given too: exactly one of interface and files is accepted",
+                            config->interface, config->file_count);
+    if (config->interface) {
+        size_t length = strnlen(config->interface, IFNAMSIZ);
+        if (length == 0 || length >= IFNAMSIZ)
+            return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
+                                "interface is \"%.32s\": accepted is a name of 1 to %d bytes", config->interface, IFNAMSIZ - 1);
+        return CAPTURE_OK;
+    }
+    if (!config->files || config->file_count == 0)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "file_count", "file_count is %u with files %s: accepted is 1 or more paths",
+                            config->file_count, config->files ? "set" : "missing");
+    for (uint32_t i = 0; i < config->file_count; i++)
+        if (!config->files[i] || config->files[i][0] == '\0')
+            return capture_fail(error, CAPTURE_ERR_INVALID, "files", "files[%u] is empty: accepted is the path of a capture file", i);
+    return CAPTURE_OK;
+}
+
+static int check_workers(const struct capture_config *config, struct capture_error_info *error) {
+    if (config->workers > CONFIG_WORKERS_MAX)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "workers",
+                            "workers is %u: accepted are 0 (frames are processed inside poll) to %d", config->workers,
+                            CONFIG_WORKERS_MAX);
+    if (!config->worker_cpus && config->worker_cpu_count)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "worker_cpus", "worker_cpus is missing but worker_cpu_count is %u",
+                            config->worker_cpu_count);
+    if (!config->worker_cpus)
+        return CAPTURE_OK;
+    if (config->worker_cpu_count != config->workers)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "worker_cpu_count",
+                            "worker_cpu_count is %u: accepted is one CPU for each worker (%u)", config->worker_cpu_count,
+                            config->workers);
+    long cpus = sysconf(_SC_NPROCESSORS_CONF);
+    for (uint32_t i = 0; i < config->worker_cpu_count; i++)
+        if (config->worker_cpus[i] < 0 || config->worker_cpus[i] >= cpus)
+            return capture_fail(error, CAPTURE_ERR_INVALID, "worker_cpus",
+                                "worker_cpus[%u] is %d: this machine has the CPUs 0 to %ld", i, config->worker_cpus[i], cpus - 1);
+    return CAPTURE_OK;
+}
+
+static int check_sizes(const struct capture_config *config, struct capture_error_info *error) {
+    if (config->snaplen != 0 && (config->snaplen < 64 || config->snaplen > CONFIG_SNAPLEN_DEFAULT))
+        return capture_fail(error, CAPTURE_ERR_INVALID, "snaplen", "snaplen is %u: accepted are 0 (%d) and 64 to %d", config->snaplen,
+                            CONFIG_SNAPLEN_DEFAULT, CONFIG_SNAPLEN_DEFAULT);
+    if (config->buffer_size_mb != 0 && (config->buffer_size_mb < 64 || config->buffer_size_mb > 8192))
+        return capture_fail(error, CAPTURE_ERR_INVALID, "buffer_size_mb",
+                            "buffer_size_mb is %u: accepted are 0 (%d) and 64 to 8192", config->buffer_size_mb,
+                            CONFIG_BUFFER_MB_DEFAULT);
+    if (config->packet_ring_mb > 8192)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "packet_ring_mb", "packet_ring_mb is %u: accepted are 0 (off) to 8192",
+                            config->packet_ring_mb);
+    return CAPTURE_OK;
+}
+
+static int check_timestamp_source(const struct capture_config *config, struct capture_error_info *error) {
+    if (config->timestamp_source > CAPTURE_TIMESTAMP_HARDWARE)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
+                            "timestamp_source is %u: accepted are 0 (default), 1 (kernel) and 2 (hardware)",
+                            config->timestamp_source);
+    if (config->files && config->timestamp_source != CAPTURE_TIMESTAMP_DEFAULT)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
+                            "timestamp_source is %u (%s): files carry their own timestamps, accepted is 0 (default)",
+                            config->timestamp_source,
+                            config->timestamp_source == CAPTURE_TIMESTAMP_KERNEL ? "kernel" : "hardware");
+    return CAPTURE_OK;
+}
+
+int capture_config_validate(const struct capture_config *config, struct capture_error_info *error) {
+    if (!config)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "config", "config is NULL");
+    if (config->struct_size != sizeof *config)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "struct_size", "struct_size is %u: accepted is %zu", config->struct_size,
+                            sizeof *config);
+    int code = check_source(config, error);
+    if (code == CAPTURE_OK)
+        code = check_sizes(config, error);
+    if (code == CAPTURE_OK)
+        code = check_workers(config, error);
+    if (code == CAPTURE_OK)
+        code = check_timestamp_source(config, error);
+    return code;
+}
+
+uint32_t capture_config_snaplen(const struct capture_config *config) {
+    return config->snaplen ? config->snaplen : CONFIG_SNAPLEN_DEFAULT;
+}
+
+uint32_t capture_config_buffer_mb(const struct capture_config *config) {
+    return config->buffer_size_mb ? config->buffer_size_mb : CONFIG_BUFFER_MB_DEFAULT;
+}
