@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python façade over the native core: load its firmware, run captures, read flows and packets.
+
+    from jarvis_native import PacketCaptureEngine
+    with PacketCaptureEngine(files=["trace.pcap"]) as engine: ...
+
+Importing it needs neither the library nor pyarrow; the library is loaded by `load_firmware`, which the engine calls by itself.
+"""
+
+from jarvis_native.engine import PacketCaptureEngine, check_filter
+from jarvis_native.errors import CaptureError
+from jarvis_native.loader import Firmware, MeasuredObject, load_firmware
+from jarvis_native.packets import PACKET_DTYPE, PacketBatch
+from jarvis_native.reader import FlowBatch, FlowBatchBytes, FlowReader, arrow_schema
+from jarvis_native.types import BackendInfo, CaptureMetrics, FlowStats, PacketInfo
+
+__all__ = [
+    "PACKET_DTYPE",
+    "BackendInfo",
+    "CaptureError",
+    "CaptureMetrics",
+    "Firmware",
+    "FlowBatch",
+    "FlowBatchBytes",
+    "FlowReader",
+    "FlowStats",
+    "MeasuredObject",
+    "PacketBatch",
+    "PacketCaptureEngine",
+    "PacketInfo",
+    "arrow_schema",
+    "check_filter",
+    "load_firmware",
+]

@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PacketCaptureEngine: one capture of the native core, as agent, meter and scripts use it.
+
+    with PacketCaptureEngine(files=["trace.pcap"]) as engine:
+        engine.enable_flow_metering()
+        with engine.open_flow_reader(lossless=True) as reader:
+            engine.start()
+            while engine.poll(0.1): ...reader.read_batch()...
+
+Python moves the capture forward and takes finished bytes; every call into the core releases the GIL. start, stop, poll and
+packets are serialised here; everything else may be called from any thread at any time. The C capture is freed when the engine is
+closed and the last reader and packet view are gone, so that nothing can point into freed memory.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from jarvis_native import arguments
+from jarvis_native.errors import CaptureError, CaptureStateError, InvalidArgument, check, error_from_info
+from jarvis_native.loader import Firmware, load_firmware, loaded_firmware
+from jarvis_native.packets import PacketBatch, batch_from_ring
+from jarvis_native.reader import FlowReader
+from jarvis_native.types import BackendInfo, CaptureMetrics, FlowStats
+
+SLICE_S = 0.1
+"""Longest single call into the core that moves a capture forward: bounds how long signals and stop() wait."""
+
+ENCODED_RECORD_BYTES = 192
+"""Enough for one FlowRecord (jarvis_capture.h)."""
+
+TimestampSource = Literal["default", "kernel", "hardware"]
+SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
+ReaderStart = Literal["oldest", "newest", "last", "token"]
+
+_PLAIN_STATS = tuple(name for name in CaptureMetrics.__dataclass_fields__ if name != "flows_ended")
+_PLAIN_FLOW = tuple(name for name in FlowStats.__dataclass_fields__ if name not in ("src_addr", "dst_addr"))
+
+
+class PacketCaptureEngine:
+    """One capture, from an interface or from files, with flow metering.
+
+    Args:
+        interface: network interface; exactly one of interface and files.
+        files: capture files, read in this order as one trace.
+        backend: "auto", "file", "pcap" or "afpacket".
+        buffer_size_mb: kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64.
+        snaplen: bytes kept of each frame, 64..262144; 0 = 262144.
+        filter: BPF expression; empty = everything.
+        promiscuous: put the interface into promiscuous mode.
+        timestamp_source: "default", "kernel" or "hardware".
+        workers: capture threads, 1..64; 0 processes frames inside `poll`. Default: 0 for files, 1 for an interface.
+        worker_cpus: a CPU number per worker; empty = not pinned.
+        packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off.
+        firmware: from `load_firmware`; default: the process's, or loaded from the default directory.
+        allow_unsigned: passed to `load_firmware` when it is called here; for scripts only.
+
+    Raises:
+        CaptureError: a leaf that names the field, the value and what would be accepted.
+        FirmwareError: the native library must not be loaded.
+    """
+
+    def __init__(
+        self,
+        interface: str | None = None,
+        *,
+        files: Sequence[str | os.PathLike[str]] = (),
+        backend: str = "auto",
+        buffer_size_mb: int = 64,
+        snaplen: int = 0,
+        filter: str = "",  # noqa: A002 - the field's name
+        promiscuous: bool = False,
+        timestamp_source: TimestampSource = "default",
+        workers: int | None = None,
+        worker_cpus: Sequence[int] = (),
+        packet_ring_mb: int = 0,
+        firmware: Firmware | None = None,
+        allow_unsigned: bool = False,
+    ) -> None:
+        if isinstance(files, (str, os.PathLike)):
+            raise InvalidArgument(f"files is {files!r}: accepted is a list of paths", field="files")
+        self._firmware = _firmware(firmware, allow_unsigned=allow_unsigned)
+        self._ffi, self._lib = self._firmware.ffi, self._firmware.lib
+        self._lifecycle = threading.RLock()
+        self._stopping = False
+        self._readers: weakref.WeakSet[FlowReader] = weakref.WeakSet()
+        config, _kept = arguments.capture_config(
+            self._ffi,
+            interface=interface,
+            files=files,
+            backend=backend,
+            filter=filter,
+            snaplen=snaplen,
+            buffer_size_mb=buffer_size_mb,
+            workers=(0 if files else 1) if workers is None else workers,
+            worker_cpus=worker_cpus,
+            promiscuous=promiscuous,
+            timestamp_source=timestamp_source,
+            packet_ring_mb=packet_ring_mb,
+        )
+        self._backend = self._select_backend(config)
+        out, info = self._ffi.new("capture_t **"), self._error_info()
+        check(self._ffi, self._lib, self._lib.capture_init(config, out, info), info)
+        self._capture: Any = self._ffi.gc(out[0], self._lib.capture_destroy)
+
+    def _select_backend(self, config: Any) -> str:
+        name, info = self._ffi.new("char[16]"), self._error_info()
+        check(self._ffi, self._lib, self._lib.capture_select_backend(config, name, info), info)
+        return str(self._ffi.string(name).decode("ascii"))
+
+    # ---- life cycle
+
+    @property
+    def backend(self) -> str:
+        """The backend in force ("auto" resolved)."""
+        return self._backend
+
+    @property
+    def firmware(self) -> Firmware:
+        """The firmware this engine runs on."""
+        return self._firmware
+
+    def enable_flow_metering(
+        self,
+        max_flows: int = 1_048_576,
+        idle_timeout_s: float = 30.0,
+        active_timeout_s: float = 300.0,
+        log_records: int = 0,
+        *,
+        fragment_slots: int = 0,
+        hash_seed: int = 0,
+    ) -> None:
+        """Turns metering on; before start.
+
+        Args:
+            max_flows: live flows over all workers, 4,096..16,777,216; 0 = 1,048,576.
+            idle_timeout_s: seconds without a packet after which a flow ends, 0 (never) or 1..86,400.
+            active_timeout_s: seconds after which a flow that goes on is reported, 0 (never) or 1..86,400.
+            log_records: finished records each worker keeps for readers, power of two 1,024..16,777,216; 0 = 65,536.
+            fragment_slots: fragment cache, power of two 256..1,048,576; 0 = 8,192.
+            hash_seed: 0 = random, which is proof against flooding; tests fix it.
+        """
+        config = arguments.flow_config(
+            self._ffi,
+            max_flows=max_flows,
+            idle_timeout_s=idle_timeout_s,
+            active_timeout_s=active_timeout_s,
+            log_records=log_records,
+            fragment_slots=fragment_slots,
+            hash_seed=hash_seed,
+        )
+        info = self._error_info()
+        with self._lifecycle:
+            self._check(self._lib.capture_flow_enable(self._open_capture(), config, info), info)
+
+    def start(self) -> None:
+        """Opens the backend and starts the workers."""
+        info = self._error_info()
+        with self._lifecycle:
+            self._check(self._lib.capture_start(self._open_capture(), info), info)
+
+    def poll(self, timeout_s: float = SLICE_S) -> bool:
+        """Moves the capture forward for at most `timeout_s` seconds, and at most 0.1 s in one call.
+
+        Returns:
+            True while there is more to come; False at the end of the files or once stop was called. With workers = 0 it also
+            returns when a lossless reader must read before more can be metered.
+        """
+        timeout_ms = _milliseconds(min(timeout_s, SLICE_S))
+        if self._stopping:
+            return False
+        with self._lifecycle:
+            return self._poll(timeout_ms)
+
+    def _poll(self, timeout_ms: int) -> bool:
+        capture = self._open_capture()
+        code = self._lib.capture_poll(capture, timeout_ms)
+        if code < 0:
+            raise self.last_error() or error_from_info(self._ffi, self._lib, code)
+        return bool(code)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stops and ends every flow with reason 4 (forced end). Readers may go on reading; may be called again.
+
+        Args:
+            graceful: process what the ring holds first; else it is discarded and counted as dropped_user.
+        """
+        self._stopping = True
+        with self._lifecycle:
+            self._check(self._lib.capture_stop(self._open_capture(), graceful))
+
+    def close(self) -> None:
+        """Stops, closes the readers and lets go of the native capture; may be called again."""
+        self._stopping = True
+        with self._lifecycle:
+            capture, self._capture = self._capture, None
+            if capture is not None:
+                self._lib.capture_stop(capture, False)  # refused when it never started, which is what is wanted
+        for reader in list(self._readers):
+            reader.close()
+
+    def __enter__(self) -> PacketCaptureEngine:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def set_deadline(self, boottime_ns: int) -> None:
+        """Dead-man's switch: from this CLOCK_BOOTTIME instant (ns) on nothing is metered until a later one is set; 0 = none."""
+        deadline = arguments.unsigned("boottime_ns", boottime_ns, 64)
+        self._check(self._lib.capture_set_deadline(self._open_capture(), deadline))
+
+    def verify_firmware(self, *, release_key: bytes | None = None, floor: int = 0) -> Firmware:
+        """Measures and judges the library's file anew, as `load_firmware` would with this key and floor.
+
+        Returns:
+            The firmware that runs; it is what the file holds.
+
+        Raises:
+            FirmwareError: with the reason, FIRMWARE_ALREADY_LOADED when the file is sound but no longer what runs.
+        """
+        return load_firmware(self._firmware.directory, release_key=release_key, floor=floor)
+
+    # ---- what is known
+
+    def get_metrics(self) -> CaptureMetrics:
+        """Counters now; never waits for the packet path."""
+        stats = self._ffi.new("struct capture_stats *")
+        self._check(self._lib.capture_get_stats(self._open_capture(), stats))
+        return CaptureMetrics(flows_ended=tuple(stats.flows_ended), **{name: getattr(stats, name) for name in _PLAIN_STATS})
+
+    def last_error(self) -> CaptureError | None:
+        """The last failure that came about while capturing (interface gone, file damaged), or None."""
+        info = self._error_info()
+        self._check(self._lib.capture_get_error(self._open_capture(), info))
+        return error_from_info(self._ffi, self._lib, info.code, info) if info.code < 0 else None
+
+    def get_flows(
+        self,
+        limit: int = 100,
+        min_packets: int = 0,
+        sort_by: SortKey = "packets",
+        filter: str = "",  # noqa: A002 - the field's name
+    ) -> list[FlowStats]:
+        """Live flows of the table, at most `limit` (1..100,000), sorted.
+
+        Args:
+            limit: how many at most.
+            min_packets: only flows with so many packets, both directions together.
+            sort_by: "packets", "octets", "start", "last", "duration", or "none" for table order.
+            filter: BPF expression decided on each flow's addresses, ports, protocol and VLAN, either direction.
+        """
+        flows, count = self._query(limit=limit, min_packets=min_packets, sort_by=sort_by, filter=filter)
+        return [_flow_stats(self._ffi, flows[index]) for index in range(count)]
+
+    def encode_flows(
+        self,
+        limit: int = 100,
+        min_packets: int = 0,
+        sort_by: SortKey = "packets",
+        filter: str = "",  # noqa: A002 - the field's name
+    ) -> bytes:
+        """What `get_flows` finds, as the bytes of one jarvis.capture.v1.ListFlowsResponse with `batch` set."""
+        flows, count = self._query(limit=limit, min_packets=min_packets, sort_by=sort_by, filter=filter)
+        room = count * ENCODED_RECORD_BYTES + 256
+        out = self._ffi.new("uint8_t[]", room)
+        length = self._check(self._lib.capture_flow_encode(flows, count, out, room))
+        return bytes(self._ffi.buffer(out, length))
+
+    def lookup_flow(self, flow_id: int) -> list[FlowStats]:
+        """The live flows with this id: none, one, or one a shard."""
+        capacity = 64
+        flows = self._ffi.new("struct capture_flow[]", capacity)
+        wanted = arguments.unsigned("flow_id", flow_id, 64)
+        count = self._lib.capture_flow_lookup(self._open_capture(), wanted, flows, capacity)
+        if count == self._lib.CAPTURE_ERR_NOT_FOUND:
+            return []
+        return [_flow_stats(self._ffi, flows[index]) for index in range(min(self._check(count), capacity))]
+
+    @staticmethod
+    def get_available_backends(
+        interface: str | None = None, *, firmware: Firmware | None = None, allow_unsigned: bool = False
+    ) -> list[BackendInfo]:
+        """Every backend of this build with its usability for `interface` (None: in general)."""
+        loaded = _firmware(firmware, allow_unsigned=allow_unsigned)
+        ffi, lib = loaded.ffi, loaded.lib
+        capacity = 32
+        out = ffi.new("struct capture_backend_info[]", capacity)
+        count = check(ffi, lib, lib.capture_get_backends(arguments.c_string(ffi, "interface", interface), out, capacity))
+
+        def text(value: Any) -> str:
+            return str(ffi.string(value).decode("utf-8", "replace"))
+
+        return [
+            BackendInfo(
+                name=text(row.name), description=text(row.description), usable=row.usable, reason=text(row.reason), live=row.live
+            )
+            for row in (out[index] for index in range(min(count, capacity)))
+        ]
+
+    # ---- what comes out
+
+    def open_flow_reader(
+        self,
+        *,
+        filter: str = "",  # noqa: A002 - the field's name
+        min_packets: int = 0,
+        since_ns: int = 0,
+        start: ReaderStart = "oldest",
+        last_records: int = 0,
+        token: bytes = b"",
+        lossless: bool = False,
+    ) -> FlowReader:
+        """A subscriber's reader of finished flow records.
+
+        Args:
+            filter: BPF expression decided on each record, either direction.
+            min_packets: only records with so many packets, both directions together.
+            since_ns: only records whose end time is not before this, ns since the Unix epoch; 0 = any.
+            start: "oldest" record still kept, "newest" (only those to come), "last" (`last_records`, then those to come), or
+                "token": after the batch that carried `token`.
+            last_records: for start = "last".
+            token: a batch's resume token, for start = "token".
+            lossless: the packet path waits for this reader (files only).
+        """
+        config, _kept = arguments.reader_config(
+            self._ffi,
+            filter=filter,
+            min_packets=min_packets,
+            since_ns=since_ns,
+            start=start,
+            last_records=last_records,
+            token=token,
+            lossless=lossless,
+        )
+        out, info = self._ffi.new("capture_flow_reader_t **"), self._error_info()
+        capture = self._open_capture()
+        self._check(self._lib.capture_reader_open(capture, config, out, info), info)
+        reader = FlowReader(self._ffi, self._lib, capture, out[0])
+        self._readers.add(reader)
+        if self._capture is None:  # closed meanwhile by another thread
+            reader.close()
+        return reader
+
+    def packets(self, timeout_s: float | None = None) -> Iterator[PacketBatch]:
+        """Frames from the packet ring (packet_ring_mb > 0), batch by batch.
+
+        With workers = 0 this moves the capture forward itself. A batch is valid until the next is asked for. Ends with the
+        capture, or when nothing arrived for `timeout_s` seconds (None: waits for ever).
+        """
+        batch = self._ffi.new("struct capture_packet_batch *")
+        deadline, ended = _deadline(timeout_s), False
+        while not self._stopping:
+            with self._lifecycle:
+                count = self._check(self._lib.capture_packets_next(self._open_capture(), _milliseconds(SLICE_S), batch))
+            if count:
+                try:
+                    yield batch_from_ring(self._ffi, self._open_capture(), batch)
+                finally:
+                    self._release_packets()
+                deadline = _deadline(timeout_s)
+            elif ended or time.monotonic() >= deadline:
+                return
+            else:
+                with self._lifecycle:
+                    ended = not self._poll(0)
+
+    def _release_packets(self) -> None:
+        with self._lifecycle:
+            if self._capture is not None:
+                self._lib.capture_packets_release(self._capture)
+
+    # ---- the inside
+
+    def _query(self, *, limit: int, min_packets: int, sort_by: str, filter: str) -> tuple[Any, int]:  # noqa: A002
+        query, _kept = arguments.flow_query(self._ffi, filter=filter, min_packets=min_packets, sort_by=sort_by, limit=limit)
+        flows, info = self._ffi.new("struct capture_flow[]", limit), self._error_info()
+        return flows, self._check(self._lib.capture_flow_get_all(self._open_capture(), query, flows, info), info)
+
+    def _open_capture(self) -> Any:
+        capture = self._capture
+        if capture is None:
+            raise CaptureStateError("the engine is closed", field="capture")
+        return capture
+
+    def _error_info(self) -> Any:
+        return self._ffi.new("struct capture_error_info *")
+
+    def _check(self, code: int, info: Any = None) -> int:
+        return check(self._ffi, self._lib, code, info)
+
+
+def check_filter(expression: str, *, firmware: Firmware | None = None) -> None:
+    """Compiles a BPF expression without starting anything.
+
+    Raises:
+        FilterError: with libpcap's message.
+    """
+    loaded = _firmware(firmware, allow_unsigned=False)
+    info = loaded.ffi.new("struct capture_error_info *")
+    text = arguments.c_string(loaded.ffi, "filter", expression)
+    check(loaded.ffi, loaded.lib, loaded.lib.capture_check_filter(text, info), info)
+
+
+def _firmware(firmware: Firmware | None, *, allow_unsigned: bool) -> Firmware:
+    """The one given, else the process's (judged, unless a script allowed otherwise), else loaded now."""
+    if firmware is not None:
+        return firmware
+    loaded = loaded_firmware()
+    if loaded is not None and (loaded.manifest is not None or allow_unsigned):
+        return loaded
+    return load_firmware(allow_unsigned=allow_unsigned)
+
+
+def _flow_stats(ffi: Any, flow: Any) -> FlowStats:
+    family, length = (socket.AF_INET, 4) if flow.ip_version == 4 else (socket.AF_INET6, 16)
+
+    def address(field: Any) -> str:
+        return socket.inet_ntop(family, bytes(ffi.buffer(field, length)))
+
+    return FlowStats(
+        src_addr=address(flow.src_addr), dst_addr=address(flow.dst_addr), **{name: getattr(flow, name) for name in _PLAIN_FLOW}
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    if not 0 <= seconds < 1 << 22:
+        raise InvalidArgument(f"timeout_s is {seconds!r}: accepted are 0 and up", field="timeout_s")
+    return int(seconds * 1000)
+
+
+def _deadline(timeout_s: float | None) -> float:
+    return float("inf") if timeout_s is None else time.monotonic() + timeout_s

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firmware: the native library, loaded from bytes that were measured and judged and can no longer change.
+
+Data flow: file → sealed memfd (one read) → SHA-256 of the memfd → `measure` (the caller logs and extends its PCR) → manifest,
+signature and floor judged on that digest → dlopen of /proc/self/fd/N. Measuring comes before judging, so what is refused was
+measured too; and the seal makes what is mapped the very bytes that were hashed, whatever happens to the file meanwhile.
+
+The descriptor is never closed: glibc knows a library by its path and would hand out the old one for a descriptor number used
+again. For the same reason a process loads one firmware only; an update runs in a new process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import mmap
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from jarvis_trust.errors import FirmwareError
+from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, verify_manifest
+
+LIBRARY = "libjarvis_capture.so"
+"""File name of the library, and of its object in the manifest."""
+RELEASE_KEY = "release.pub"
+SYSTEM_RELEASE_KEY = Path("/etc/jarvis-capture") / RELEASE_KEY
+
+MAX_LIBRARY_BYTES = 256 << 20
+"""More than any build of the library has; keeps a mistaken path from filling memory."""
+MAX_TEXT_BYTES = 1 << 20
+"""Bound for manifest, signature and key files."""
+
+_MFD_EXEC = 0x0010  # Linux 6.3: says that the memfd is to be executable, whatever vm.memfd_noexec defaults to
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredObject:
+    """What `measure` is told of a native object before it is judged."""
+
+    name: str
+    """Its name in the manifest."""
+    sha256: bytes
+    """SHA-256 of the sealed bytes, 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firmware:
+    """The loaded native library and what vouches for it. One per process; safe to use from any thread."""
+
+    lib: Any
+    """cffi library object."""
+    ffi: Any
+    """cffi FFI with the declarations of jarvis_capture.h."""
+    digest: bytes
+    """SHA-256 of the loaded bytes, 32 bytes."""
+    version: str
+    """What the library says of itself, MAJOR.MINOR.PATCH."""
+    manifest: Manifest | None
+    """The verified manifest; None when a script allowed unsigned firmware."""
+    manifest_bytes: bytes
+    """manifest.json as read; empty when unsigned."""
+    signature: bytes
+    """manifest.sig as read; empty when unsigned."""
+    directory: Path
+    """Where it was loaded from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """What vouches for the bytes; nothing when unsigned ones were allowed."""
+
+    manifest: Manifest | None = None
+    manifest_bytes: bytes = b""
+    signature: bytes = b""
+
+
+_lock = threading.Lock()
+_loaded: Firmware | None = None
+_mapped: set[int] = set()
+"""Descriptors that dlopen has seen: they stay open for the life of the process."""
+
+
+def default_directory() -> Path:
+    """$JARVIS_FIRMWARE_DIR, else lib/jarvis-capture of the Python environment."""
+    return Path(os.environ.get("JARVIS_FIRMWARE_DIR") or Path(sys.prefix, "lib", "jarvis-capture"))
+
+
+def default_release_key() -> bytes:
+    """The release key's PEM, from the first of these that there is.
+
+    $JARVIS_RELEASE_KEY (a path; then nothing else is tried), /etc/jarvis-capture/release.pub, release.pub of the default
+    directory.
+
+    Raises:
+        FirmwareError: FIRMWARE_KEY_MISSING when there is none or it cannot be read.
+    """
+    named = os.environ.get("JARVIS_RELEASE_KEY")
+    candidates = [Path(named)] if named else [SYSTEM_RELEASE_KEY, default_directory() / RELEASE_KEY]
+    for path in candidates:
+        data = _read_small(path, "FIRMWARE_KEY_MISSING")
+        if data is not None:
+            return data
+    looked = " and ".join(str(path) for path in candidates)
+    raise FirmwareError("FIRMWARE_KEY_MISSING", f"no release key at {looked}: name its public key file with JARVIS_RELEASE_KEY")
+
+
+def loaded_firmware() -> Firmware | None:
+    """The firmware of this process, if it has one."""
+    return _loaded
+
+
+def load_firmware(
+    directory: Path | None = None,
+    *,
+    release_key: bytes | None = None,
+    floor: int = 0,
+    measure: Callable[[MeasuredObject], None] | None = None,
+    allow_unsigned: bool = False,
+) -> Firmware:
+    """Seals, measures, judges and loads the native library.
+
+    A second call measures and judges again and returns the same library if the bytes are the same.
+
+    Args:
+        directory: holds libjarvis_capture.so, manifest.json and manifest.sig; default `default_directory`.
+        release_key: PEM of the public key that must have signed the manifest; default `default_release_key`.
+        floor: lowest security_version that is accepted (rollback protection).
+        measure: called with name and digest before anything is judged; what it raises ends the load.
+        allow_unsigned: skips the judgement, for scripts that build their own library. The bytes are sealed and measured all the
+            same.
+
+    Raises:
+        FirmwareError: with the reason; `digest` is set once the bytes were measured.
+    """
+    where = default_directory() if directory is None else Path(directory)
+    with _lock:
+        fd = _seal(where / LIBRARY)
+        try:
+            digest = _sha256(fd)
+            if measure is not None:
+                measure(MeasuredObject(name=LIBRARY, sha256=digest))
+            try:
+                judged = _Judged() if allow_unsigned else _judge(where, digest, release_key, floor)
+                return _load(fd, where, digest, judged)
+            except FirmwareError as error:
+                error.digest = digest
+                raise
+        finally:
+            if fd not in _mapped:
+                os.close(fd)
+
+
+def _load(fd: int, directory: Path, digest: bytes, judged: _Judged) -> Firmware:
+    """Maps the sealed bytes, or finds them mapped already. The lock is held."""
+    global _loaded  # noqa: PLW0603 - one firmware per process is the point
+    vouched: dict[str, Any] = {
+        "manifest": judged.manifest,
+        "manifest_bytes": judged.manifest_bytes,
+        "signature": judged.signature,
+    }
+    if _loaded is not None:
+        if _loaded.digest != digest:
+            raise FirmwareError(
+                "FIRMWARE_ALREADY_LOADED",
+                f"this process runs firmware {_loaded.digest.hex()}: {digest.hex()} needs a new process",
+            )
+        if judged.manifest is not None and _loaded.manifest is None:
+            _check_version(judged, _loaded.version)
+            _loaded = replace(_loaded, directory=directory, **vouched)
+        return _loaded
+    from jarvis_native._cdef import ffi  # noqa: PLC0415 - the C declarations are of no use before the judgement
+
+    try:
+        lib: Any = ffi.dlopen(f"/proc/self/fd/{fd}", ffi.RTLD_NOW | ffi.RTLD_LOCAL)
+        _mapped.add(fd)
+        version = cast(bytes, ffi.string(lib.capture_version())).decode("ascii", "replace")
+    except (OSError, AttributeError) as error:
+        raise FirmwareError("FIRMWARE_UNLOADABLE", f"{directory / LIBRARY} cannot be loaded: {error}") from error
+    _check_version(judged, version)
+    _loaded = Firmware(lib=lib, ffi=ffi, digest=digest, version=version, directory=directory, **vouched)
+    return _loaded
+
+
+def _check_version(judged: _Judged, version: str) -> None:
+    if judged.manifest is not None and judged.manifest.version != version:
+        raise FirmwareError(
+            "FIRMWARE_VERSION_MISMATCH", f"the library says it is version {version}, its manifest says {judged.manifest.version}"
+        )
+
+
+def _judge(directory: Path, digest: bytes, release_key: bytes | None, floor: int) -> _Judged:
+    """The verified manifest that names this digest, and its bytes and signature."""
+    manifest_bytes = _read_small(directory / MANIFEST_FILE, "FIRMWARE_UNSIGNED")
+    signature = _read_small(directory / SIGNATURE_FILE, "FIRMWARE_UNSIGNED")
+    if manifest_bytes is None or signature is None:
+        missing = directory / (MANIFEST_FILE if manifest_bytes is None else SIGNATURE_FILE)
+        raise FirmwareError("FIRMWARE_UNSIGNED", f"{missing} is missing: sign the library with jarvisctl firmware sign")
+    key = default_release_key() if release_key is None else release_key
+    manifest = verify_manifest(manifest_bytes, signature, key, floor=floor, architecture=os.uname().machine)
+    manifest.check_object(LIBRARY, digest.hex())
+    return _Judged(manifest=manifest, manifest_bytes=manifest_bytes, signature=signature)
+
+
+def _seal(path: Path) -> int:
+    """A sealed memfd with the file's bytes, read once. The caller owns the descriptor."""
+    try:
+        with open(path, "rb", buffering=0, opener=_open_nonblocking) as source:  # noqa: PTH123 - Path.open takes no opener
+            if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+                raise FirmwareError("FIRMWARE_MISSING", f"{path} is not a regular file")
+            return _sealed_copy(source.fileno(), path)
+    except OSError as error:
+        raise FirmwareError("FIRMWARE_MISSING", f"{path} cannot be read: {error.strerror}") from error
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Opens without waiting for a writer, should the path be a FIFO."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _sealed_copy(source: int, path: Path) -> int:
+    target = _memfd()
+    try:
+        _copy(source, target, path)
+        fcntl.fcntl(target, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(target)
+        raise
+    return target
+
+
+def _memfd() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    with contextlib.suppress(OSError):  # kernels before 6.3 do not know MFD_EXEC
+        return os.memfd_create(LIBRARY, flags | _MFD_EXEC)
+    return os.memfd_create(LIBRARY, flags)
+
+
+def _copy(source: int, target: int, path: Path) -> None:
+    """Copies until the end of the file as it is read, whatever its size was said to be."""
+    total = 0
+    while chunk := os.read(source, 1 << 20):
+        total += len(chunk)
+        if total > MAX_LIBRARY_BYTES:
+            raise FirmwareError("FIRMWARE_MISSING", f"{path} is larger than {MAX_LIBRARY_BYTES} bytes: not a capture library")
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(target, view) :]
+    if total == 0:
+        raise FirmwareError("FIRMWARE_MISSING", f"{path} is empty")
+
+
+def _sha256(fd: int) -> bytes:
+    """SHA-256 of the sealed bytes themselves, not of what was copied into them."""
+    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
+        return hashlib.sha256(view).digest()
+
+
+def _read_small(path: Path, reason: str) -> bytes | None:
+    """A small file's bytes, or None when there is no such file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise FirmwareError(reason, f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_TEXT_BYTES:
+        raise FirmwareError(reason, f"{path} is larger than {MAX_TEXT_BYTES} bytes")
+    return data

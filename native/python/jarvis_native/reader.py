@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finished flow records, batch by batch: protobuf bytes, text lines or Arrow columns, written by the native core.
+
+Every read says how many records were lost before it came to them, exactly once; nothing is dropped without a word. No object is
+made per record. One thread at a time uses a reader; the lock here makes close safe from another.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from jarvis_native.errors import CaptureStateError, InvalidArgument, check
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DEFAULT_BATCH_RECORDS = 1000
+DEFAULT_BATCH_BYTES = 262_144
+MIN_BATCH_BYTES = 4096
+DEFAULT_TEXT_BYTES = 1 << 20
+DEFAULT_ARROW_RECORDS = 65_536
+
+TextFormat = Literal["json", "csv"]
+_TEXT_FORMATS = {"json": 1, "csv": 2}
+_Data = TypeVar("_Data")
+
+# Column of the Arrow batch -> (pyarrow type, bytes an item). The names are capture_flow_columns' fields.
+_ARROW_COLUMNS: dict[str, tuple[str, int]] = {
+    "flow_id": ("uint64", 8),
+    "src_addr": ("address", 16),
+    "dst_addr": ("address", 16),
+    "src_port": ("uint16", 2),
+    "dst_port": ("uint16", 2),
+    "ip_version": ("uint8", 1),
+    "ip_protocol": ("uint8", 1),
+    "vlan_id": ("uint16", 2),
+    "fwd_packets": ("uint64", 8),
+    "fwd_octets": ("uint64", 8),
+    "rev_packets": ("uint64", 8),
+    "rev_octets": ("uint64", 8),
+    "start_time_ns": ("time", 8),
+    "end_time_ns": ("time", 8),
+    "first_packet_id": ("uint64", 8),
+    "last_packet_id": ("uint64", 8),
+    "fwd_tcp_flags": ("uint16", 2),
+    "rev_tcp_flags": ("uint16", 2),
+    "interface_index": ("uint16", 2),
+    "icmp_type": ("uint8", 1),
+    "icmp_code": ("uint8", 1),
+    "dscp": ("uint8", 1),
+    "state": ("uint8", 1),
+    "end_reason": ("uint8", 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowBatch(Generic[_Data]):
+    """What one read returned. A gap (lost > 0) lies before the records in `data`."""
+
+    data: _Data
+    records: int
+    """Records in `data`."""
+    shard: int
+    """Worker whose log they came from."""
+    first_sequence: int
+    """Of the first record looked at in that shard."""
+    next_sequence: int
+    """The shard's next one."""
+    lost: int
+    """Records overwritten before this reader came to them."""
+    first_lost_sequence: int
+    last_lost_sequence: int
+    more: bool
+    """More records are ready now."""
+    end: bool
+    """The capture has stopped and every record was read."""
+
+
+FlowBatchBytes = FlowBatch[bytes]
+"""`data` is bytes: one StreamFlowsResponse (empty when there is no record), or text lines."""
+
+
+def arrow_schema() -> pa.Schema:
+    """Schema of `FlowReader.read_arrow`: unsigned ids, ports and counters; times in ns UTC; addresses as 16 bytes.
+
+    IPv4 addresses are written ::ffff:a.b.c.d; `ip_version` tells. Needs pyarrow.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - optional dependency, imported where it is used
+
+    types = {
+        "uint8": pa.uint8(),
+        "uint16": pa.uint16(),
+        "uint64": pa.uint64(),
+        "address": pa.binary(16),
+        "time": pa.timestamp("ns", tz="UTC"),
+    }
+    return pa.schema([pa.field(name, types[kind], nullable=False) for name, (kind, _) in _ARROW_COLUMNS.items()])
+
+
+class FlowReader:
+    """A subscriber's place in the record logs. Made by PacketCaptureEngine.open_flow_reader; also a context manager."""
+
+    def __init__(self, ffi: Any, lib: Any, capture: Any, handle: Any) -> None:
+        self._ffi = ffi
+        self._lib = lib
+        self._lock = threading.Lock()
+        # The destructor holds the capture, so that a capture is never destroyed before its readers.
+        self._reader: Any = ffi.gc(handle, lambda raw, _capture=capture: lib.capture_reader_close(raw))
+        self._info = ffi.new("struct capture_batch_info *")
+        self._buffer: Any = None
+        self._capacity = 0
+
+    def read_batch(self, max_records: int = DEFAULT_BATCH_RECORDS, max_bytes: int = DEFAULT_BATCH_BYTES) -> FlowBatch[bytes]:
+        """Next records as the bytes of one jarvis.capture.v1.StreamFlowsResponse. Never waits.
+
+        Args:
+            max_records: 1 and up.
+            max_bytes: size of the message at most, 4,096 bytes and up.
+        """
+        _require("max_records", max_records, 1, 0xFFFF_FFFF)
+        _require("max_bytes", max_bytes, MIN_BATCH_BYTES, 1 << 30)
+        with self._lock:
+            reader = self._open_reader()
+            code = self._lib.capture_reader_read_batch(reader, self._room(max_bytes), max_bytes, max_records, self._info)
+            check(self._ffi, self._lib, code)
+            return self._result(bytes(self._ffi.buffer(self._buffer, self._info.bytes)))
+
+    def read_text(self, form: TextFormat, max_bytes: int = DEFAULT_TEXT_BYTES) -> FlowBatch[bytes]:
+        """Next records as JSON or CSV lines in UTF-8 (without CSV's header line, see `csv_header`). Never waits."""
+        if form not in _TEXT_FORMATS:
+            raise InvalidArgument(f"form is {form!r}: accepted are json and csv", field="form")
+        _require("max_bytes", max_bytes, MIN_BATCH_BYTES, 1 << 30)
+        with self._lock:
+            reader = self._open_reader()
+            room = self._ffi.cast("char *", self._room(max_bytes))
+            code = self._lib.capture_reader_read_text(reader, _TEXT_FORMATS[form], room, max_bytes, self._info)
+            check(self._ffi, self._lib, code)
+            return self._result(bytes(self._ffi.buffer(self._buffer, self._info.bytes)))
+
+    def read_arrow(self, max_records: int = DEFAULT_ARROW_RECORDS) -> FlowBatch[pa.RecordBatch]:
+        """Next records as a pyarrow.RecordBatch of `arrow_schema`, its columns filled in place. Never waits. Needs pyarrow."""
+        import pyarrow as pa  # noqa: PLC0415 - optional dependency, imported where it is used
+
+        _require("max_records", max_records, 1, 1 << 24)
+        schema = arrow_schema()
+        columns = self._ffi.new("struct capture_flow_columns *")
+        buffers = [pa.allocate_buffer(max_records * width) for _, width in _ARROW_COLUMNS.values()]
+        for name, buffer in zip(_ARROW_COLUMNS, buffers, strict=True):
+            setattr(columns, name, self._ffi.cast(self._ffi.typeof(getattr(columns, name)), buffer.address))
+        with self._lock:
+            check(
+                self._ffi,
+                self._lib,
+                self._lib.capture_reader_read_columns(self._open_reader(), columns, max_records, self._info),
+            )
+            count = int(self._info.records)
+            arrays = [
+                pa.Array.from_buffers(field.type, count, [None, buffer]) for field, buffer in zip(schema, buffers, strict=True)
+            ]
+            return self._result(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+    def csv_header(self) -> bytes:
+        """The CSV header line, newline included."""
+        return bytes(self._ffi.string(self._lib.capture_csv_header()))
+
+    def close(self) -> None:
+        """Gives the place up. Waits for a read that is under way; may be called again."""
+        with self._lock:
+            if self._reader is not None:
+                self._ffi.release(self._reader)
+                self._reader = None
+
+    def __enter__(self) -> FlowReader:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def _open_reader(self) -> Any:
+        if self._reader is None:
+            raise CaptureStateError("the reader is closed", field="reader")
+        return self._reader
+
+    def _room(self, size: int) -> Any:
+        """The reader's own buffer, grown to `size` bytes."""
+        if size > self._capacity:
+            self._buffer = self._ffi.new("uint8_t[]", size)
+            self._capacity = size
+        return self._buffer
+
+    def _result(self, data: _Data) -> FlowBatch[_Data]:
+        info = self._info
+        return FlowBatch(
+            data=data,
+            records=info.records,
+            shard=info.shard,
+            first_sequence=info.first_sequence,
+            next_sequence=info.next_sequence,
+            lost=info.lost,
+            first_lost_sequence=info.first_lost_sequence,
+            last_lost_sequence=info.last_lost_sequence,
+            more=info.more,
+            end=info.end,
+        )
+
+
+def _require(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidArgument(f"{name} is {value}: accepted are {low:,} to {high:,}", field=name)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The façade's value types: frozen dataclasses with units, made only where their number is bounded.
+
+Packets and finished flow records are not among them on the hot paths: those stay in batches (packets.py, reader.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketInfo:
+    """One frame of a PacketBatch, made on demand by `PacketBatch.info`."""
+
+    packet_id: int
+    """Number of the frame within its worker, from 1; flow records' first/last packet ids count the same way."""
+    timestamp_ns: int
+    """Nanoseconds since the Unix epoch."""
+    captured_length: int
+    """Bytes that were kept."""
+    wire_length: int
+    """Bytes on the wire."""
+    interface_index: int
+    """Live: the kernel's ifindex; pcapng: the interface's number + 1; other files: 1."""
+    link_type: int
+    """pcap LINKTYPE_* number of the frame's first header."""
+    vlan_tci: int
+    """802.1Q tag control information that the kernel took off the frame; 0 = none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStats:
+    """One flow. Source is the sender of its first packet ("forward")."""
+
+    flow_id: int
+    """FNV-1a 64 of the canonical key, unsigned."""
+    src_addr: str
+    dst_addr: str
+    src_port: int
+    """0 but for TCP, UDP and SCTP."""
+    dst_port: int
+    ip_version: int
+    """4 or 6."""
+    ip_protocol: int
+    """IANA protocol number."""
+    vlan_id: int
+    """Outermost 802.1Q id; 0 = untagged."""
+    fwd_packets: int
+    fwd_octets: int
+    """Sum of IP total lengths, bytes."""
+    rev_packets: int
+    rev_octets: int
+    """Sum of IP total lengths, bytes."""
+    start_time_ns: int
+    """Time of the first packet, nanoseconds since the Unix epoch."""
+    end_time_ns: int
+    """Time of the last packet, nanoseconds since the Unix epoch."""
+    first_packet_id: int
+    last_packet_id: int
+    fwd_tcp_flags: int
+    """Union of the flags of all packets that way (IE 6)."""
+    rev_tcp_flags: int
+    interface_index: int
+    icmp_type: int
+    """Of the first packet; ICMP and ICMPv6 only."""
+    icmp_code: int
+    dscp: int
+    """Of the first packet, 0..63."""
+    state: int
+    """1 active, 2 closing (one FIN), 3 closed."""
+    end_reason: int
+    """IANA flowEndReason: 0 still in the table, 1 idle, 2 active timeout, 3 end detected, 4 forced, 5 lack of resources."""
+
+    @property
+    def packets(self) -> int:
+        """Packets in both directions."""
+        return self.fwd_packets + self.rev_packets
+
+    @property
+    def octets(self) -> int:
+        """IP total lengths in both directions, bytes."""
+        return self.fwd_octets + self.rev_octets
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first to the last packet."""
+        return (self.end_time_ns - self.start_time_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureMetrics:
+    """Counters of one capture over its workers; monotonic while it runs but for the gauges.
+
+    received = metered + filtered + non_ip + malformed + paused + dropped_nic + dropped_kernel + dropped_user + in_flight.
+    """
+
+    time_unix_ns: int
+    """When the snapshot was taken, nanoseconds since the Unix epoch."""
+    elapsed_ns: int
+    """Since start, monotonic clock, nanoseconds."""
+    received: int
+    """Frames offered to the capture, lost ones included."""
+    received_octets: int
+    """Their bytes on the wire."""
+    metered: int
+    """IP packets counted in a flow."""
+    metered_octets: int
+    """Their IP total lengths, bytes."""
+    filtered: int
+    """Not matched by the BPF filter."""
+    non_ip: int
+    malformed: int
+    """Header truncated or inconsistent before a flow key could be read."""
+    paused: int
+    """Arrived while the lease deadline had passed."""
+    dropped_nic: int
+    dropped_kernel: int
+    dropped_user: int
+    in_flight: int
+    """Gauge: received, not yet processed."""
+    truncated: int
+    """Frames longer than snaplen, cut; they are metered."""
+    fragments_matched: int
+    """Non-first fragments given the ports of their first one."""
+    fragments_unmatched: int
+    """Non-first fragments with no first one known; metered with ports 0."""
+    time_regressions: int
+    """Packets older than their flow's last one."""
+    packet_ring_dropped: int
+    """Frames metered but not delivered as packets: the packet ring was full."""
+    flows_active: int
+    """Gauge."""
+    flows_total: int
+    """Flow records created."""
+    flows_ended: tuple[int, int, int, int, int, int]
+    """Records ended, by flowEndReason 1..5; [0] is unused, [5] = evicted because the table was full."""
+    log_records_written: int
+    """Records written to the record logs."""
+    throughput_bps: float
+    """Gauge: bits per second on the wire."""
+    throughput_pps: float
+    """Gauge: packets per second."""
+    ring_usage: float
+    """Gauge: share of the kernel or packet ring in use, 0..1, the fullest worker's."""
+    flow_table_bytes: int
+    """Memory of tables and logs, bytes."""
+
+    @property
+    def dropped(self) -> int:
+        """Frames lost by the card, the kernel or the core together."""
+        return self.dropped_nic + self.dropped_kernel + self.dropped_user
+
+    @property
+    def flow_records_ended(self) -> int:
+        """Flow records that have left the table, whatever the reason."""
+        return sum(self.flows_ended)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendInfo:
+    """One capture backend of this build."""
+
+    name: str
+    description: str
+    usable: bool
+    reason: str
+    """Why it is not usable here, or how it would be chosen."""
+    live: bool
+    """Captures from interfaces; else from files."""
