@@ -4,8 +4,8 @@
     controller:  CommandSigner.sign_lease(Lease) -> SignedLease          CommandSigner.authorize(...) -> CommandAuthorization
     agent:       verify_lease(SignedLease) -> Lease                      verify_authorization(...), payload as received
 
-Here only signatures and forms are checked. Whether a lease is fresh and names this agent, and whether a command's lease and expiry
-are current, depends on the agent's clock and state: jarvis_agent.lease.
+Only signatures and forms are checked here. Whether a lease is fresh and names this agent, and whether a command's lease and
+expiry are current, depends on the agent's clock and state and is judged there.
 """
 
 from __future__ import annotations

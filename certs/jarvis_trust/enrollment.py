@@ -4,8 +4,8 @@
     agent:       secret = TPM2_ActivateCredential(challenge);  proof = enrollment_proof(secret, params, challenge)
     controller:  check_enrollment_proof(secret, params, challenge, proof)
 
-The transcript (the serialized EnrollParams and EnrollChallenge as they were sent) ties the token, the CSR's TLS key and both TPM keys
-to that secret.
+The transcript (the serialized EnrollParams and EnrollChallenge as they were sent) ties the token, the CSR's TLS key and both TPM
+keys to that secret.
 """
 
 from __future__ import annotations
@@ -50,5 +50,6 @@ def check_enrollment_proof(secret: bytes, params: bytes, challenge: bytes, proof
     """
     if not hmac.compare_digest(enrollment_proof(secret, params, challenge), proof):
         raise EnrollmentError(
-            "ENROLLMENT_PROOF_INVALID", "proof does not match the challenge: the TPM does not hold both keys, or the messages changed"
+            "ENROLLMENT_PROOF_INVALID",
+            "proof does not match the challenge: the TPM does not hold both keys, or the messages were changed",
         )

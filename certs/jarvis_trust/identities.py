@@ -99,7 +99,7 @@ class Identity:
         if match is None:
             raise IdentityError(
                 "IDENTITY_INVALID",
-                f"SPIFFE id {uri[:120]!r}: accepted are spiffe://<fleet>/agent/<id>, .../controller/<name>, .../operator/<role>/<name>",
+                f"SPIFFE id {uri[:99]!r}: spiffe://<fleet>/ agent/<id>, controller/<name> or operator/<role>/<name> is accepted",
             )
         fleet, role, operator_role, name = match.groups()
         return cls(fleet=fleet, role=Role(role or operator_role), name=name)

@@ -45,18 +45,19 @@ class JoinFile:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not isinstance(getattr(self, field.name), str):
-                raise _invalid(f"{field.name} is not a text")
+            value = getattr(self, field.name)
+            if not isinstance(value, str) or not value.isascii():
+                raise _invalid(f"{field.name} is not an ASCII text")
         try:
             validate_fleet_name(self.fleet)
             ca_fleet = fleet_of_ca(self.ca_pem.encode())
-        except IdentityError as error:
+            check_address(self.address)
+        except (IdentityError, EnrollmentError) as error:
             raise _invalid(error.message) from error
         if ca_fleet != self.fleet:
             raise _invalid(f"ca_pem is the CA of {ca_fleet!r}; that of {self.fleet!r} is accepted")
         if _TOKEN.fullmatch(self.token) is None:
             raise _invalid("token is not 32 to 128 characters of A-Z a-z 0-9 _ -")
-        check_address(self.address)
         try:
             key = load_pem_public_key(self.command_public_pem.encode())
         except (ValueError, UnsupportedAlgorithm) as error:
