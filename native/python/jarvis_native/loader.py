@@ -112,6 +112,18 @@ def default_release_key() -> bytes:
     raise FirmwareError("FIRMWARE_KEY_MISSING", f"no release key at {looked}: name its public key file with JARVIS_RELEASE_KEY")
 
 
+def read_release_key(path: Path) -> bytes:
+    """The PEM in a named file.
+
+    Raises:
+        FirmwareError: FIRMWARE_KEY_MISSING.
+    """
+    data = _read_small(path, "FIRMWARE_KEY_MISSING")
+    if data is None:
+        raise FirmwareError("FIRMWARE_KEY_MISSING", f"release key {path} does not exist")
+    return data
+
+
 def loaded_firmware() -> Firmware | None:
     """The firmware of this process, if it has one."""
     return _loaded
@@ -212,7 +224,7 @@ def _judge(directory: Path, digest: bytes, release_key: bytes | None, floor: int
 def _seal(path: Path) -> int:
     """A sealed memfd with the file's bytes, read once. The caller owns the descriptor."""
     try:
-        with open(path, "rb", buffering=0, opener=_open_nonblocking) as source:  # noqa: PTH123 - Path.open takes no opener
+        with open(path, "rb", buffering=0, opener=_open_nonblocking) as source:
             if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
                 raise FirmwareError("FIRMWARE_MISSING", f"{path} is not a regular file")
             return _sealed_copy(source.fileno(), path)

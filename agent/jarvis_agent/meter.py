@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The offline meter: capture files in, flow records and one JSON summary out. It needs no controller.
+
+Data flow: files → native core (filter, decode, flow table) → a lossless reader → sink (meter_output.py). Python's part is one
+call per 0.1 s of metering and one per 1 MiB of text. The summary goes to stderr, or to stdout when the records go nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from jarvis_native.engine import PacketCaptureEngine
+from jarvis_native.errors import CaptureError, FilterError, InvalidArgument
+from jarvis_native.loader import load_firmware, read_release_key
+from jarvis_native.reader import FlowReader
+from jarvis_native.types import CaptureMetrics
+from jarvis_trust.errors import FirmwareError
+
+from jarvis_agent.meter_output import OutputError, OutputFormat, Sink, check_output, open_sink, write_all
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_UNTRUSTED = 3
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+DEFAULT_IDLE_S = 30.0
+DEFAULT_ACTIVE_S = 300.0
+DEFAULT_MAX_FLOWS = 1_048_576
+
+_SMALLEST_LOG = 1024  # records; nobody reads them when the output is none
+_PROGRESS_S = 1.0
+_OPTIONS = {
+    "filter": "--filter",
+    "idle_timeout": "--idle",
+    "idle_timeout_s": "--idle",
+    "idle_timeout_ns": "--idle",
+    "active_timeout": "--active",
+    "active_timeout_s": "--active",
+    "active_timeout_ns": "--active",
+    "max_flows": "--max-flows",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterOptions:
+    """What to meter, and where the records go."""
+
+    files: tuple[Path, ...]
+    """Capture files, read in this order as one trace."""
+    filter: str = ""
+    """BPF expression; empty = everything."""
+    idle_s: float = DEFAULT_IDLE_S
+    """Seconds without a packet after which a flow ends; 0 = never."""
+    active_s: float = DEFAULT_ACTIVE_S
+    """Seconds after which a flow that goes on is reported; 0 = never."""
+    max_flows: int = DEFAULT_MAX_FLOWS
+    """Live flows, 4,096..16,777,216."""
+    output: OutputFormat = "json"
+    output_path: Path | None = None
+    """File for the records; None = standard output."""
+    release_key: Path | None = None
+    """Public key that must have signed the firmware; None = the default one."""
+    firmware_directory: Path | None = None
+    """Where the native library is; None = the default directory."""
+
+
+class _Interrupt:
+    """Ctrl-C as a flag, so that no block of records is cut in two; the second one breaks off."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen = True
+
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        previous = signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+class _Progress:
+    """One line on a terminal, rewritten every second; nothing when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + _PROGRESS_S if sys.stderr.isatty() else float("inf")
+        self._shown = False
+
+    def show(self, engine: PacketCaptureEngine) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due, self._shown = now + _PROGRESS_S, True
+        metrics = engine.get_metrics()
+        rate = metrics.received / (metrics.elapsed_ns / 1e9) if metrics.elapsed_ns else 0.0
+        line = f"{metrics.received:,} packets ({rate / 1e6:.1f} M/s), {metrics.flows_active:,} flows active"
+        sys.stderr.write(f"\r{line}\x1b[K")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def meter(options: MeterOptions) -> int:
+    """Meters the files and returns the exit code; errors and warnings are lines on stderr."""
+    try:
+        check_output(options.output, options.output_path)
+        return _meter(options)
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except (FirmwareError, CaptureError, OutputError, OSError) as error:
+        sentence, code = _explained(error, options)
+        sys.stderr.write(f"error: {sentence}\n")
+        return code
+
+
+def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
+    """One sentence and the exit code."""
+    match error:
+        case FirmwareError():
+            return f"{error.reason}: {error.message}", EXIT_UNTRUSTED
+        case CaptureError():
+            option = _OPTIONS.get(error.field)
+            usage = isinstance(error, InvalidArgument | FilterError)
+            return f"{option}: {error.message}" if option else error.message, EXIT_USAGE if usage else EXIT_FAILURE
+        case OutputError():
+            return str(error), EXIT_USAGE if error.usage else EXIT_FAILURE
+        case _:
+            return f"{options.output_path or 'standard output'}: {getattr(error, 'strerror', None) or error}", EXIT_FAILURE
+
+
+def _meter(options: MeterOptions) -> int:
+    began = time.monotonic()
+    interrupt, progress = _Interrupt(), _Progress()
+    with interrupt.armed(), _engine(options) as engine, open_sink(options.output, options.output_path) as sink:
+        try:
+            engine.start()
+            damage = _pump(engine, sink, interrupt, progress)
+        finally:
+            progress.clear()
+        metrics = engine.get_metrics()
+    summary = json.dumps(_summary(metrics, time.monotonic() - began))
+    if sink is None:
+        write_all(sys.stdout.fileno(), summary.encode() + b"\n")
+    else:
+        sys.stderr.write(summary + "\n")
+    for error in damage:
+        sys.stderr.write(f"warning: {error.message}\n")
+    if interrupt.seen:
+        return EXIT_INTERRUPTED
+    return EXIT_OK if all(_only_cut(error) for error in damage) else EXIT_FAILURE
+
+
+def _engine(options: MeterOptions) -> PacketCaptureEngine:
+    """An engine on the files with metering on."""
+    key = None if options.release_key is None else read_release_key(options.release_key)
+    firmware = load_firmware(options.firmware_directory, release_key=key)
+    engine = PacketCaptureEngine(files=options.files, backend="file", filter=options.filter, firmware=firmware)
+    engine.enable_flow_metering(
+        max_flows=options.max_flows,
+        idle_timeout_s=options.idle_s,
+        active_timeout_s=options.active_s,
+        log_records=_SMALLEST_LOG if options.output == "none" else 0,
+    )
+    return engine
+
+
+def _pump(engine: PacketCaptureEngine, sink: Sink | None, interrupt: _Interrupt, progress: _Progress) -> list[CaptureError]:
+    """Meters until the end of the files or an interrupt, the records into the sink. Returns what was damaged on the way."""
+    reader = engine.open_flow_reader(lossless=True) if sink is not None else None
+    damage: dict[str, CaptureError] = {}
+    more = True
+    while more and not interrupt.seen:
+        more = engine.poll()
+        if reader is not None and sink is not None:
+            _drain(reader, sink, to_the_end=False)
+        error = engine.last_error()
+        if error is not None:
+            damage.setdefault(error.message, error)
+        progress.show(engine)
+    engine.stop(graceful=False)
+    if reader is not None and sink is not None:
+        _drain(reader, sink, to_the_end=True)
+    return list(damage.values())
+
+
+def _drain(reader: FlowReader, sink: Sink, *, to_the_end: bool) -> None:
+    """Moves the finished records that there are into the sink."""
+    while True:
+        batch = sink.take(reader)
+        if batch.lost:
+            raise OutputError(f"{batch.lost} flow records were overwritten before they were written out")
+        if batch.end or not (batch.more or (to_the_end and batch.records)):
+            return
+
+
+def _summary(metrics: CaptureMetrics, seconds: float) -> dict[str, int | float]:
+    """The summary's keys in their order: docs/flow-semantics.md says what each counts."""
+    return {
+        "packets": metrics.received,
+        "ip_packets": metrics.metered,
+        "octets": metrics.metered_octets,
+        "flows": metrics.flow_records_ended,
+        "malformed": metrics.malformed,
+        "dropped": metrics.dropped,
+        "seconds": round(seconds, 6),
+        "packets_per_second": round(metrics.received / seconds) if seconds > 0 else 0,
+        "filtered": metrics.filtered,
+        "non_ip": metrics.non_ip,
+        "evicted": metrics.flows_ended[5],
+        "truncated": metrics.truncated,
+        "fragments_matched": metrics.fragments_matched,
+        "fragments_unmatched": metrics.fragments_unmatched,
+        "time_regressions": metrics.time_regressions,
+    }
+
+
+def _only_cut(error: CaptureError) -> bool:
+    """The file was cut short: what it still holds is whole."""
+    return ": the file ends inside " in error.message
+
+
+def _silence_stdout() -> None:
+    """Whoever read standard output is gone: what Python flushes at exit must not complain about it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
