@@ -1,211 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jarvis-agent`: run, meter, backends, version.
+"""Entry point of `jarvis-agent`.
 
-Each command imports what it needs when it is called, so that `meter` starts without gRPC and the TPM stack and `--help` without
-any of it.
+The commands are commands.py's, a typer application. `meter` is started often and on small files, and importing typer costs more
+than metering one: a well-formed `meter` line is read here without it, and everything else (help, completion, any mistake) is left
+to typer, so that there is one help text and one set of error messages.
 """
 
 from __future__ import annotations
 
-import json
-from enum import StrEnum
+import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
-
-import typer
-
-from jarvis_agent import __version__
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jarvis_native.loader import Firmware
-    from jarvis_native.types import BackendInfo
+    from jarvis_agent.meter import MeterOptions
 
-DEFAULT_CONFIG = Path("/etc/jarvis-capture/agent.toml")
-
-app = typer.Typer(
-    name="jarvis-agent",
-    help="JARVIS Capture on one host: packet capture and flow metering.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_INTEGER = re.compile(r"[0-9]{1,18}")
+_DECIMAL = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
 
 
-class Output(StrEnum):
-    """Format of the meter's flow records."""
-
-    NONE = "none"
-    JSON = "json"
-    CSV = "csv"
-    PARQUET = "parquet"
+class _NotPlainError(Exception):
+    """An argument that only typer can judge."""
 
 
-class Listing(StrEnum):
-    """Format of a listing."""
+def _matching(pattern: re.Pattern[str], convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if pattern.fullmatch(text) is None:
+            raise _NotPlainError
+        return convert(text)
 
-    TABLE = "table"
-    JSON = "json"
-
-
-FirmwareDirectory = Annotated[
-    Path | None,
-    typer.Option(
-        "--firmware-dir",
-        metavar="PATH",
-        help="Directory of libjarvis_capture.so and its signed manifest. [default: $JARVIS_FIRMWARE_DIR, else the installed one]",
-    ),
-]
-ReleaseKey = Annotated[
-    Path | None,
-    typer.Option(
-        "--release-key",
-        metavar="PATH",
-        help="Public key (PEM) that must have signed the firmware. [default: $JARVIS_RELEASE_KEY, else "
-        "/etc/jarvis-capture/release.pub, else release.pub of the installed firmware]",
-    ),
-]
+    return parse
 
 
-@app.command()
-def run(
-    config: Annotated[
-        Path, typer.Option("--config", "-c", metavar="PATH", help="The agent's configuration, TOML.")
-    ] = DEFAULT_CONFIG,
-) -> None:
-    """Serve this host to the fleet's controller until SIGTERM.
-
-    Exit codes: 0 stopped by a signal, 1 failure, 2 bad arguments or configuration.
-    """
-    from jarvis_agent.server import run_agent  # noqa: PLC0415 - gRPC and the TPM stack
-
-    run_agent(config)
-
-
-@app.command()
-def meter(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Capture files (pcap, pcapng), read in this order as one trace.")
-    ],
-    *,
-    filter_expression: Annotated[
-        str, typer.Option("--filter", metavar="BPF", help="Meter only packets that match this BPF expression.")
-    ] = "",
-    idle: Annotated[
-        float,
-        typer.Option("--idle", metavar="S", help="A flow ends after so many seconds without a packet, 1 to 86400; 0: never."),
-    ] = 30.0,
-    active: Annotated[
-        float,
-        typer.Option("--active", metavar="S", help="A flow that goes on is split after so many seconds, 1 to 86400; 0: never."),
-    ] = 300.0,
-    max_flows: Annotated[
-        int, typer.Option("--max-flows", metavar="N", help="Flows in the table at a time, 4096 to 16777216.")
-    ] = 1_048_576,
-    output: Annotated[
-        Output, typer.Option("--output", help="json: one object a line; csv; parquet (needs -o); none: only the summary.")
-    ] = Output.JSON,
-    output_path: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", metavar="PATH", help="Write the records to this file, which appears when it is complete. [default: stdout]"
-        ),
-    ] = None,
-    release_key: ReleaseKey = None,
-    firmware_directory: FirmwareDirectory = None,
-) -> None:
-    """Meter capture files offline: flow records and a summary, no controller needed.
-
-    The summary, one JSON object, goes to stderr; with --output none it is the only line on stdout.
-
-    Exit codes: 0 done (also when a file's tail was cut: a warning names it), 1 a file is no capture file or is damaged in the
-    middle, or the output failed, 2 bad arguments, 3 the firmware is not trusted, 130 interrupted (the summary says how far it
-    came), 141 the reader of stdout went away.
-    """
-    from jarvis_agent import meter as offline  # noqa: PLC0415 - the native façade
-
-    options = offline.MeterOptions(
-        files=tuple(files),
-        filter=filter_expression,
-        idle_s=idle,
-        active_s=active,
-        max_flows=max_flows,
-        output=output.value,
-        output_path=output_path,
-        release_key=release_key,
-        firmware_directory=firmware_directory,
-    )
-    raise typer.Exit(offline.meter(options))
-
-
-@app.command()
-def backends(
-    interface: Annotated[
-        str | None, typer.Argument(metavar="[INTERFACE]", help="Judge for this network interface; without it, in general.")
-    ] = None,
-    output: Annotated[Listing, typer.Option("--output", help="A table for people, or JSON.")] = Listing.TABLE,
-    release_key: ReleaseKey = None,
-    firmware_directory: FirmwareDirectory = None,
-) -> None:
-    """List the capture backends, with the reason for each one that is not usable here.
-
-    Exit codes: 0 listed, 1 failure, 2 bad arguments, 3 the firmware is not trusted.
-    """
-    from jarvis_native.engine import PacketCaptureEngine  # noqa: PLC0415 - the native façade
-    from jarvis_native.errors import CaptureError  # noqa: PLC0415 - the native façade
-
-    firmware = _firmware(firmware_directory, release_key)
-    try:
-        found = PacketCaptureEngine.get_available_backends(interface, firmware=firmware)
-    except CaptureError as error:
-        _fail(error.message, 1)
-    typer.echo(_backends_json(found) if output is Listing.JSON else _backends_table(found))
-
-
-@app.command()
-def version(release_key: ReleaseKey = None, firmware_directory: FirmwareDirectory = None) -> None:
-    """Print the version of the agent and of its firmware.
-
-    Exit codes: 0 printed, 3 the firmware is not trusted (its reason is printed).
-    """
-    typer.echo(f"jarvis-agent {__version__}")
-    firmware = _firmware(firmware_directory, release_key)
-    typer.echo(f"libjarvis_capture {firmware.version} sha256:{firmware.digest.hex()} {firmware.directory}")
-
-
-def _firmware(directory: Path | None, release_key: Path | None) -> Firmware:
-    """The loaded firmware, or an error line and exit 3."""
-    from jarvis_native.loader import load_firmware, read_release_key  # noqa: PLC0415 - the native façade
-    from jarvis_trust.errors import FirmwareError  # noqa: PLC0415 - the native façade
-
-    try:
-        return load_firmware(directory, release_key=None if release_key is None else read_release_key(release_key))
-    except FirmwareError as error:
-        _fail(f"{error.reason}: {error.message}", 3)
-
-
-def _backends_table(found: list[BackendInfo]) -> str:
-    rows = [("BACKEND", "KIND", "USABLE", "REASON")]
-    rows += [(row.name, "live" if row.live else "files", "yes" if row.usable else "no", row.reason) for row in found]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows)
-
-
-def _backends_json(found: list[BackendInfo]) -> str:
-    return json.dumps(
-        [
-            {"name": row.name, "description": row.description, "usable": row.usable, "reason": row.reason, "live": row.live}
-            for row in found
-        ],
-        indent=2,
-    )
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
+# Option -> (field of MeterOptions, how its value is read). The same names and meanings as commands.meter's; a test compares them.
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "--filter": ("filter", str),
+    "--idle": ("idle_s", _matching(_DECIMAL, float)),
+    "--active": ("active_s", _matching(_DECIMAL, float)),
+    "--max-flows": ("max_flows", _matching(_INTEGER, int)),
+    "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),
+    "-o": ("output_path", Path),
+    "--release-key": ("release_key", Path),
+    "--firmware-dir": ("firmware_directory", Path),
+}
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    app(prog_name="jarvis-agent")
+    """Runs the command line and exits with its code."""
+    arguments = sys.argv[1:]
+    options = plain_meter_options(arguments[1:]) if arguments[:1] == ["meter"] else None
+    if options is None:
+        from jarvis_agent.commands import app  # noqa: PLC0415 - slow to import, see above
+
+        app(prog_name="jarvis-agent")
+    else:
+        from jarvis_agent.meter import meter  # noqa: PLC0415 - only for this command
+
+        sys.exit(meter(options))
+
+
+def plain_meter_options(arguments: Sequence[str]) -> MeterOptions | None:
+    """What a well-formed `meter` line asks for; None when typer must look at it."""
+    from jarvis_agent.meter import MeterOptions  # noqa: PLC0415 - only for this command
+
+    files: list[Path] = []
+    fields: dict[str, Any] = {}
+    rest = list(arguments)
+    try:
+        while rest:
+            name = rest.pop(0)
+            if not name.startswith("-"):
+                files.append(Path(name))
+                continue
+            name, equals, value = name.partition("=")
+            field, parse = _OPTIONS[name]
+            if field in fields or (equals and not name.startswith("--")):
+                return None
+            if not equals:
+                value = rest.pop(0)
+                if value.startswith("-"):
+                    return None
+            fields[field] = parse(value)
+    except (KeyError, IndexError, _NotPlainError):
+        return None
+    return MeterOptions(files=tuple(files), **fields) if files else None
