@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's configuration: TOML in, one frozen dataclass out. Every error names the field, its value and what is accepted."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from jarvis_trust.errors import TrustError
+from jarvis_trust.identities import validate_fleet_name
+
+from jarvis_agent.errors import ConfigError
+
+_HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+_LOG_RECORDS_MIN, _LOG_RECORDS_MAX = 1_024, 16_777_216
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """What `jarvis-agent run` needs to know. Paths are absolute; relative ones in the file are relative to the file."""
+
+    fleet: str
+    """Name of the fleet, a DNS name; must be the join file's."""
+    join_file: Path
+    """What `jarvisctl enroll token` wrote: token, fleet CA, command key, enrolment address. Mode 0600."""
+    advertise: str
+    """host:port where the controller reaches this agent."""
+    release_key: Path
+    """PEM of the RSA-4096 key that firmware must be signed with."""
+    firmware_directory: Path
+    """Holds libjarvis_capture.so, manifest.json and manifest.sig."""
+    state_directory: Path = Path("/var/lib/jarvis-capture/agent")
+    """TLS key and certificate, firmware event log, lease state. Mode 0700."""
+    firmware_floor: int = 0
+    """Lowest security_version of firmware that may run."""
+    tcti: str = "device:/dev/tpmrm0"
+    """TCTI configuration string of the TPM. There is no default search."""
+    pcr: int = 14
+    """PCR (SHA-256 bank) that firmware is measured into, 0..15."""
+    listen: str = "0.0.0.0:7443"  # noqa: S104 - an agent is there to be reached; mTLS decides who is heard
+    """host:port to serve on."""
+    enroll_address: str = ""
+    """host:port of the EnrollmentService; empty = the join file's."""
+    enroll_retry_s: float = 5.0
+    """Ceiling, in seconds, of the first wait after a failed enrolment; doubles up to 5 min, with full jitter."""
+    replay_directory: Path | None = None
+    """Capture files may be replayed from below this directory; unset = none may."""
+    worker_cpus: tuple[int, ...] = ()
+    """CPU for each capture worker of a live capture; empty = one worker, not pinned."""
+    flow_log_records: int = 262_144
+    """Finished flow records that each worker keeps for subscribers (128 bytes each), a power of two."""
+    log_format: str = "json"
+    """"json" or "console"."""
+
+    @classmethod
+    def load(cls, path: Path) -> AgentConfig:
+        """Reads and checks a TOML file.
+
+        Raises:
+            ConfigError: one sentence per problem.
+        """
+        try:
+            with path.open("rb") as file:
+                values = tomllib.load(file)
+        except OSError as error:
+            raise ConfigError(f"the configuration {path} cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the configuration {path} is not TOML: {error}") from error
+        return cls.from_mapping(values, base=path.absolute().parent)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], *, base: Path) -> AgentConfig:
+        """Checks values as a TOML file gives them; relative paths are taken from `base`.
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        known = {field.name: field for field in fields(cls)}
+        problems = [f"{name}: no such field; accepted are {', '.join(sorted(known))}" for name in sorted(values.keys() - known.keys())]
+        problems += [
+            f"{name}: is missing; {_ACCEPTED[name]}"
+            for name, field in known.items()
+            if field.default is MISSING and name not in values
+        ]
+        accepted: dict[str, Any] = {}
+        for name in sorted(values.keys() & known.keys()):
+            try:
+                accepted[name] = _READERS[name](values[name], base)
+            except ValueError as error:
+                detail = f" ({error})" if str(error) else ""
+                problems.append(f"{name}: {values[name]!r} is not accepted{detail}; {_ACCEPTED[name]}")
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return cls(**accepted)
+
+
+def _text(value: Any, _base: Path) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _fleet(value: Any, base: Path) -> str:
+    name = _text(value, base)
+    try:
+        validate_fleet_name(name)
+    except TrustError as error:
+        raise ValueError from error
+    return name
+
+
+def _path(value: Any, base: Path) -> Path:
+    return base / _text(value, base)
+
+
+def _host_port(value: Any, base: Path) -> str:
+    text = _text(value, base)
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or not 1 <= int(match.group(1)) <= 65_535:
+        raise ValueError
+    return text
+
+
+def _integer(low: int, high: int) -> Callable[[Any, Path], int]:
+    def read(value: Any, _base: Path) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _seconds(value: Any, _base: Path) -> float:
+    if type(value) not in (int, float) or not 0.1 <= value <= 300.0:
+        raise ValueError
+    return float(value)
+
+
+def _cpus(value: Any, _base: Path) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > 64 or any(type(cpu) is not int or not 0 <= cpu <= 4_095 for cpu in value):
+        raise ValueError
+    return tuple(value)
+
+
+def _log_records(value: Any, base: Path) -> int:
+    count = _integer(_LOG_RECORDS_MIN, _LOG_RECORDS_MAX)(value, base)
+    if count & (count - 1):
+        raise ValueError("not a power of two")
+    return count
+
+
+def _log_format(value: Any, _base: Path) -> str:
+    if value not in ("json", "console"):
+        raise ValueError
+    return str(value)
+
+
+def _tcti(value: Any, base: Path) -> str:
+    text = _text(value, base)
+    if ":" not in text and text != "tabrmd":
+        raise ValueError
+    return text
+
+
+_READERS: dict[str, Callable[[Any, Path], Any]] = {
+    "fleet": _fleet,
+    "join_file": _path,
+    "advertise": _host_port,
+    "release_key": _path,
+    "firmware_directory": _path,
+    "state_directory": _path,
+    "firmware_floor": _integer(0, 2**31 - 1),
+    "tcti": _tcti,
+    "pcr": _integer(0, 15),
+    "listen": _host_port,
+    "enroll_address": _host_port,
+    "enroll_retry_s": _seconds,
+    "replay_directory": _path,
+    "worker_cpus": _cpus,
+    "flow_log_records": _log_records,
+    "log_format": _log_format,
+}
+
+_ACCEPTED = {
+    "fleet": "a lower-case DNS name such as \"lab.example\" is accepted",
+    "join_file": "the path of a file is accepted",
+    "advertise": "host:port is accepted, the port 1..65535",
+    "release_key": "the path of a file is accepted",
+    "firmware_directory": "the path of a directory is accepted",
+    "state_directory": "the path of a directory is accepted",
+    "firmware_floor": "an integer 0..2147483647 is accepted",
+    "tcti": "a TCTI string such as \"device:/dev/tpmrm0\" or \"swtpm:host=127.0.0.1,port=2321\" is accepted",
+    "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
+    "listen": "host:port is accepted, the port 1..65535",
+    "enroll_address": "host:port is accepted, the port 1..65535",
+    "enroll_retry_s": "0.1 to 300 seconds are accepted",
+    "replay_directory": "the path of a directory is accepted",
+    "worker_cpus": "a list of at most 64 CPU numbers 0..4095 is accepted",
+    "flow_log_records": "a power of two 1024..16777216 is accepted",
+    "log_format": "\"json\" and \"console\" are accepted",
+}

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firmware at start: measured into the PCR first, judged second, loaded last; refused firmware leaves the agent up but mute.
+
+    library → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen → other mappings logged
+
+Nothing here can be switched off: there is no parameter for it and load_firmware's allow_unsigned is never passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jarvis.capture.v1.agent_pb2 import FirmwareStatus
+from jarvis_native import Firmware, MeasuredObject, load_firmware
+from jarvis_native.loader import LIBRARY, MANIFEST, SIGNATURE
+from jarvis_trust.errors import FirmwareError, TrustError
+from jarvis_trust.eventlog import load_attempt, mapping
+
+from jarvis_agent.config import AgentConfig
+from jarvis_agent.event_log import EventLog
+from jarvis_agent.tpm import TpmPriority, TpmWorker
+from jarvis_agent.tpm_device import TpmDevice
+
+_LOG = logging.getLogger(__name__)
+_MAX_MANIFEST_BYTES = 64 * 1024
+"""What an attestation carries at most; a real manifest has under 2 KiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareState:
+    """What came of the one attempt to load firmware in this process."""
+
+    firmware: Firmware | None
+    """The loaded library; None when it was refused."""
+    sha256: bytes
+    """Of the library's bytes as measured; empty when it was never read."""
+    manifest: bytes
+    """manifest.json as it lies there, for the controller's own judgement; empty when missing."""
+    signature: bytes
+    reason: str = ""
+    """Why it was refused, e.g. FIRMWARE_SIGNATURE_INVALID; empty when loaded."""
+    message: str = ""
+
+    def status(self) -> FirmwareStatus:
+        """The wire's form."""
+        return FirmwareStatus(
+            loaded=self.firmware is not None,
+            sha256=self.sha256,
+            version="" if self.firmware is None else self.firmware.version,
+            reason=self.reason,
+            message=self.message,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurementContext:
+    """Who measures: what every event names beside the digest."""
+
+    worker: TpmWorker
+    event_log: EventLog
+    boot_id: bytes
+    session_id: bytes
+
+    def record_load_attempt(self, measured: MeasuredObject) -> None:
+        """Logs and extends; blocks until the TPM has it. Called before anything is judged."""
+
+        def operation(device: TpmDevice) -> None:
+            self.event_log.record(
+                device,
+                load_attempt(
+                    object_name=measured.name,
+                    sha256=measured.sha256,
+                    time=datetime.now(UTC),
+                    boot_id=self.boot_id,
+                    session_id=self.session_id,
+                ),
+            )
+
+        self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
+
+    def record_mapping(self, path: str, sha256: bytes) -> None:
+        """Logs and extends another executable mapping, unless this boot's log has the same file already."""
+
+        def operation(device: TpmDevice) -> None:
+            if not self.event_log.holds_mapping(path, sha256):
+                self.event_log.record(
+                    device,
+                    mapping(
+                        path=path, sha256=sha256, time=datetime.now(UTC), boot_id=self.boot_id, session_id=self.session_id
+                    ),
+                )
+
+        self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
+
+
+def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
+    """Measures and tries to load the firmware. Blocks; never raises for bad firmware, it says so in the state.
+
+    A TPM or an event log that fails in the middle is a refusal too: what was not measured does not run.
+    """
+    measured: list[bytes] = []
+
+    def measure(found: MeasuredObject) -> None:
+        measured.append(found.sha256)
+        context.record_load_attempt(found)
+
+    try:
+        firmware = load_firmware(
+            config.firmware_directory,
+            release_key=_read_key(config.release_key),
+            floor=config.firmware_floor,
+            measure=measure,
+        )
+        _record_mappings(context)
+    except TrustError as error:
+        _LOG.error("firmware refused (%s): %s", error.reason, error.message)  # noqa: TRY400 - a verdict, not a crash
+        return FirmwareState(
+            firmware=None,
+            sha256=measured[0] if measured else b"",
+            manifest=_read_capped(config.firmware_directory / MANIFEST),
+            signature=_read_capped(config.firmware_directory / SIGNATURE),
+            reason=error.reason,
+            message=error.message,
+        )
+    return FirmwareState(
+        firmware=firmware, sha256=firmware.digest, manifest=firmware.manifest_bytes, signature=firmware.signature
+    )
+
+
+def executable_mappings(maps: str) -> Iterator[tuple[str, str]]:
+    """(address range, path) of each file that is mapped executable, from the text of /proc/PID/maps, each path once.
+
+    The memfd of the firmware is left out: its sealed bytes have an event of their own.
+    """
+    seen: set[str] = set()
+    for line in maps.splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) < 6 or "x" not in fields[1] or not fields[5].startswith("/"):
+            continue
+        path = fields[5]
+        if path not in seen and not path.startswith(f"/memfd:{LIBRARY}"):
+            seen.add(path)
+            yield fields[0], path
+
+
+def _record_mappings(context: MeasurementContext) -> None:
+    for addresses, path in executable_mappings(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")):
+        digest = _hash_mapping(addresses, path)
+        if digest is not None:
+            context.record_mapping(path, digest)
+
+
+def _hash_mapping(addresses: str, path: str) -> bytes | None:
+    """SHA-256 of the file that is really mapped (map_files follows it even when it was deleted or replaced), else of its path."""
+    for name in (f"/proc/self/map_files/{addresses}", path):
+        try:
+            with open(name, "rb") as file:  # noqa: PTH123 - the kernel's magic link, not a path to resolve
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            reason = error.strerror
+    _LOG.warning("an executable mapping cannot be read and is not in the event log: %s: %s", path, reason)
+    return None
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FirmwareError("FIRMWARE_KEY_MISSING", f"release_key {path} cannot be read: {error.strerror}") from error
+
+
+def _read_capped(path: Path) -> bytes:
+    """The file's bytes; empty when it is not there or is larger than evidence carries (the controller then says what is missing)."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_MANIFEST_BYTES + 1)
+    except OSError:
+        return b""
+    return data if len(data) <= _MAX_MANIFEST_BYTES else b""
+
+
+def read_boot_id() -> bytes:
+    """The kernel's boot id, 16 bytes."""
+    return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip().replace("-", ""))
+
+
+def new_session_id() -> bytes:
+    """16 random bytes, new for each process."""
+    return os.urandom(16)
