@@ -32,8 +32,10 @@ static void set_resolution(struct trace_interface *interface, uint8_t resolution
         return;
     if (resolution <= 9)
         interface->multiply = power_of_ten(9u - resolution);
+    else if (resolution - 9u <= 19)
+        interface->divide = power_of_ten(resolution - 9u);
     else
-        interface->divide = resolution - 9u <= 19 ? power_of_ten(resolution - 9u) : UINT64_MAX;
+        interface->shift = 0x7f; /* 64 bits of such ticks are less than a ns: this too makes 0 of them */
 }
 
 static inline uint64_t to_ns(const struct trace_interface *interface, uint64_t ticks) {
