@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jarvisctl capture start|stop|status`: one outcome per agent, as the agents answer."""
+
+import uuid
+from collections.abc import AsyncIterable
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from jarvis.capture.v1 import capture_pb2, fleet_pb2
+
+from jarvisctl.client import Fleet, nothing_selected, run
+from jarvisctl.errors import ExitCode, usage_error
+from jarvisctl.format.objects import enum_text, to_object
+from jarvisctl.format.progress import progress
+from jarvisctl.format.table import Column, Table
+from jarvisctl.format.units import count, printable, scaled, seconds_of, span
+from jarvisctl.options import AgentOption, AllOption, SelectorOption, check_range, make_selector, parse_duration, to_duration
+from jarvisctl.status import failure_of
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+_STATE = capture_pb2.CaptureState.DESCRIPTOR
+
+
+class Backend(StrEnum):
+    """Where frames come from."""
+
+    AUTO = "auto"
+    FILE = "file"
+    PCAP = "pcap"
+    AFPACKET = "afpacket"
+
+
+class TimestampSource(StrEnum):
+    """Whose clock stamps live packets."""
+
+    DEFAULT = "default"
+    KERNEL = "kernel"
+    HARDWARE = "hardware"
+
+
+_TIMESTAMP_SOURCES = {
+    TimestampSource.DEFAULT: capture_pb2.TIMESTAMP_SOURCE_UNSPECIFIED,
+    TimestampSource.KERNEL: capture_pb2.TIMESTAMP_SOURCE_KERNEL,
+    TimestampSource.HARDWARE: capture_pb2.TIMESTAMP_SOURCE_HARDWARE,
+}
+
+
+@app.command()
+def start(
+    context: typer.Context,
+    *,
+    agent: AgentOption = None,
+    selector: SelectorOption = "",
+    everybody: AllOption = False,
+    interface: Annotated[str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents.")] = "",
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--file", metavar="FILE", help="Capture file below the agents' replay directory; repeat for one trace of several."
+        ),
+    ] = None,
+    backend: Annotated[Backend, typer.Option("--backend", help="auto takes the best that works there.")] = Backend.AUTO,
+    filter_: Annotated[str, typer.Option("--filter", "-f", metavar="BPF", help="Only packets that match.")] = "",
+    snaplen: Annotated[
+        int, typer.Option("--snaplen", metavar="BYTES", help="Kept of each frame: 64 to 262,144; 0: 262,144.")
+    ] = 0,
+    buffer_size_mb: Annotated[int, typer.Option("--buffer-size-mb", metavar="MIB", help="Kernel ring: 64 to 8,192.")] = 64,
+    timestamp_source: Annotated[
+        TimestampSource, typer.Option("--timestamp-source", help="default: file, what it holds; live, kernel.")
+    ] = (TimestampSource.DEFAULT),
+    promiscuous: Annotated[bool, typer.Option("--promiscuous", help="Also frames for other hosts.")] = False,
+    max_flows: Annotated[int, typer.Option("--max-flows", metavar="N", help="Live flows: 4,096 to 16,777,216.")] = 1_048_576,
+    idle_timeout: Annotated[
+        str, typer.Option("--idle-timeout", metavar="TIME", help="Ends a flow without packets: 30s, 5m, seconds; 0: never.")
+    ] = "30s",
+    active_timeout: Annotated[
+        str, typer.Option("--active-timeout", metavar="TIME", help="Reports a long flow; 0: never.")
+    ] = "300s",
+) -> None:
+    """Starts a capture on every agent addressed. Needs role operator."""
+    wanted = make_selector(agent, selector, everybody, changes=True)
+    spec = capture_pb2.CaptureSpec(
+        interface=interface,
+        files=file or (),
+        backend=backend.value,
+        filter=filter_,
+        snaplen=check_range("--snaplen", snaplen, 64, 262_144, "bytes", zero="262,144"),
+        buffer_size_mb=check_range("--buffer-size-mb", buffer_size_mb, 64, 8192, "MiB"),
+        timestamp_source=_TIMESTAMP_SOURCES[timestamp_source],
+        promiscuous=promiscuous,
+        max_flows=check_range("--max-flows", max_flows, 4096, 16_777_216, "flows"),
+        idle_timeout=to_duration(parse_duration("--idle-timeout", idle_timeout)),
+        active_timeout=to_duration(parse_duration("--active-timeout", active_timeout)),
+    )
+    _check_source(spec)
+    request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))
+    run(context, lambda fleet: _outcomes(fleet, "starting", fleet.stub.StartCaptures(request, timeout=fleet.timeout_s)))
+
+
+@app.command()
+def stop(
+    context: typer.Context,
+    *,
+    agent: AgentOption = None,
+    selector: SelectorOption = "",
+    everybody: AllOption = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Do not meter what is still in the ring.")] = False,
+) -> None:
+    """Stops the capture on every agent addressed; its flows end and are sent. Needs role operator."""
+    wanted = make_selector(agent, selector, everybody, changes=True)
+    request = fleet_pb2.StopCapturesRequest(selector=wanted, discard=discard, request_id=str(uuid.uuid4()))
+    run(context, lambda fleet: _outcomes(fleet, "stopping", fleet.stub.StopCaptures(request, timeout=fleet.timeout_s)))
+
+
+@app.command()
+def status(
+    context: typer.Context, agent: AgentOption = None, selector: SelectorOption = "", everybody: AllOption = False
+) -> None:
+    """Shows the state and the counters of captures."""
+    request = fleet_pb2.GetCaptureStatusesRequest(selector=make_selector(agent, selector, everybody))
+    run(context, lambda fleet: _outcomes(fleet, "asking", fleet.stub.GetCaptureStatuses(request, timeout=fleet.timeout_s)))
+
+
+def _check_source(spec: capture_pb2.CaptureSpec) -> None:
+    if spec.interface and spec.files:
+        raise usage_error(
+            f"--interface is {spec.interface!r} and --file is {spec.files[0]!r}: exactly one of the two is accepted"
+        )
+    if not spec.interface and not spec.files:
+        raise usage_error("nothing to capture from: give --interface NAME, or --file FILE for each file of a trace")
+    if spec.interface and spec.backend == Backend.FILE:
+        raise usage_error(
+            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap and afpacket"
+        )
+    if spec.files and spec.backend not in {Backend.AUTO, Backend.FILE}:
+        raise usage_error(f"--backend is {spec.backend!r} and --file is {spec.files[0]!r}: accepted for files are auto and file")
+
+
+async def _outcomes(fleet: Fleet, what: str, outcomes: AsyncIterable[fleet_pb2.CaptureOutcome]) -> ExitCode:
+    """Prints each agent's outcome."""
+    answers = failures = 0
+    table = _table()
+    with progress(what, fleet.output) as answered:
+        async for outcome in outcomes:
+            answered()
+            answers += 1
+            failure = failure_of(outcome.status)
+            failures += failure is not None
+            if fleet.output.json:
+                fleet.output.line(_object(outcome))
+            else:
+                table.add(*_row(outcome, failure.sentence if failure else ""))
+    if not answers:
+        raise nothing_selected()
+    if not fleet.output.json:
+        fleet.output.table(table)
+        if failures:
+            fleet.output.remark(f"{failures} of {answers} agents failed")
+    return ExitCode.FAILED if failures else ExitCode.OK
+
+
+def _object(outcome: fleet_pb2.CaptureOutcome) -> dict[str, Any]:
+    failure = failure_of(outcome.status)
+    return {
+        "agent_id": outcome.agent_id,
+        "ok": failure is None,
+        "error": failure.to_object() if failure else None,
+        "capture": to_object(outcome.capture) if outcome.HasField("capture") else None,
+    }
+
+
+def _table() -> Table:
+    return Table(
+        columns=[
+            Column(title="AGENT", cut=12),
+            Column(title="STATE"),
+            Column(title="SOURCE"),
+            Column(title="BACKEND"),
+            Column(title="UPTIME", right=True),
+            Column(title="PACKETS", right=True),
+            Column(title="BYTES", right=True),
+            Column(title="DROPPED", right=True),
+            Column(title="FLOWS", right=True),
+            Column(title="MESSAGE", fold=True),
+        ]
+    )
+
+
+def _row(outcome: fleet_pb2.CaptureOutcome, failure: str) -> list[str]:
+    """A failed agent's row says so and why; what is known of its capture follows all the same."""
+    if not outcome.HasField("capture"):
+        return [outcome.agent_id, "failed" if failure else "ok", *["-"] * 7, failure or "-"]
+    capture = outcome.capture
+    metrics = capture.metrics
+    state = enum_text(_STATE, capture.state)
+    message = "; ".join(part for part in (failure, printable(capture.message)) if part)
+    return [
+        outcome.agent_id,
+        "failed" if failure else state,
+        printable(capture.spec.interface or ",".join(capture.spec.files)) or "-",
+        printable(capture.backend) or "-",
+        span(seconds_of(capture.uptime)),
+        count(metrics.received),
+        scaled(metrics.received_octets, "B"),
+        count(metrics.dropped_nic + metrics.dropped_kernel + metrics.dropped_user),
+        count(metrics.flows_active),
+        message or "-",
+    ]

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Following finished flows: one stream, kept up across lost connections, with everything that was lost said.
+
+    WatchFlows -> batch      -> lines on stdout
+                  loss       -> stderr, counted
+                  status     -> stderr
+                  watermark  -> only for programs
+    connection lost -> wait -> again; for one agent after its last resume token, else from now on, and then the gap is said
+
+The limit, Ctrl-C, or the end of what is kept ends it; the tally is the last line.
+"""
+
+import asyncio
+import random
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from grpc import aio
+from jarvis.capture.v1 import fleet_pb2, flow_pb2
+
+from jarvisctl.client import Fleet
+from jarvisctl.errors import ExitCode
+from jarvisctl.format.flow_events import Tally, loss_object, loss_text, status_object, status_text, watermark_object
+from jarvisctl.format.flows import FlowJson, FlowText, arrow_for_output
+from jarvisctl.format.table import is_terminal
+from jarvisctl.status import translate
+
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 10.0
+_SHOWN_OF_AGENT = 8
+#: A resume token that the agent no longer knows (it was restarted, or its log has gone round).
+_TOKEN_REFUSED = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+)
+
+
+class FlowStream:
+    """One run of `jarvisctl flows` over finished flows."""
+
+    def __init__(self, fleet: Fleet, request: fleet_pb2.WatchFlowsRequest, *, limit: int = 0) -> None:
+        """limit: end after so many flows; 0 = never."""
+        self._fleet = fleet
+        self._request = request
+        self._limit = limit
+        self._format = (
+            FlowJson()
+            if fleet.output.json
+            else FlowText(agent_width=_SHOWN_OF_AGENT if is_terminal() else 0, arrow=arrow_for_output())
+        )
+        self._tally = Tally()
+        self._token = b""
+        #: When the connection was lost, seconds since the epoch; None while it is there.
+        self._lost_at: float | None = None
+        #: Whether this call, and any call, has brought a message.
+        self._answered = False
+        self._ever_answered = False
+
+    async def run(self) -> ExitCode:
+        """Until the stream ends, the limit is reached or the task is cancelled (Ctrl-C); says the tally in every case."""
+        try:
+            await self._keep_up()
+        finally:
+            self._say_tally()
+        return ExitCode.OK
+
+    async def _keep_up(self) -> None:
+        delay = _FIRST_DELAY_S
+        while True:
+            self._answered = False
+            try:
+                await self._stream()
+            except aio.AioRpcError as error:
+                if not self._may_retry(error):
+                    raise
+            else:
+                return
+            delay = _FIRST_DELAY_S if self._answered else min(delay * 2, _LONGEST_DELAY_S)
+            # Jitter: a controller that comes back is not met by all its operators at once.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
+            self._set_start_again()
+
+    async def _stream(self) -> None:
+        timeout = None if self._request.subscription.follow else self._fleet.timeout_s
+        call = self._fleet.stub.WatchFlows(self._request, timeout=timeout)
+        async for answer in call:
+            if not self._answered:
+                self._connected()
+            self._take(answer)
+            if self._limit and self._tally.flows >= self._limit:
+                call.cancel()
+                return
+
+    def _take(self, answer: fleet_pb2.WatchFlowsResponse) -> None:
+        output, agent_id = self._fleet.output, answer.agent_id
+        kind = answer.WhichOneof("event")
+        if kind == "batch":
+            self._take_batch(agent_id, answer.batch)
+        elif kind == "loss":
+            self._tally.loss(answer.loss)
+            self._say(loss_object(agent_id, answer.loss), loss_text(agent_id, answer.loss))
+        elif kind == "status":
+            self._say(status_object(agent_id, answer.status), status_text(agent_id, answer.status))
+        elif kind == "watermark" and output.json:
+            output.line(watermark_object(agent_id, answer.watermark))
+
+    def _take_batch(self, agent_id: str, batch: flow_pb2.FlowBatch) -> None:
+        if self._limit and self._tally.flows + len(batch.records) > self._limit:
+            del batch.records[self._limit - self._tally.flows :]
+        self._tally.flow(agent_id, len(batch.records))
+        self._fleet.output.text(self._format.lines(agent_id, batch))
+        if batch.resume_token:
+            self._token = batch.resume_token
+
+    @property
+    def _one_agent(self) -> bool:
+        """Resume tokens are an agent's own: they can be used only when exactly one is addressed."""
+        return len(self._request.selector.agent_ids) == 1
+
+    def _may_retry(self, error: aio.AioRpcError) -> bool:
+        """Whether the stream goes on over another call. The first connection must come about: its failure ends the command."""
+        subscription = self._request.subscription
+        if not subscription.follow or not self._ever_answered:
+            return False
+        if subscription.resume_token and error.code() in _TOKEN_REFUSED:
+            self._token = b""
+            self._say_connection("refused", f"the agent does not know any more where the stream stopped: {error.details()}")
+            return True
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return False
+        cause = translate(error, self._fleet.config, self._fleet.timeout_s).message
+        self._lost_at = self._lost_at or time.time()
+        self._say_connection("lost", f"connection lost, trying again: {cause}")
+        return True
+
+    def _set_start_again(self) -> None:
+        """Where the next call starts: after the token if possible; as asked if nothing came yet; else with what is new."""
+        subscription = self._request.subscription
+        if self._token and self._one_agent:
+            subscription.resume_token = self._token
+        elif self._tally.flows:
+            subscription.only_new = True
+
+    def _connected(self) -> None:
+        """The first message of a call: a connection that was lost is back, and what that means for the flows is said."""
+        self._answered = self._ever_answered = True
+        if self._lost_at is None:
+            return
+        lost_at, self._lost_at = datetime.fromtimestamp(self._lost_at, UTC).astimezone(), None
+        if not self._request.subscription.only_new:
+            self._say_connection("resumed", "connected again, no flow was missed or repeated unless a loss is said")
+            return
+        hint = "" if self._one_agent else " (a stream of one --agent takes up again where it stopped)"
+        self._say_connection("gap", f"connected again: flows that ended from {lost_at:%H:%M:%S} until now may be missing{hint}")
+
+    def _say(self, value: dict[str, Any], text: str) -> None:
+        """Beside the flows: an object among them for programs, a line on stderr for people."""
+        if self._fleet.output.json:
+            self._fleet.output.line(value)
+        else:
+            self._fleet.output.remark(text)
+
+    def _say_connection(self, state: str, text: str) -> None:
+        self._say({"event": "connection", "state": state, "message": text}, text)
+
+    def _say_tally(self) -> None:
+        self._say(self._tally.to_object(), self._tally.text())

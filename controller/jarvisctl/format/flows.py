@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flow records as lines, fast enough for a stream: one pass over a batch, one f-string per flow, caches for what repeats.
+
+    12:00:01.123 ysd3kf2a  TCP 10.0.0.1:4242 → 10.0.0.2:80  fwd 5/420B rev 4/1.2kB  0.01s  end:idle
+
+The time is that of the flow's last packet, in the operator's time zone. Addresses come as 4 or 16 bytes in network order.
+"""
+
+import json
+import socket
+import sys
+import time
+
+from jarvis.capture.v1.flow_pb2 import FlowBatch, FlowEndReason, FlowRecord, FlowState
+
+from jarvisctl.format.objects import enum_text
+from jarvisctl.format.units import scaled, span
+
+_CACHED_ADDRESSES = 65_536
+_CACHED_SECONDS = 4_096
+
+#: IANA protocol numbers by their usual short names.
+_NAMES = {
+    1: "ICMP",
+    2: "IGMP",
+    4: "IPIP",
+    6: "TCP",
+    17: "UDP",
+    33: "DCCP",
+    41: "IPv6",
+    47: "GRE",
+    50: "ESP",
+    51: "AH",
+    58: "ICMPv6",
+}
+_NAMES |= {89: "OSPF", 103: "PIM", 112: "VRRP", 115: "L2TP", 132: "SCTP", 136: "UDPLite"}
+PROTOCOLS = tuple(_NAMES.get(number, f"proto-{number}") for number in range(256))
+_WITH_PORTS = frozenset({6, 17, 33, 132, 136})
+_ICMP = frozenset({1, 58})
+
+#: Short words for people; programs get the enum's name.
+_ENDS = {0: "-", 1: "idle", 2: "active", 3: "finished", 4: "forced", 5: "resources"}
+_END_NAMES = {number: enum_text(FlowEndReason.DESCRIPTOR, number) for number in range(6)}
+_STATE_NAMES = {number: enum_text(FlowState.DESCRIPTOR, number) for number in range(4)}
+
+
+class _Addresses(dict[bytes, str]):
+    """Address bytes to text, forgotten all at once when too many."""
+
+    def __missing__(self, packed: bytes) -> str:
+        if len(self) >= _CACHED_ADDRESSES:
+            self.clear()
+        text = self[packed] = address_text(packed)
+        return text
+
+
+class _Hosts(dict[bytes, str]):
+    """Address bytes to text that a port may follow: IPv6 in brackets."""
+
+    def __missing__(self, packed: bytes) -> str:
+        if len(self) >= _CACHED_ADDRESSES:
+            self.clear()
+        text = address_text(packed)
+        self[packed] = text = f"[{text}]" if len(packed) == 16 else text
+        return text
+
+
+class _Clock(dict[int, str]):
+    """Seconds since the epoch to HH:MM:SS in local time."""
+
+    def __missing__(self, second: int) -> str:
+        if len(self) >= _CACHED_SECONDS:
+            self.clear()
+        text = self[second] = time.strftime("%H:%M:%S", time.localtime(second))
+        return text
+
+
+def arrow_for_output() -> str:
+    """The arrow that stdout can carry."""
+    try:
+        "→".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "->"
+    return "→"
+
+
+def address_text(packed: bytes) -> str:
+    """The usual text of 4 or 16 bytes; other lengths, which no agent sends, as hex."""
+    if len(packed) == 4:
+        return socket.inet_ntop(socket.AF_INET, packed)
+    return socket.inet_ntop(socket.AF_INET6, packed) if len(packed) == 16 else packed.hex() or "-"
+
+
+def endpoints(record: FlowRecord, arrow: str) -> str:
+    """Protocol, source and destination; type and code for ICMP, nothing for protocols without ports."""
+    protocol = record.ip_protocol
+    source, destination = address_text(record.src_addr), address_text(record.dst_addr)
+    name = PROTOCOLS[protocol] if protocol < 256 else str(protocol)
+    if protocol in _WITH_PORTS:
+        source = f"[{source}]" if len(record.src_addr) == 16 else source
+        destination = f"[{destination}]" if len(record.dst_addr) == 16 else destination
+        return f"{name} {source}:{record.src_port} {arrow} {destination}:{record.dst_port}"
+    detail = f" type {record.icmp_type_code >> 8} code {record.icmp_type_code & 255}" if protocol in _ICMP else ""
+    return f"{name} {source} {arrow} {destination}{detail}"
+
+
+class FlowText:
+    """Lines for people. One per stream; not thread-safe."""
+
+    def __init__(self, *, agent_width: int = 0, arrow: str = "→") -> None:
+        """agent_width: characters of the agent id that are shown; 0 = all."""
+        self._agent_width = agent_width
+        self._arrow = arrow
+        self._hosts = _Hosts()
+        self._clock = _Clock()
+
+    def lines(self, agent_id: str, batch: FlowBatch) -> str:
+        """All records of a batch, each ending with a newline."""
+        agent = agent_id[: self._agent_width] if self._agent_width else agent_id
+        base, hosts, clock, arrow = batch.base_time_unix_ns, self._hosts, self._clock, self._arrow
+        text = []
+        for record in batch.records:
+            end_delta = record.end_delta_ns
+            second, rest = divmod(base + end_delta, 1_000_000_000)
+            protocol = record.ip_protocol
+            if protocol in _WITH_PORTS:
+                source, destination = hosts[record.src_addr], hosts[record.dst_addr]
+                ends = f"{PROTOCOLS[protocol]} {source}:{record.src_port} {arrow} {destination}:{record.dst_port}"
+            else:
+                ends = endpoints(record, arrow)
+            forward, reverse = record.fwd_octets, record.rev_octets
+            length = end_delta - record.start_delta_ns
+            vlan = record.vlan_id
+            text.append(
+                f"{clock[second]}.{rest // 1_000_000:03d} {agent}  {ends}"
+                f"  fwd {record.fwd_packets}/{f'{forward}B' if forward < 1000 else scaled(forward, 'B')}"
+                f" rev {record.rev_packets}/{f'{reverse}B' if reverse < 1000 else scaled(reverse, 'B')}"
+                f"  {f'{length / 1e9:.2f}s' if length < 10_000_000_000 else span(length / 1e9)}"
+                f"{f'  vlan {vlan}' if vlan else ''}  end:{_ENDS.get(record.end_reason, record.end_reason)}\n"
+            )
+        return "".join(text)
+
+
+class FlowJson:
+    """One JSON object a line. One per stream; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._addresses = _Addresses()
+
+    def lines(self, agent_id: str, batch: FlowBatch) -> str:
+        """All records of a batch. Nothing needs escaping but the agent id: the rest are numbers, addresses and names of ours.
+
+        flow_id is 16 hex digits, because JSON readers lose integers above 2**53; times are ns since the Unix epoch.
+        """
+        agent = json.dumps(agent_id)
+        base, addresses, shard = batch.base_time_unix_ns, self._addresses, batch.shard
+        text = []
+        for record in batch.records:
+            forward_flags, reverse_flags = record.fwd_tcp_flags, record.rev_tcp_flags
+            text.append(
+                f'{{"event":"flow","agent_id":{agent},"shard":{shard},"flow_id":"{record.flow_id:016x}"'
+                f',"src_addr":"{addresses[record.src_addr]}","dst_addr":"{addresses[record.dst_addr]}"'
+                f',"src_port":{record.src_port},"dst_port":{record.dst_port},"ip_protocol":{record.ip_protocol},"vlan_id":{record.vlan_id}'
+                f',"fwd_packets":{record.fwd_packets},"fwd_octets":{record.fwd_octets}'
+                f',"rev_packets":{record.rev_packets},"rev_octets":{record.rev_octets}'
+                f',"start_time_unix_ns":{base + record.start_delta_ns},"end_time_unix_ns":{base + record.end_delta_ns}'
+                f',"tcp_flags":{forward_flags | reverse_flags},"fwd_tcp_flags":{forward_flags},"rev_tcp_flags":{reverse_flags}'
+                f',"end_reason":"{_END_NAMES.get(record.end_reason, record.end_reason)}"'
+                f',"state":"{_STATE_NAMES.get(record.state, record.state)}"'
+                f',"interface_index":{record.interface_index},"icmp_type_code":{record.icmp_type_code},"dscp":{record.dscp}'
+                f',"first_packet_id":{record.first_packet_id},"last_packet_id":{record.last_packet_id}}}\n'
+            )
+        return "".join(text)
