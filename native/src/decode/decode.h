@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Frame in, packet out: one pass with a cursor, no allocation, bounded work per frame, nothing read past caplen. */
+#ifndef JARVIS_DECODE_H
+#define JARVIS_DECODE_H
+
+#include "decode/packet.h"
+#include "frame.h"
+
+enum decode_result {
+    DECODE_IP = 0,        /* *packet is filled, endpoints in wire order */
+    DECODE_NON_IP = 1,    /* a well-formed frame of another protocol, or a link type that carries none of ours */
+    DECODE_MALFORMED = 2, /* a header is truncated or contradicts itself before the flow key could be read */
+};
+
+enum decode_limits {
+    DECODE_MAX_TAGS = 16,              /* VLAN tags, MPLS labels: a longer stack is malformed */
+    DECODE_MAX_EXTENSION_HEADERS = 16, /* of one IPv6 packet: after that many the next header counts as the protocol */
+};
+
+/* Decodes the outermost IP header. packet->ts_ns and interface_index are copied from the frame; hash and packet_id are the caller's. */
+enum decode_result decode_frame(const struct frame *frame, struct packet *packet);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the decoder knows of one IP packet, and the flow key inside it. */
+#ifndef JARVIS_PACKET_H
+#define JARVIS_PACKET_H
+
+#include <assert.h>
+#include <stdint.h>
+
+/* The key of a bidirectional flow. 40 bytes without holes, because it is hashed and compared as five words.
+ * From the decoder endpoint 0 is the source; packet_canonicalise puts the lower (address, port) first. */
+struct flow_key {
+    uint8_t addr[2][16]; /* network order; IPv4: the first 4 bytes, the rest 0 */
+    uint16_t port[2];    /* host order; 0 but for TCP, UDP, SCTP */
+    uint16_t vlan_id;    /* outermost tag, 0 = untagged */
+    uint8_t protocol;    /* IANA number, after IPv6 extension headers */
+    uint8_t ip_version;  /* 4 or 6; 0 marks a free record of the flow table */
+};
+static_assert(sizeof(struct flow_key) == 40, "the flow key is hashed as five 64-bit words");
+
+enum packet_fragment {
+    PACKET_WHOLE = 0,
+    PACKET_FRAGMENT_FIRST = 1, /* offset 0, more to come: carries the ports */
+    PACKET_FRAGMENT_LATER = 2, /* offset > 0: no transport header */
+};
+
+struct packet {
+    struct flow_key key;
+    uint64_t hash;              /* of the canonical key; set by the worker */
+    uint64_t ts_ns;             /* ns since the Unix epoch */
+    uint64_t packet_id;         /* number within the worker, from 1 */
+    uint32_t octets;            /* IP total length */
+    uint32_t fragment_id;       /* IPv4 identification or the IPv6 fragment header's */
+    uint16_t tcp_flags;         /* 12 bits: reserved, CWR .. FIN (IE 6) */
+    uint16_t interface_index;
+    uint8_t from;               /* which endpoint of the key sent it: 0 or 1 */
+    uint8_t fragment;           /* enum packet_fragment */
+    uint8_t fragment_protocol;  /* next header after the IPv6 fragment header, which every fragment repeats; IPv4: the protocol */
+    uint8_t dscp;
+    uint8_t icmp_type;
+    uint8_t icmp_code;
+};
+
+/* Puts the lower (address, port) first and notes which endpoint sent the packet. */
+void packet_canonicalise(struct packet *packet);
+
+#endif

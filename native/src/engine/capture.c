@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making and freeing a capture: configuration copied and checked, files opened, tables allocated. */
+#include "engine/capture.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "config.h"
+#include "engine/flow_config.h"
+#include "error.h"
+
+static char *copy_string(const char *text, bool *ok)
+{
+    char *copy = text ? strdup(text) : NULL;
+    *ok = *ok && (copy || !text);
+    return copy;
+}
+
+static bool copy_config(struct capture_config *copy, const struct capture_config *config)
+{
+    bool ok = true;
+    *copy = *config;
+    copy->interface = copy_string(config->interface, &ok);
+    copy->backend = copy_string(config->backend, &ok);
+    copy->filter = copy_string(config->filter, &ok);
+    const char **files = config->file_count ? calloc(config->file_count, sizeof(*files)) : NULL;
+    copy->files = files;
+    copy->file_count = files ? config->file_count : 0;
+    for (uint32_t i = 0; i < copy->file_count; i++)
+        files[i] = copy_string(config->files[i], &ok);
+    int32_t *cpus = config->worker_cpus ? calloc(config->worker_cpu_count, sizeof(*cpus)) : NULL;
+    copy->worker_cpus = cpus;
+    if (cpus)
+        memcpy(cpus, config->worker_cpus, config->worker_cpu_count * sizeof(*cpus));
+    return ok && (files || !config->file_count) && (cpus || !config->worker_cpus);
+}
+
+static void free_config(struct capture_config *config)
+{
+    for (uint32_t i = 0; i < config->file_count; i++)
+        free((char *)config->files[i]);
+    free((void *)config->files);
+    free((void *)config->worker_cpus);
+    free((char *)config->interface);
+    free((char *)config->backend);
+    free((char *)config->filter);
+}
+
+static int no_memory(struct capture_error_info *error, const char *field, const char *what, uint64_t bytes)
+{
+    return capture_fail(error, CAPTURE_ERR_NO_MEMORY, field, "%llu bytes for the %s could not be mapped",
+                        (unsigned long long)bytes, what);
+}
+
+static int random_bytes(void *out, size_t size, struct capture_error_info *error)
+{
+    if (getrandom(out, size, 0) != (ssize_t)size)
+        return capture_fail(error, CAPTURE_ERR_IO, "", "the operating system gave no random bytes");
+    return CAPTURE_OK;
+}
+
+static void init_locks(struct capture *capture)
+{
+    pthread_mutex_init(&capture->error_mutex, NULL);
+    pthread_mutex_init(&capture->stats_mutex, NULL);
+    pthread_mutex_init(&capture->wake_mutex, NULL);
+    pthread_cond_init(&capture->wake, NULL);
+    pthread_mutex_init(&capture->scan_mutex, NULL);
+    pthread_mutex_init(&capture->readers_mutex, NULL);
+    for (uint32_t i = 0; i < capture->worker_count; i++) {
+        struct worker *worker = &capture->workers[i];
+        worker->capture = capture;
+        worker->number = i;
+        pthread_mutex_init(&worker->owner, NULL);
+        pthread_mutex_init(&worker->scan.lock, NULL);
+        pthread_cond_init(&worker->scan.done, NULL);
+    }
+}
+
+static int init_worker(struct worker *worker, struct capture_error_info *error)
+{
+    const struct capture *capture = worker->capture;
+    const struct capture_config *config = &capture->config;
+    int result = frame_filter_compile(config->filter, capture_config_snaplen(config), &worker->filter, error);
+    if (result == CAPTURE_OK && config->packet_ring_mb) {
+        uint32_t share = config->packet_ring_mb / capture->worker_count;
+        result = packet_ring_create(share ? share : 1, &worker->ring, error);
+    }
+    if (result == CAPTURE_OK && !capture->ops->live)
+        result = capture->ops->open(config, worker->number, capture->worker_count, &worker->backend, error);
+    return result;
+}
+
+int capture_init(const struct capture_config *config, capture_t **out, struct capture_error_info *error)
+{
+    *out = NULL;
+    int result = capture_config_validate(config, error);
+    if (result != CAPTURE_OK)
+        return result;
+    struct capture_error_info refusal = {0};
+    const struct capture_backend_ops *ops = backend_select(config, &refusal);
+    if (!ops) {
+        if (error)
+            *error = refusal;
+        return refusal.code;
+    }
+    struct capture *capture = calloc(1, sizeof(*capture));
+    uint32_t worker_count = config->workers ? config->workers : 1;
+    struct worker *workers = calloc(worker_count, sizeof(*workers));
+    if (!capture || !workers) {
+        free(capture);
+        free(workers);
+        return no_memory(error, "workers", "workers", worker_count * sizeof(*workers));
+    }
+    capture->ops = ops;
+    capture->workers = workers;
+    capture->worker_count = worker_count;
+    capture->threaded = config->workers > 0;
+    init_locks(capture);
+    if (!copy_config(&capture->config, config))
+        result = no_memory(error, "", "configuration", 0);
+    if (result == CAPTURE_OK)
+        result = random_bytes(capture->epoch, sizeof(capture->epoch), error);
+    for (uint32_t i = 0; i < worker_count && result == CAPTURE_OK; i++)
+        result = init_worker(&workers[i], error);
+    if (result != CAPTURE_OK) {
+        capture_destroy(capture);
+        return result;
+    }
+    *out = capture;
+    return CAPTURE_OK;
+}
+
+static void free_worker(struct worker *worker)
+{
+    worker_close_backend(worker);
+    flow_table_destroy(&worker->table);
+    fragment_cache_destroy(&worker->fragments);
+    if (worker->log.slots)
+        record_log_destroy(&worker->log);
+    frame_filter_free(worker->filter);
+    if (worker->ring)
+        packet_ring_destroy(worker->ring);
+    pthread_mutex_destroy(&worker->owner);
+    pthread_mutex_destroy(&worker->scan.lock);
+    pthread_cond_destroy(&worker->scan.done);
+}
+
+void capture_destroy(capture_t *capture)
+{
+    if (!capture)
+        return;
+    if (capture->state == CAPTURE_RUNNING)
+        capture_stop(capture, false);
+    while (capture->readers)
+        capture_reader_close(capture->readers);
+    for (uint32_t i = 0; i < capture->worker_count; i++)
+        free_worker(&capture->workers[i]);
+    free_config(&capture->config);
+    pthread_mutex_destroy(&capture->error_mutex);
+    pthread_mutex_destroy(&capture->stats_mutex);
+    pthread_mutex_destroy(&capture->wake_mutex);
+    pthread_cond_destroy(&capture->wake);
+    pthread_mutex_destroy(&capture->scan_mutex);
+    pthread_mutex_destroy(&capture->readers_mutex);
+    free(capture->workers);
+    free(capture);
+}
+
+static void log_flow(void *log, const struct capture_flow *flow)
+{
+    record_log_write(log, flow);
+}
+
+static int enable_worker(struct worker *worker, const struct capture_flow_config *config, struct capture_error_info *error)
+{
+    uint32_t workers = worker->capture->worker_count;
+    struct flow_table_config table = {
+        .max_flows = (config->max_flows + workers - 1) / workers,
+        .idle_timeout_ns = config->idle_timeout_ns,
+        .active_timeout_ns = config->active_timeout_ns,
+        .hash_seed = config->hash_seed + worker->number,
+        .hash_mask = UINT64_MAX,
+        .emit = log_flow,
+        .context = &worker->log,
+    };
+    if (!flow_table_init(&worker->table, &table))
+        return no_memory(error, "max_flows", "flow table", flow_table_bytes(&worker->table));
+    if (!fragment_cache_init(&worker->fragments, config->fragment_slots, table.hash_seed))
+        return no_memory(error, "fragment_slots", "fragment cache", fragment_cache_bytes(&worker->fragments));
+    if (!record_log_init(&worker->log, config->log_records))
+        return no_memory(error, "log_records", "record log", record_log_bytes(&worker->log));
+    return CAPTURE_OK;
+}
+
+static void disable_worker(struct worker *worker)
+{
+    flow_table_destroy(&worker->table);
+    fragment_cache_destroy(&worker->fragments);
+    if (worker->log.slots)
+        record_log_destroy(&worker->log);
+}
+
+int capture_flow_enable(capture_t *capture, const struct capture_flow_config *config, struct capture_error_info *error)
+{
+    if (capture->state != CAPTURE_CREATED)
+        return capture_fail(error, CAPTURE_ERR_STATE, "", "flow metering can only be enabled before the capture is started");
+    if (capture->metering)
+        return capture_fail(error, CAPTURE_ERR_STATE, "", "flow metering is enabled already");
+    int result = capture_flow_config_resolve(config, &capture->flow_config, error);
+    if (result == CAPTURE_OK && !capture->flow_config.hash_seed)
+        result = random_bytes(&capture->flow_config.hash_seed, sizeof(uint64_t), error);
+    for (uint32_t i = 0; i < capture->worker_count && result == CAPTURE_OK; i++)
+        result = enable_worker(&capture->workers[i], &capture->flow_config, error);
+    if (result != CAPTURE_OK) {
+        for (uint32_t i = 0; i < capture->worker_count; i++)
+            disable_worker(&capture->workers[i]);
+        return result;
+    }
+    capture->metering = true;
+    return CAPTURE_OK;
+}

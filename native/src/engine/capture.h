@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of one capture: its workers, each with a backend queue, a flow table and a record log of its own, and what they share.
+ *
+ * Who touches what
+ *   owner mutex of a worker   held by whoever moves it: its thread for as long as that lives, capture_poll, or a caller after the stop.
+ *                             Table, fragments, filter and the backend's read side belong to the holder.
+ *   counters, log, deadline   atomics, any thread.
+ *   stats mutex               the backend's stats() against its close(); what the last snapshot said.
+ */
+#ifndef JARVIS_CAPTURE_INTERNAL_H
+#define JARVIS_CAPTURE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "backend/backend.h"
+#include "filter.h"
+#include "flow/flow_table.h"
+#include "flow/fragment_cache.h"
+#include "flow/record_log.h"
+#include "jarvis_capture.h"
+#include "packet_ring.h"
+
+enum {
+    WORKERS_MAX = 64,
+    LOSSLESS_READERS_MAX = 8,
+    BATCH_RECORDS_MAX = 2 * FRAME_BATCH, /* records one batch of packets can finish, see flow_table_add */
+    EXPIRY_BUDGET = 1024,                /* flows looked at between two batches */
+    FLUSH_BUDGET = 4096,                 /* flows ended in one turn at the end of the input */
+    QUERY_SLICE = 4096,                  /* records a live-table query looks at between two batches */
+    TURN_WAIT_MS = 20,                   /* longest wait for frames: what a query or a stop may have to wait too */
+};
+
+typedef _Atomic uint64_t counter_t;
+
+/* Written by the worker's owner alone, read by any thread. */
+struct worker_counters {
+    counter_t read; /* frames taken from the backend; ahead of the sum below by the batch in work */
+    counter_t read_octets;
+    counter_t metered, metered_octets, filtered, non_ip, malformed, paused, dropped_user;
+    counter_t truncated, fragments_matched, fragments_unmatched, time_regressions, packet_ring_dropped;
+    counter_t flows_active, flows_total, flows_ended[6];
+    counter_t rate_pps, rate_bps; /* gauges of the last second; rates_known: at least one was taken */
+    counter_t rates_known;
+};
+
+static inline uint64_t counter_get(const counter_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_acquire);
+}
+
+static inline void counter_set(counter_t *counter, uint64_t value)
+{
+    atomic_store_explicit(counter, value, memory_order_release);
+}
+
+static inline void counter_add(counter_t *counter, uint64_t value)
+{
+    if (value)
+        counter_set(counter, atomic_load_explicit(counter, memory_order_relaxed) + value);
+}
+
+/* A look through a worker's live flows, posted by any thread and served in slices by the worker's owner. */
+struct flow_scan {
+    atomic_bool posted;
+    pthread_mutex_t lock; /* guards what follows; the worker only tries it, and only when something is posted */
+    pthread_cond_t done;
+    bool (*visit)(void *context, const struct capture_flow *flow); /* false: seen enough; NULL: nothing to do */
+    void *context;
+    uint32_t at;
+};
+
+enum worker_state {
+    WORKER_RUNNING = 0,
+    WORKER_ENDED = 1, /* no more input; flows remain in the table */
+    WORKER_DONE = 2,  /* every record is in the log */
+};
+
+struct worker {
+    struct capture *capture;
+    uint32_t number;
+    pthread_mutex_t owner;
+    pthread_t thread;
+    bool thread_started;
+    _Atomic int state; /* enum worker_state */
+    void *backend;     /* state of the backend's queue; NULL when closed */
+    struct backend_stats backend_final;
+    struct frame_filter *filter;
+    struct packet_ring *ring; /* NULL: no packet delivery */
+    struct flow_table table;
+    struct fragment_cache fragments;
+    struct record_log log;
+    struct flow_scan scan;
+    uint64_t packet_id;
+    uint64_t newest_ns;  /* packet time of the newest frame, and the monotonic clock when it came */
+    uint64_t newest_mono_ns;
+    uint64_t rate_mono_ns, rate_frames, rate_octets; /* when the rates were last taken, and the counters then */
+    uint64_t log_seen;   /* capture_poll: records already announced */
+    struct worker_counters counters;
+    struct frame_batch frames;
+    struct packet packets[FRAME_BATCH];
+};
+
+/* A lossless reader's positions, where the workers look before each batch. */
+struct lossless_reader {
+    atomic_bool active;
+    counter_t cursor[WORKERS_MAX];
+};
+
+enum capture_state { CAPTURE_CREATED = 0, CAPTURE_RUNNING = 1, CAPTURE_STOPPED = 2 };
+
+struct capture {
+    struct capture_config config; /* strings and arrays are copies */
+    const struct capture_backend_ops *ops;
+    struct capture_flow_config flow_config; /* defaults filled in */
+    bool metering;
+    bool threaded;
+    enum capture_state state;
+    uint32_t worker_count; /* at least 1 */
+    struct worker *workers;
+    uint8_t epoch[8]; /* random: tells this capture's resume tokens from others' */
+    counter_t deadline_boottime_ns;
+    atomic_bool stop_requested;
+    atomic_bool stop_gracefully;
+    atomic_bool released;  /* after capture_stop: workers belong to whoever comes */
+    atomic_bool finished;  /* every worker is done */
+
+    pthread_mutex_t error_mutex;
+    struct capture_error_info last_error;
+    atomic_bool failed; /* the input ended by an error */
+
+    pthread_mutex_t stats_mutex;
+    counter_t start_mono_ns, stop_mono_ns;
+    uint64_t received_said; /* what the last snapshot said, so that the next does not say less */
+
+    pthread_mutex_t wake_mutex; /* capture_poll and capture_packets_next with workers */
+    pthread_cond_t wake;
+    atomic_uint waiters;
+
+    pthread_mutex_t scan_mutex; /* one query at a time */
+
+    pthread_mutex_t readers_mutex; /* the list, and opening and closing */
+    struct capture_flow_reader *readers;
+    atomic_uint lossless_count;
+    struct lossless_reader lossless[LOSSLESS_READERS_MAX];
+
+    uint32_t packets_worker; /* capture_packets_next: whose ring is out, and whose is next */
+    bool packets_out;
+};
+
+static inline uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* What one turn of a worker came to. */
+enum worker_turn {
+    TURN_MORE = 1,    /* frames were processed, or flows ended */
+    TURN_QUIET = 2,   /* no frame within the wait */
+    TURN_BLOCKED = 3, /* a lossless reader must drain the log first */
+    TURN_DONE = 4,    /* every record is in the log */
+};
+
+/* Moves a worker by one batch, waiting at most wait_ms for it. The caller is the owner. */
+enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms);
+
+/* Ends the input: drains or discards what the backend holds. The caller is the owner. */
+void worker_end_input(struct worker *worker, bool gracefully);
+
+/* Runs a worker in its own thread until the end of the input or the stop. */
+void *worker_main(void *worker);
+
+/* Answers what is posted, at most one slice. The caller is the owner. */
+void worker_serve_scan(struct worker *worker);
+
+/* Sets `finished` once every worker is done. */
+void capture_note_progress(struct capture *capture);
+
+/* After the stop: moves the remaining flows into the logs, as far as lossless readers leave room. Any thread. */
+void capture_flush_released(struct capture *capture);
+
+/* Keeps an asynchronous error for capture_get_error. */
+void capture_note_error(struct capture *capture, const struct capture_error_info *error);
+
+/* Waits for a wake-up by a worker, at most 10 ms and not beyond until_mono_ns. The caller has counted itself in `waiters`. */
+void capture_wait_wake(struct capture *capture, uint64_t until_mono_ns);
+
+/* Closes the worker's backend, keeping its last counters. Caller: nobody reads from it any more. */
+void worker_close_backend(struct worker *worker);
+
+#endif

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of a capture: start, poll, stop; its asynchronous errors and its deadline. */
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/capture.h"
+#include "error.h"
+
+enum { WAKE_SLICE_MS = 10 };
+
+static int start_thread(struct worker *worker, struct capture_error_info *error)
+{
+    struct capture *capture = worker->capture;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    if (capture->config.worker_cpus) {
+        cpu_set_t cpus;
+        CPU_ZERO(&cpus);
+        CPU_SET(capture->config.worker_cpus[worker->number], &cpus);
+        pthread_attr_setaffinity_np(&attributes, sizeof(cpus), &cpus);
+    }
+    /* Signals are the program's business: none is handled on a capture thread. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failure = pthread_create(&worker->thread, &attributes, worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (failure)
+        return capture_fail(error, CAPTURE_ERR_IO, capture->config.worker_cpus ? "worker_cpus" : "workers",
+                            "capture thread %u could not be started: %s", worker->number, strerror(failure));
+    worker->thread_started = true;
+    char name[16];
+    snprintf(name, sizeof(name), "capture-%u", worker->number);
+    pthread_setname_np(worker->thread, name);
+    return CAPTURE_OK;
+}
+
+static int open_backends(struct capture *capture, struct capture_error_info *error)
+{
+    int result = CAPTURE_OK;
+    for (uint32_t i = 0; i < capture->worker_count && result == CAPTURE_OK; i++) {
+        struct worker *worker = &capture->workers[i];
+        if (!worker->backend)
+            result = capture->ops->open(&capture->config, i, capture->worker_count, &worker->backend, error);
+    }
+    for (uint32_t i = 0; i < capture->worker_count && result != CAPTURE_OK && capture->ops->live; i++)
+        worker_close_backend(&capture->workers[i]);
+    return result;
+}
+
+int capture_start(capture_t *capture, struct capture_error_info *error)
+{
+    if (capture->state != CAPTURE_CREATED)
+        return capture_fail(error, CAPTURE_ERR_STATE, "", "the capture was started before");
+    int result = open_backends(capture, error);
+    if (result != CAPTURE_OK)
+        return result;
+    uint64_t now = clock_ns(CLOCK_MONOTONIC);
+    for (uint32_t i = 0; i < capture->worker_count; i++)
+        capture->workers[i].rate_mono_ns = now;
+    capture->state = CAPTURE_RUNNING;
+    counter_set(&capture->start_mono_ns, now);
+    for (uint32_t i = 0; capture->threaded && i < capture->worker_count && result == CAPTURE_OK; i++)
+        result = start_thread(&capture->workers[i], error);
+    if (result != CAPTURE_OK)
+        capture_stop(capture, false);
+    return result;
+}
+
+void capture_note_error(struct capture *capture, const struct capture_error_info *error)
+{
+    pthread_mutex_lock(&capture->error_mutex);
+    capture->last_error = *error;
+    pthread_mutex_unlock(&capture->error_mutex);
+}
+
+int capture_get_error(capture_t *capture, struct capture_error_info *error)
+{
+    pthread_mutex_lock(&capture->error_mutex);
+    *error = capture->last_error;
+    pthread_mutex_unlock(&capture->error_mutex);
+    return CAPTURE_OK;
+}
+
+int capture_set_deadline(capture_t *capture, uint64_t boottime_ns)
+{
+    counter_set(&capture->deadline_boottime_ns, boottime_ns);
+    return CAPTURE_OK;
+}
+
+void capture_note_progress(struct capture *capture)
+{
+    for (uint32_t i = 0; i < capture->worker_count; i++) {
+        if (atomic_load(&capture->workers[i].state) != WORKER_DONE)
+            return;
+    }
+    atomic_store(&capture->finished, true);
+}
+
+/* What capture_poll returns at the end. */
+static int end_result(struct capture *capture)
+{
+    if (!atomic_load(&capture->failed))
+        return 0;
+    struct capture_error_info error;
+    capture_get_error(capture, &error);
+    return error.code < 0 ? error.code : CAPTURE_ERR_IO;
+}
+
+static int poll_inline(struct capture *capture, uint32_t timeout_ms)
+{
+    struct worker *worker = &capture->workers[0];
+    uint64_t now = clock_ns(CLOCK_MONOTONIC), until = now + timeout_ms * 1000000ull;
+    enum worker_turn turn;
+    pthread_mutex_lock(&worker->owner);
+    do {
+        uint64_t left_ms = (until - now) / 1000000;
+        turn = worker_turn(worker, left_ms < TURN_WAIT_MS ? (uint32_t)left_ms : TURN_WAIT_MS);
+        now = clock_ns(CLOCK_MONOTONIC);
+    } while (now < until && turn != TURN_DONE && turn != TURN_BLOCKED);
+    pthread_mutex_unlock(&worker->owner);
+    return turn == TURN_DONE ? end_result(capture) : 1;
+}
+
+/* True when a worker has written records that were not announced yet, or holds packets. */
+static bool something_ready(struct capture *capture)
+{
+    bool ready = false;
+    for (uint32_t i = 0; i < capture->worker_count; i++) {
+        struct worker *worker = &capture->workers[i];
+        uint64_t head = capture->metering ? record_log_head(&worker->log) : 0;
+        ready = ready || head != worker->log_seen || (worker->ring && packet_ring_usage(worker->ring) > 0);
+        worker->log_seen = head;
+    }
+    return ready;
+}
+
+/* In slices, so that a wake-up that came between look and wait costs little. */
+void capture_wait_wake(struct capture *capture, uint64_t until_mono_ns)
+{
+    uint64_t now = clock_ns(CLOCK_MONOTONIC);
+    uint64_t wait = until_mono_ns > now ? until_mono_ns - now : 0;
+    if (wait > WAKE_SLICE_MS * 1000000ull)
+        wait = WAKE_SLICE_MS * 1000000ull;
+    uint64_t until = clock_ns(CLOCK_REALTIME) + wait;
+    struct timespec at = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
+    pthread_mutex_lock(&capture->wake_mutex);
+    pthread_cond_timedwait(&capture->wake, &capture->wake_mutex, &at);
+    pthread_mutex_unlock(&capture->wake_mutex);
+}
+
+static int poll_threads(struct capture *capture, uint32_t timeout_ms)
+{
+    uint64_t until = clock_ns(CLOCK_MONOTONIC) + timeout_ms * 1000000ull;
+    int result = 1;
+    atomic_fetch_add(&capture->waiters, 1);
+    for (;;) {
+        bool finished = atomic_load(&capture->finished);
+        if (something_ready(capture))
+            break;
+        if (finished) {
+            result = end_result(capture);
+            break;
+        }
+        if (clock_ns(CLOCK_MONOTONIC) >= until)
+            break;
+        capture_wait_wake(capture, until);
+    }
+    atomic_fetch_sub(&capture->waiters, 1);
+    return result;
+}
+
+int capture_poll(capture_t *capture, uint32_t timeout_ms)
+{
+    if (capture->state == CAPTURE_CREATED)
+        return CAPTURE_ERR_STATE;
+    if (capture->state == CAPTURE_STOPPED)
+        return 0;
+    return capture->threaded ? poll_threads(capture, timeout_ms) : poll_inline(capture, timeout_ms);
+}
+
+void capture_flush_released(struct capture *capture)
+{
+    if (!atomic_load(&capture->released) || atomic_load(&capture->finished))
+        return;
+    for (uint32_t i = 0; i < capture->worker_count; i++) {
+        struct worker *worker = &capture->workers[i];
+        pthread_mutex_lock(&worker->owner);
+        while (worker_turn(worker, 0) == TURN_MORE)
+            continue;
+        pthread_mutex_unlock(&worker->owner);
+    }
+}
+
+int capture_stop(capture_t *capture, bool graceful)
+{
+    if (capture->state == CAPTURE_CREATED)
+        return CAPTURE_ERR_STATE;
+    if (capture->state == CAPTURE_STOPPED)
+        return CAPTURE_OK;
+    atomic_store(&capture->stop_gracefully, graceful);
+    atomic_store(&capture->stop_requested, true);
+    for (uint32_t i = 0; i < capture->worker_count; i++) {
+        struct worker *worker = &capture->workers[i];
+        if (worker->thread_started)
+            pthread_join(worker->thread, NULL);
+        worker->thread_started = false;
+        pthread_mutex_lock(&worker->owner);
+        worker_end_input(worker, graceful);
+        pthread_mutex_unlock(&worker->owner);
+    }
+    for (uint32_t i = 0; i < capture->worker_count; i++)
+        worker_close_backend(&capture->workers[i]);
+    capture->state = CAPTURE_STOPPED;
+    counter_set(&capture->stop_mono_ns, clock_ns(CLOCK_MONOTONIC));
+    atomic_store(&capture->released, true);
+    capture_flush_released(capture);
+    return CAPTURE_OK;
+}

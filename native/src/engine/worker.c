@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One worker's packet path: frames -> filter -> decode -> fragments -> table -> expiry -> log, a batch at a time in three passes. */
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "decode/decode.h"
+#include "engine/capture.h"
+
+enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 100, BLOCKED_WAIT_US = 200 };
+
+/* Counts of one batch, added to the counters once. */
+struct batch_tally {
+    uint64_t octets, metered_octets, filtered, non_ip, malformed, truncated, ring_dropped;
+};
+
+static bool deadline_passed(struct capture *capture)
+{
+    uint64_t deadline = counter_get(&capture->deadline_boottime_ns);
+    return deadline && clock_ns(CLOCK_BOOTTIME) >= deadline;
+}
+
+/* Passes one frame on to the packet ring and the decoder; true when *packet holds an IP packet with its hash. */
+static bool take_frame(struct worker *worker, const struct frame *frame, uint64_t packet_id, struct packet *packet, struct batch_tally *tally)
+{
+    if (frame->flags & FRAME_DAMAGED) {
+        tally->malformed++;
+        return false;
+    }
+    if (worker->filter && !frame_filter_match(worker->filter, frame)) {
+        tally->filtered++;
+        return false;
+    }
+    if (worker->ring && !packet_ring_push(worker->ring, frame, packet_id))
+        tally->ring_dropped++;
+    enum decode_result result = decode_frame(frame, packet);
+    if (result != DECODE_IP) {
+        tally->non_ip += result == DECODE_NON_IP;
+        tally->malformed += result == DECODE_MALFORMED;
+        return false;
+    }
+    packet->packet_id = packet_id;
+    tally->metered_octets += packet->octets;
+    return true;
+}
+
+/* First pass: decode everything, ask for the buckets. Returns the number of packets. */
+static uint32_t decode_batch(struct worker *worker, struct batch_tally *tally)
+{
+    bool metering = worker->capture->metering;
+    uint32_t packets = 0;
+    for (uint32_t i = 0; i < worker->frames.count; i++) {
+        const struct frame *frame = &worker->frames.frames[i];
+        struct packet *packet = &worker->packets[packets];
+        if (!take_frame(worker, frame, worker->packet_id + i + 1, packet, tally))
+            continue;
+        packets++;
+        if (!metering)
+            continue;
+        if (__builtin_expect(packet->fragment != PACKET_WHOLE, 0))
+            fragment_cache_resolve(&worker->fragments, packet);
+        packet_canonicalise(packet);
+        packet->hash = flow_table_hash(&worker->table, &packet->key);
+        flow_table_prefetch_bucket(&worker->table, packet->hash);
+    }
+    return packets;
+}
+
+static void meter_batch(struct worker *worker, uint32_t packets)
+{
+    for (uint32_t i = 0; i < packets; i++)
+        flow_table_prefetch_record(&worker->table, worker->packets[i].hash);
+    for (uint32_t i = 0; i < packets; i++)
+        flow_table_add(&worker->table, &worker->packets[i]);
+}
+
+static void publish_batch(struct worker *worker, const struct batch_tally *tally, uint32_t packets)
+{
+    struct worker_counters *counters = &worker->counters;
+    counter_add(&counters->metered, packets);
+    counter_add(&counters->metered_octets, tally->metered_octets);
+    counter_add(&counters->filtered, tally->filtered);
+    counter_add(&counters->non_ip, tally->non_ip);
+    counter_add(&counters->malformed, tally->malformed);
+    counter_add(&counters->packet_ring_dropped, tally->ring_dropped);
+}
+
+static void publish_table(struct worker *worker)
+{
+    struct worker_counters *counters = &worker->counters;
+    const struct flow_table *table = &worker->table;
+    if (!worker->capture->metering)
+        return;
+    counter_set(&counters->fragments_matched, worker->fragments.matched);
+    counter_set(&counters->fragments_unmatched, worker->fragments.unmatched);
+    counter_set(&counters->time_regressions, table->time_regressions);
+    counter_set(&counters->flows_active, table->live);
+    counter_set(&counters->flows_total, table->created);
+    for (int reason = 1; reason <= CAPTURE_FLOW_END_RESOURCES; reason++)
+        counter_set(&counters->flows_ended[reason], table->ended[reason]);
+}
+
+static void wake_waiters(struct capture *capture)
+{
+    if (!atomic_load(&capture->waiters))
+        return;
+    pthread_mutex_lock(&capture->wake_mutex);
+    pthread_cond_broadcast(&capture->wake);
+    pthread_mutex_unlock(&capture->wake_mutex);
+}
+
+static void process_batch(struct worker *worker)
+{
+    struct capture *capture = worker->capture;
+    struct batch_tally tally = {0};
+    uint32_t count = worker->frames.count;
+    uint64_t newest = 0, octets = 0, truncated = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct frame *frame = &worker->frames.frames[i];
+        octets += frame->wirelen;
+        truncated += (frame->flags & FRAME_TRUNCATED) != 0;
+        if (frame->ts_ns > newest && !(frame->flags & FRAME_DAMAGED))
+            newest = frame->ts_ns;
+    }
+    counter_add(&worker->counters.read_octets, octets);
+    counter_add(&worker->counters.truncated, truncated);
+    if (deadline_passed(capture)) {
+        counter_add(&worker->counters.paused, count);
+    } else {
+        uint32_t packets = decode_batch(worker, &tally);
+        if (capture->metering)
+            meter_batch(worker, packets);
+        publish_batch(worker, &tally, packets);
+    }
+    worker->packet_id += count;
+    if (newest == 0)
+        return; /* damaged frames have no time */
+    worker->newest_ns = newest;
+    if (capture->metering)
+        flow_table_set_time(&worker->table, newest, count);
+}
+
+/* Records that may be written now without overrunning a lossless reader. */
+static uint64_t log_room(const struct worker *worker)
+{
+    const struct capture *capture = worker->capture;
+    if (!atomic_load_explicit(&capture->lossless_count, memory_order_acquire))
+        return UINT64_MAX;
+    uint64_t head = record_log_head(&worker->log), behind = 0;
+    for (int i = 0; i < LOSSLESS_READERS_MAX; i++) {
+        const struct lossless_reader *reader = &capture->lossless[i];
+        if (!atomic_load_explicit(&reader->active, memory_order_acquire))
+            continue;
+        uint64_t unread = head - counter_get(&reader->cursor[worker->number]);
+        if (unread > behind)
+            behind = unread;
+    }
+    uint64_t capacity = worker->log.mask + 1;
+    return behind < capacity ? capacity - behind : 0;
+}
+
+static void take_rates(struct worker *worker, uint64_t mono_ns)
+{
+    struct worker_counters *counters = &worker->counters;
+    uint64_t passed = mono_ns - worker->rate_mono_ns;
+    if (passed < SECOND_NS)
+        return;
+    uint64_t frames = counter_get(&counters->read), octets = counter_get(&counters->read_octets);
+    double seconds = (double)passed / SECOND_NS;
+    counter_set(&counters->rate_pps, (uint64_t)((double)(frames - worker->rate_frames) / seconds));
+    counter_set(&counters->rate_bps, (uint64_t)((double)(octets - worker->rate_octets) * 8 / seconds));
+    counter_set(&counters->rates_known, 1);
+    worker->rate_mono_ns = mono_ns;
+    worker->rate_frames = frames;
+    worker->rate_octets = octets;
+}
+
+/* Ends flows whose time has come. On a quiet live link packet time goes on with the monotonic clock: the flows of a silent network
+ * end too, whatever clock stamped the packets. */
+static void expire_flows(struct worker *worker, bool quiet, uint64_t mono_ns, uint64_t room)
+{
+    if (quiet && worker->capture->ops->live && worker->newest_ns)
+        flow_table_set_time(&worker->table, worker->newest_ns + (mono_ns - worker->newest_mono_ns), 0);
+    uint64_t budget = room == UINT64_MAX ? EXPIRY_BUDGET : room > BATCH_RECORDS_MAX ? room - BATCH_RECORDS_MAX : 0;
+    flow_table_expire(&worker->table, budget < EXPIRY_BUDGET ? (uint32_t)budget : EXPIRY_BUDGET);
+}
+
+static enum worker_turn flush_flows(struct worker *worker)
+{
+    uint64_t room = worker->capture->metering ? log_room(worker) : 0;
+    bool done = !worker->capture->metering || flow_table_flush(&worker->table, room < FLUSH_BUDGET ? (uint32_t)room : FLUSH_BUDGET);
+    publish_table(worker);
+    if (done) {
+        atomic_store(&worker->state, WORKER_DONE);
+        capture_note_progress(worker->capture);
+    }
+    wake_waiters(worker->capture);
+    return done ? TURN_DONE : room ? TURN_MORE : TURN_BLOCKED;
+}
+
+static bool holds_damaged_frame(const struct frame_batch *batch)
+{
+    uint32_t flags = 0;
+    for (uint32_t i = 0; i < batch->count; i++)
+        flags |= batch->frames[i].flags;
+    return flags & FRAME_DAMAGED;
+}
+
+/* Reads and processes one batch; the backend's answer. */
+static int read_batch(struct worker *worker, uint32_t wait_ms)
+{
+    struct capture *capture = worker->capture;
+    struct capture_error_info error = {0};
+    int count = capture->ops->read(worker->backend, &worker->frames, (int)wait_ms, &error);
+    if (count > 0) {
+        counter_add(&worker->counters.read, (uint64_t)count);
+        if (holds_damaged_frame(&worker->frames))
+            capture_note_error(capture, &error);
+        process_batch(worker);
+        capture->ops->release(worker->backend);
+    } else if (count < 0) {
+        if (count != BACKEND_END) {
+            error.code = count;
+            capture_note_error(capture, &error);
+            atomic_store(&capture->failed, true);
+        }
+        atomic_store(&worker->state, WORKER_ENDED);
+    }
+    return count;
+}
+
+enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms)
+{
+    struct capture *capture = worker->capture;
+    worker_serve_scan(worker);
+    if (worker->state == WORKER_DONE)
+        return TURN_DONE;
+    if (worker->state == WORKER_ENDED)
+        return flush_flows(worker);
+    uint64_t room = capture->metering ? log_room(worker) : UINT64_MAX;
+    if (room < BATCH_RECORDS_MAX)
+        return TURN_BLOCKED;
+
+    uint64_t head = record_log_head(&worker->log);
+    int count = read_batch(worker, atomic_load(&worker->scan.posted) ? 0 : wait_ms);
+    uint64_t mono_ns = clock_ns(CLOCK_MONOTONIC);
+    if (count > 0)
+        worker->newest_mono_ns = mono_ns;
+    if (capture->metering) {
+        if (room != UINT64_MAX)
+            room -= record_log_head(&worker->log) - head;
+        expire_flows(worker, count == 0, mono_ns, room);
+        publish_table(worker);
+    }
+    take_rates(worker, mono_ns);
+    if (record_log_head(&worker->log) != head || (worker->ring && count > 0))
+        wake_waiters(capture);
+    return count == 0 ? TURN_QUIET : TURN_MORE;
+}
+
+void worker_end_input(struct worker *worker, bool gracefully)
+{
+    const struct capture_backend_ops *ops = worker->capture->ops;
+    if (worker->state != WORKER_RUNNING)
+        return;
+    if (ops->live) {
+        if (ops->quiesce)
+            ops->quiesce(worker->backend);
+        /* Without quiesce the link goes on delivering: what the ring held when we came is what is drained. */
+        struct backend_stats held;
+        ops->stats(worker->backend, &held);
+        uint64_t enough = counter_get(&worker->counters.read) + held.in_flight;
+        while (gracefully && worker->state == WORKER_RUNNING && read_batch(worker, DRAIN_WAIT_MS) > 0) {
+            if (!ops->quiesce && counter_get(&worker->counters.read) >= enough)
+                break;
+        }
+        if (worker->state == WORKER_RUNNING) {
+            ops->stats(worker->backend, &held);
+            counter_add(&worker->counters.read, held.in_flight);
+            counter_add(&worker->counters.dropped_user, held.in_flight);
+        }
+    }
+    atomic_store(&worker->state, WORKER_ENDED);
+}
+
+void *worker_main(void *argument)
+{
+    struct worker *worker = argument;
+    struct capture *capture = worker->capture;
+    pthread_mutex_lock(&worker->owner);
+    while (!atomic_load_explicit(&capture->stop_requested, memory_order_relaxed)) {
+        enum worker_turn turn = worker_turn(worker, TURN_WAIT_MS);
+        if (turn == TURN_DONE)
+            break;
+        if (turn == TURN_BLOCKED)
+            usleep(BLOCKED_WAIT_US); /* a file's reader decides the pace */
+    }
+    if (atomic_load(&capture->stop_requested))
+        worker_end_input(worker, atomic_load(&capture->stop_gracefully));
+    pthread_mutex_unlock(&worker->owner);
+    return NULL;
+}
+
+void worker_close_backend(struct worker *worker)
+{
+    struct capture *capture = worker->capture;
+    if (!worker->backend)
+        return;
+    pthread_mutex_lock(&capture->stats_mutex);
+    if (capture->state != CAPTURE_CREATED)
+        capture->ops->stats(worker->backend, &worker->backend_final);
+    worker->backend_final.in_flight = 0;
+    worker->backend_final.ring_usage = 0;
+    capture->ops->close(worker->backend);
+    worker->backend = NULL;
+    pthread_mutex_unlock(&capture->stats_mutex);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "export/columns.h"
+
+#include <string.h>
+
+/* IPv4 as ::ffff:a.b.c.d, so that one column of 16 bytes serves both. */
+static void put_address(uint8_t *column, uint32_t row, const uint8_t *addr, uint8_t ip_version)
+{
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    if (!column)
+        return;
+    uint8_t *out = column + (size_t)row * 16;
+    if (ip_version == 4) {
+        memcpy(out, mapped, 12);
+        memcpy(out + 12, addr, 4);
+    } else {
+        memcpy(out, addr, 16);
+    }
+}
+
+#define PUT(column, value)                 \
+    do {                                   \
+        if (columns->column)               \
+            columns->column[row] = (value); \
+    } while (0)
+
+void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow)
+{
+    put_address(columns->src_addr, row, flow->src_addr, flow->ip_version);
+    put_address(columns->dst_addr, row, flow->dst_addr, flow->ip_version);
+    PUT(flow_id, flow->flow_id);
+    PUT(src_port, flow->src_port);
+    PUT(dst_port, flow->dst_port);
+    PUT(ip_version, flow->ip_version);
+    PUT(ip_protocol, flow->ip_protocol);
+    PUT(vlan_id, flow->vlan_id);
+    PUT(fwd_packets, flow->fwd_packets);
+    PUT(fwd_octets, flow->fwd_octets);
+    PUT(rev_packets, flow->rev_packets);
+    PUT(rev_octets, flow->rev_octets);
+    PUT(start_time_ns, (int64_t)flow->start_time_ns);
+    PUT(end_time_ns, (int64_t)flow->end_time_ns);
+    PUT(first_packet_id, flow->first_packet_id);
+    PUT(last_packet_id, flow->last_packet_id);
+    PUT(fwd_tcp_flags, flow->fwd_tcp_flags);
+    PUT(rev_tcp_flags, flow->rev_tcp_flags);
+    PUT(interface_index, flow->interface_index);
+    PUT(icmp_type, flow->icmp_type);
+    PUT(icmp_code, flow->icmp_code);
+    PUT(dscp, flow->dscp);
+    PUT(state, flow->state);
+    PUT(end_reason, flow->end_reason);
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "export/flow_batch.h"
+
+#include <string.h>
+
+enum wire_type { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2 };
+
+enum flow_record_field { /* FlowRecord in flow.proto */
+    RECORD_FLOW_ID = 1,
+    RECORD_START_DELTA,
+    RECORD_END_DELTA,
+    RECORD_SRC_ADDR,
+    RECORD_DST_ADDR,
+    RECORD_SRC_PORT,
+    RECORD_DST_PORT,
+    RECORD_IP_PROTOCOL,
+    RECORD_FWD_PACKETS,
+    RECORD_FWD_OCTETS,
+    RECORD_REV_PACKETS,
+    RECORD_REV_OCTETS,
+    RECORD_FWD_TCP_FLAGS,
+    RECORD_REV_TCP_FLAGS,
+    RECORD_END_REASON,
+    RECORD_VLAN_ID,
+    RECORD_STATE,
+    RECORD_INTERFACE_INDEX,
+    RECORD_ICMP_TYPE_CODE,
+    RECORD_DSCP,
+    RECORD_FIRST_PACKET_ID,
+    RECORD_LAST_PACKET_ID,
+};
+
+enum flow_batch_field { BATCH_SHARD = 1, BATCH_FIRST_SEQUENCE, BATCH_NEXT_SEQUENCE, BATCH_BASE_TIME, BATCH_RESUME_TOKEN, BATCH_RECORDS };
+
+enum { RESPONSE_BATCH = 2 };
+
+static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
+{
+    while (value >= 0x80) {
+        *out++ = (uint8_t)(value | 0x80);
+        value >>= 7;
+    }
+    *out++ = (uint8_t)value;
+    return out;
+}
+
+static inline uint8_t *put_tag(uint8_t *out, uint32_t field, enum wire_type type)
+{
+    return put_varint(out, field << 3 | type);
+}
+
+static inline uint8_t *put_unsigned(uint8_t *out, uint32_t field, uint64_t value)
+{
+    return value ? put_varint(put_tag(out, field, WIRE_VARINT), value) : out;
+}
+
+/* Modulo 2^64, so that even absurd times come back exact. */
+static inline uint8_t *put_delta(uint8_t *out, uint32_t field, uint64_t value, uint64_t base)
+{
+    uint64_t delta = value - base;
+    return put_unsigned(out, field, delta << 1 ^ (0 - (delta >> 63)));
+}
+
+static inline uint8_t *put_fixed64(uint8_t *out, uint32_t field, uint64_t value)
+{
+    if (!value)
+        return out;
+    out = put_tag(out, field, WIRE_FIXED64);
+    for (int shift = 0; shift < 64; shift += 8)
+        *out++ = (uint8_t)(value >> shift);
+    return out;
+}
+
+static inline uint8_t *put_bytes(uint8_t *out, uint32_t field, const uint8_t *bytes, uint32_t length)
+{
+    if (!length)
+        return out;
+    out = put_varint(put_tag(out, field, WIRE_BYTES), length);
+    memcpy(out, bytes, length);
+    return out + length;
+}
+
+static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64_t base)
+{
+    uint32_t address = flow->ip_version == 4 ? 4 : 16;
+    out = put_fixed64(out, RECORD_FLOW_ID, flow->flow_id);
+    out = put_delta(out, RECORD_START_DELTA, flow->start_time_ns, base);
+    out = put_delta(out, RECORD_END_DELTA, flow->end_time_ns, base);
+    out = put_bytes(out, RECORD_SRC_ADDR, flow->src_addr, address);
+    out = put_bytes(out, RECORD_DST_ADDR, flow->dst_addr, address);
+    out = put_unsigned(out, RECORD_SRC_PORT, flow->src_port);
+    out = put_unsigned(out, RECORD_DST_PORT, flow->dst_port);
+    out = put_unsigned(out, RECORD_IP_PROTOCOL, flow->ip_protocol);
+    out = put_unsigned(out, RECORD_FWD_PACKETS, flow->fwd_packets);
+    out = put_unsigned(out, RECORD_FWD_OCTETS, flow->fwd_octets);
+    out = put_unsigned(out, RECORD_REV_PACKETS, flow->rev_packets);
+    out = put_unsigned(out, RECORD_REV_OCTETS, flow->rev_octets);
+    out = put_unsigned(out, RECORD_FWD_TCP_FLAGS, flow->fwd_tcp_flags);
+    out = put_unsigned(out, RECORD_REV_TCP_FLAGS, flow->rev_tcp_flags);
+    out = put_unsigned(out, RECORD_END_REASON, flow->end_reason);
+    out = put_unsigned(out, RECORD_VLAN_ID, flow->vlan_id);
+    out = put_unsigned(out, RECORD_STATE, flow->state);
+    out = put_unsigned(out, RECORD_INTERFACE_INDEX, flow->interface_index);
+    out = put_unsigned(out, RECORD_ICMP_TYPE_CODE, flow->icmp_type * 256u + flow->icmp_code);
+    out = put_unsigned(out, RECORD_DSCP, flow->dscp);
+    out = put_unsigned(out, RECORD_FIRST_PACKET_ID, flow->first_packet_id);
+    return put_unsigned(out, RECORD_LAST_PACKET_ID, flow->last_packet_id);
+}
+
+/* The length stands before the record and is 1 or 2 bytes: room for one is left, and the record moved in the rare other case. */
+uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, uint64_t base_time_ns)
+{
+    out = put_tag(out, BATCH_RECORDS, WIRE_BYTES);
+    uint8_t *end = put_record(out + 1, flow, base_time_ns);
+    size_t length = (size_t)(end - out - 1);
+    if (length >= 0x80) {
+        memmove(out + 2, out + 1, length);
+        end++;
+    }
+    put_varint(out, length);
+    return end;
+}
+
+uint8_t *flow_batch_head(uint8_t *out, const struct flow_batch_head *head)
+{
+    out = put_unsigned(out, BATCH_SHARD, head->shard);
+    out = put_unsigned(out, BATCH_FIRST_SEQUENCE, head->first_sequence);
+    out = put_unsigned(out, BATCH_NEXT_SEQUENCE, head->next_sequence);
+    out = put_fixed64(out, BATCH_BASE_TIME, head->base_time_ns);
+    return put_bytes(out, BATCH_RESUME_TOKEN, head->token, head->token_length);
+}
+
+uint8_t *flow_batch_response(uint8_t *out, uint64_t batch_length)
+{
+    return put_varint(put_tag(out, RESPONSE_BATCH, WIRE_BYTES), batch_length);
+}
+
+int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity)
+{
+    /* A record is at most 180 bytes, so that 192 for each leave room for the head (9 bytes). */
+    if (capacity / FLOW_BATCH_RECORD_MAX < count)
+        return CAPTURE_ERR_SPACE;
+    struct flow_batch_head head = {.base_time_ns = count ? flows[0].start_time_ns : 0};
+    uint8_t *end = count ? flow_batch_head(out, &head) : out;
+    for (uint32_t i = 0; i < count; i++)
+        end = flow_batch_record(end, &flows[i], head.base_time_ns);
+    return end - out;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Numbers, addresses and whole records as text. Each writer returns the byte after its last; the caller has checked the room. */
+#ifndef JARVIS_TEXT_H
+#define JARVIS_TEXT_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "jarvis_capture.h"
+
+enum {
+    TEXT_ADDRESS_MAX = 40, /* "ffff:...:ffff" 39, and one spare */
+    TEXT_RECORD_MAX = 1024, /* one record as a JSON or CSV line */
+};
+
+char *text_unsigned(char *out, uint64_t value);
+
+/* 16 lower-case hexadecimal digits. */
+char *text_hex64(char *out, uint64_t value);
+
+/* Dotted decimal, or RFC 5952 (with ::ffff:a.b.c.d for IPv4-mapped ones, as inet_ntop does). addr: 4 or 16 bytes in network order. */
+char *text_address(char *out, const uint8_t *addr, uint8_t ip_version);
+
+static inline char *text_copy(char *out, const char *text, size_t length)
+{
+    memcpy(out, text, length);
+    return out + length;
+}
+
+/* A literal, without its terminator. */
+#define TEXT_LITERAL(out, literal) text_copy((out), (literal), sizeof(literal) - 1)
+
+/* One JSON object and a newline. */
+char *text_json_line(char *out, const struct capture_flow *flow);
+
+/* The same values in the same order, comma-separated, and a newline (RFC 4180; no value needs quotes). */
+char *text_csv_line(char *out, const struct capture_flow *flow);
+
+#endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One live flow: two cache lines, the first with the key and the counters of the lower endpoint. */
+#ifndef JARVIS_FLOW_RECORD_H
+#define JARVIS_FLOW_RECORD_H
+
+#include "decode/packet.h"
+#include "jarvis_capture.h"
+
+struct flow_way {
+    uint64_t packets;
+    uint64_t octets;
+};
+
+struct flow_record {
+    struct flow_key key;       /* ip_version 0: the record is free */
+    uint64_t last_ns;
+    struct flow_way way[2];    /* sent by endpoint 0, by endpoint 1 of the key */
+    uint64_t start_ns;
+    uint64_t flow_id;
+    uint64_t first_packet_id;
+    uint64_t last_packet_id;
+    uint32_t closed_after_ms;  /* state CLOSED: when it closed, ms after start_ns */
+    uint16_t tcp_flags[2];     /* union, by endpoint */
+    uint16_t interface_index;
+    uint8_t dscp;
+    uint8_t icmp_type;
+    uint8_t icmp_code;
+    uint8_t state;             /* enum capture_flow_state */
+    uint8_t forward;           /* endpoint that sent the first packet */
+    uint8_t reserved;
+};
+static_assert(sizeof(struct flow_record) == 128, "two cache lines a flow");
+static_assert(offsetof(struct flow_record, start_ns) == 80, "the counters of endpoint 0 end the first line");
+
+/* Begins a flow with its first packet. */
+void flow_record_start(struct flow_record *record, const struct packet *packet);
+
+/* The public form, forward = sender of the first packet. */
+void flow_record_export(const struct flow_record *record, uint8_t end_reason, struct capture_flow *out);
+
+#endif

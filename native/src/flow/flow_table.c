@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "flow/flow_table.h"
+
+#include "flow/flow_expiry.h"
+#include "flow/memory.h"
+
+bool flow_table_init(struct flow_table *table, const struct flow_table_config *config)
+{
+    memset(table, 0, sizeof(*table));
+    table->config = *config;
+    table->timed = config->idle_timeout_ns || config->active_timeout_ns;
+    table->free_head = WHEEL_NONE;
+    hash_seed_expand(&table->seed, config->hash_seed);
+    table->records = memory_map((size_t)config->max_flows * sizeof(struct flow_record));
+    bool index = flow_index_init(&table->index, config->max_flows);
+    bool wheel = timer_wheel_init(&table->wheel, config->max_flows);
+    return table->records && index && wheel;
+}
+
+void flow_table_destroy(struct flow_table *table)
+{
+    memory_unmap(table->records, (size_t)table->config.max_flows * sizeof(struct flow_record));
+    table->records = NULL;
+    flow_index_destroy(&table->index);
+    timer_wheel_destroy(&table->wheel);
+}
+
+uint64_t flow_table_bytes(const struct flow_table *table)
+{
+    return (uint64_t)table->config.max_flows * (sizeof(struct flow_record) + sizeof(struct wheel_link)) +
+           flow_index_bytes(&table->index);
+}
+
+/* A free record has no timer, so its wheel link carries the free list. */
+static uint32_t record_take(struct flow_table *table)
+{
+    uint32_t number = table->free_head;
+    if (number != WHEEL_NONE)
+        table->free_head = table->wheel.links[number].next;
+    else if (table->high_water < table->config.max_flows)
+        number = table->high_water++;
+    return number;
+}
+
+static void record_give_back(struct flow_table *table, uint32_t number)
+{
+    table->records[number].key.ip_version = 0;
+    table->wheel.links[number].next = table->free_head;
+    table->free_head = number;
+}
+
+static void emit_record(struct flow_table *table, const struct flow_record *record, uint8_t reason)
+{
+    struct capture_flow flow;
+    flow_record_export(record, reason, &flow);
+    table->ended[reason]++;
+    table->config.emit(table->config.context, &flow);
+}
+
+/* Emits a record and frees its place. The wheel must have let go of it already. */
+static void end_flow(struct flow_table *table, uint32_t number, uint8_t reason)
+{
+    struct flow_record *record = &table->records[number];
+    emit_record(table, record, reason);
+    flow_index_remove(&table->index, flow_table_hash(table, &record->key), number);
+    record_give_back(table, number);
+    table->live--;
+}
+
+static void set_timer(struct flow_table *table, uint32_t number)
+{
+    if (table->timed)
+        timer_wheel_insert(&table->wheel, number, flow_deadline(&table->config, &table->records[number], NULL));
+}
+
+static void reset_timer(struct flow_table *table, uint32_t number)
+{
+    if (!table->timed)
+        return;
+    timer_wheel_remove(&table->wheel, number);
+    set_timer(table, number);
+}
+
+static uint32_t older_in_bucket(const struct flow_table *table, uint32_t bucket_number, uint32_t oldest)
+{
+    const struct flow_bucket *bucket = &table->index.buckets[bucket_number];
+    for (uint32_t used = flow_bucket_used(bucket); used; used &= used - 1) {
+        uint32_t number = bucket->record[__builtin_ctz(used)];
+        if (oldest == WHEEL_NONE || table->records[number].last_ns < table->records[oldest].last_ns)
+            oldest = number;
+    }
+    return oldest;
+}
+
+/* The table is full: the least recently used flow of the key's two buckets leaves. Should both be empty, the nearest bucket that is not
+ * gives one; at half load that is a few steps away. */
+static void evict(struct flow_table *table, uint64_t hash)
+{
+    uint32_t first = flow_index_first(&table->index, hash);
+    uint32_t oldest = older_in_bucket(table, first, WHEEL_NONE);
+    oldest = older_in_bucket(table, flow_index_other(&table->index, first, flow_index_tag(hash)), oldest);
+    while (oldest == WHEEL_NONE)
+        oldest = older_in_bucket(table, first = (first + 1) & table->index.mask, WHEEL_NONE);
+    if (table->timed)
+        timer_wheel_remove(&table->wheel, oldest);
+    end_flow(table, oldest, CAPTURE_FLOW_END_RESOURCES);
+}
+
+static inline void count_packet(struct flow_table *table, uint32_t number, const struct packet *packet)
+{
+    struct flow_record *record = &table->records[number];
+    struct flow_way *way = &record->way[packet->from];
+    way->packets++;
+    way->octets += packet->octets;
+    record->tcp_flags[packet->from] |= packet->tcp_flags;
+    record->last_packet_id = packet->packet_id;
+    if (packet->ts_ns >= record->last_ns) {
+        record->last_ns = packet->ts_ns;
+    } else {
+        table->time_regressions++;
+        if (packet->ts_ns < record->start_ns) {
+            record->start_ns = packet->ts_ns;
+            reset_timer(table, number);
+        }
+    }
+    if (__builtin_expect((packet->tcp_flags & (TCP_FIN | TCP_RST)) != 0, 0) && flow_follow_tcp(record, packet))
+        reset_timer(table, number);
+}
+
+static void start_flow(struct flow_table *table, uint32_t number, const struct packet *packet)
+{
+    flow_record_start(&table->records[number], packet);
+    table->created++;
+    set_timer(table, number);
+    count_packet(table, number, packet);
+}
+
+static void add_flow(struct flow_table *table, const struct packet *packet)
+{
+    uint32_t number = record_take(table);
+    if (number == WHEEL_NONE) {
+        evict(table, packet->hash);
+        number = record_take(table);
+    }
+    if (!flow_index_insert(&table->index, packet->hash, number)) {
+        evict(table, packet->hash);
+        flow_index_insert(&table->index, packet->hash, number);
+    }
+    table->live++;
+    start_flow(table, number, packet);
+}
+
+static inline bool key_equal(const struct flow_key *a, const struct flow_key *b)
+{
+    uint64_t x[5], y[5];
+    memcpy(x, a, sizeof(x));
+    memcpy(y, b, sizeof(y));
+    return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4])) == 0;
+}
+
+static inline uint32_t find_in_bucket(const struct flow_table *table, uint32_t number, uint16_t tag, const struct flow_key *key)
+{
+    const struct flow_bucket *bucket = &table->index.buckets[number];
+    for (uint32_t match = flow_bucket_match(bucket, tag); match; match &= match - 1) {
+        uint32_t record = bucket->record[__builtin_ctz(match)];
+        if (key_equal(&table->records[record].key, key))
+            return record;
+    }
+    return WHEEL_NONE;
+}
+
+static inline uint32_t find_flow(const struct flow_table *table, const struct flow_key *key, uint64_t hash)
+{
+    uint16_t tag = flow_index_tag(hash);
+    uint32_t first = flow_index_first(&table->index, hash);
+    uint32_t number = find_in_bucket(table, first, tag, key);
+    if (__builtin_expect(number == WHEEL_NONE && table->index.buckets[first].overflow, 0))
+        number = find_in_bucket(table, flow_index_other(&table->index, first, tag), tag, key);
+    return number;
+}
+
+void flow_table_add(struct flow_table *table, const struct packet *packet)
+{
+    uint32_t number = find_flow(table, &packet->key, packet->hash);
+    if (number == WHEEL_NONE) {
+        add_flow(table, packet);
+        return;
+    }
+    struct flow_record *record = &table->records[number];
+    uint8_t reason = table->timed ? flow_ended_before(&table->config, record, packet) : CAPTURE_FLOW_END_NONE;
+    if (__builtin_expect(reason == CAPTURE_FLOW_END_NONE, 1)) {
+        count_packet(table, number, packet);
+        return;
+    }
+    /* The key stays where it is: only the record begins anew. */
+    emit_record(table, record, reason);
+    timer_wheel_remove(&table->wheel, number);
+    start_flow(table, number, packet);
+}
+
+/* Puts every live flow where it belongs on a wheel that was turned back. */
+static void rebase_wheel(struct flow_table *table)
+{
+    timer_wheel_reset(&table->wheel, table->now_ns);
+    for (uint32_t number = 0; number < table->high_water; number++) {
+        if (table->records[number].key.ip_version)
+            set_timer(table, number);
+    }
+}
+
+/* Time may step back by any amount (clocks are set, traces are joined). Small steps are ignored; after a large one the wheel is turned
+ * back, at most once per as many packets as there are records, so that no trace can make that the main work. */
+void flow_table_set_time(struct flow_table *table, uint64_t now_ns, uint32_t packets)
+{
+    table->rebase_after -= packets < table->rebase_after ? packets : table->rebase_after;
+    if (now_ns >= table->now_ns) {
+        table->now_ns = now_ns;
+        return;
+    }
+    uint64_t tolerated = table->config.idle_timeout_ns ? table->config.idle_timeout_ns : table->config.active_timeout_ns;
+    if (!table->timed || table->now_ns - now_ns <= tolerated || table->rebase_after)
+        return;
+    table->now_ns = now_ns;
+    table->rebase_after = table->high_water;
+    rebase_wheel(table);
+}
+
+uint32_t flow_table_expire(struct flow_table *table, uint32_t budget)
+{
+    uint32_t looked = 0;
+    while (table->timed && looked < budget) {
+        uint32_t number = timer_wheel_pop(&table->wheel, table->now_ns);
+        if (number == WHEEL_NONE)
+            break;
+        looked++;
+        uint8_t reason = flow_ended_by(&table->config, &table->records[number], table->now_ns);
+        if (reason)
+            end_flow(table, number, reason);
+        else
+            set_timer(table, number);
+    }
+    return looked;
+}
+
+bool flow_table_flush(struct flow_table *table, uint32_t budget)
+{
+    for (; table->live && budget; table->flush_at++) {
+        struct flow_record *record = &table->records[table->flush_at];
+        if (!record->key.ip_version)
+            continue;
+        uint8_t reason = table->timed ? flow_ended_by(&table->config, record, table->now_ns) : CAPTURE_FLOW_END_NONE;
+        if (!reason)
+            reason = record->state == CAPTURE_FLOW_STATE_CLOSED ? CAPTURE_FLOW_END_DETECTED : CAPTURE_FLOW_END_FORCED;
+        if (table->timed)
+            timer_wheel_remove(&table->wheel, table->flush_at);
+        end_flow(table, table->flush_at, reason);
+        budget--;
+    }
+    return table->live == 0;
+}

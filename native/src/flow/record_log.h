@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The finished records of one worker, numbered from 0: a ring with one writer, and readers that never make it wait.
+ * A reader copies words, then checks that the writer has not come round; so a torn record is never returned, and what was
+ * overwritten is known to the record. Words are copied with relaxed atomics: no data race in the C11 sense. */
+#ifndef JARVIS_RECORD_LOG_H
+#define JARVIS_RECORD_LOG_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "jarvis_capture.h"
+
+enum { RECORD_LOG_WORDS = sizeof(struct capture_flow) / sizeof(uint64_t) };
+
+struct record_log {
+    _Atomic uint64_t (*slots)[RECORD_LOG_WORDS];
+    uint64_t mask;
+    _Alignas(64) _Atomic uint64_t claimed; /* records written or being written */
+    _Atomic uint64_t head;                 /* records written: the next sequence number */
+};
+
+/* records: a power of two. False: no memory. */
+bool record_log_init(struct record_log *log, uint32_t records);
+void record_log_destroy(struct record_log *log);
+uint64_t record_log_bytes(const struct record_log *log);
+
+/* The writer only. */
+void record_log_write(struct record_log *log, const struct capture_flow *flow);
+
+static inline uint64_t record_log_head(const struct record_log *log)
+{
+    return atomic_load_explicit(&log->head, memory_order_acquire);
+}
+
+/* Sequence number of the oldest record still kept. */
+uint64_t record_log_oldest(const struct record_log *log);
+
+/* Copies up to `max` records from sequence `at` on; returns how many. When `at` was overwritten, returns 0 and sets *lost to the number
+ * of records lost: go on at at + *lost. */
+uint32_t record_log_read(const struct record_log *log, uint64_t at, struct capture_flow *out, uint32_t max, uint64_t *lost);
+
+#endif
