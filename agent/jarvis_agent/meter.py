@@ -192,12 +192,15 @@ def _pump(engine: PacketCaptureEngine, sink: Sink | None, interrupt: _Interrupt,
     damage: dict[str, CaptureError] = {}
     more = True
     while more and not interrupt.seen:
-        more = engine.poll()
+        try:
+            more = engine.poll()
+        except CaptureError as error:  # reading failed: what was metered so far is kept
+            damage[error.message], more = error, False
         if reader is not None and sink is not None:
             _drain(reader, sink, to_the_end=False)
-        error = engine.last_error()
-        if error is not None:
-            damage.setdefault(error.message, error)
+        noted = engine.last_error()
+        if noted is not None:
+            damage.setdefault(noted.message, noted)
         progress.show(engine)
     engine.stop(graceful=False)
     if reader is not None and sink is not None:

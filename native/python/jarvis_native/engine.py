@@ -35,6 +35,9 @@ SLICE_S = 0.1
 ENCODED_RECORD_BYTES = 192
 """Enough for one FlowRecord (jarvis_capture.h)."""
 
+LIST_FLOWS_BATCH_TAG = b"\x12"
+"""ListFlowsResponse.batch: field 2, length-delimited."""
+
 TimestampSource = Literal["default", "kernel", "hardware"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
@@ -271,7 +274,7 @@ class PacketCaptureEngine:
         room = count * ENCODED_RECORD_BYTES + 256
         out = self._ffi.new("uint8_t[]", room)
         length = self._check(self._lib.capture_flow_encode(flows, count, out, room))
-        return bytes(self._ffi.buffer(out, length))
+        return LIST_FLOWS_BATCH_TAG + _varint(length) + bytes(self._ffi.buffer(out, length))
 
     def lookup_flow(self, flow_id: int) -> list[FlowStats]:
         """The live flows with this id: none, one, or one a shard."""
@@ -427,6 +430,15 @@ def _flow_stats(ffi: Any, flow: Any) -> FlowStats:
     return FlowStats(
         src_addr=address(flow.src_addr), dst_addr=address(flow.dst_addr), **{name: getattr(flow, name) for name in _PLAIN_FLOW}
     )
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the small captures of this folder, byte by byte with struct. What must come out of them is in expected.jsonl, by hand.
+
+usage: python tests/data/make_captures.py [DIRECTORY]      (default: beside this file; a test compares the committed files)
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+EPOCH_S = 1_700_000_000  # 2023-11-14T22:13:20Z
+ETHERNET, NULL, RAW, SLL, SLL2 = 1, 0, 101, 113, 276
+FIN, SYN, PSH, ACK = 1, 2, 8, 16
+
+A4, B4, C4 = "192.0.2.1", "192.0.2.2", "198.51.100.3"
+A6, B6 = "2001:db8::1", "2001:db8::2"
+
+Packet = tuple[int, bytes]  # nanoseconds after EPOCH_S, frame
+
+
+# ---- layers
+
+
+def tcp(source: int, destination: int, flags: int, payload: int = 0) -> bytes:
+    return struct.pack("!HHIIBBHHH", source, destination, 1, 1, 5 << 4, flags, 1024, 0, 0) + bytes(payload)
+
+
+def udp(source: int, destination: int, payload: int = 0) -> bytes:
+    return struct.pack("!HHHH", source, destination, 8 + payload, 0) + bytes(payload)
+
+
+def sctp(source: int, destination: int, payload: int = 0) -> bytes:
+    return struct.pack("!HHII", source, destination, 1, 0) + bytes(payload)
+
+
+def echo(kind: int) -> bytes:
+    return struct.pack("!BBHHH", kind, 0, 0, 1, 1) + bytes(56)
+
+
+def ip4(
+    source: str, destination: str, protocol: int, payload: bytes, *, ident: int = 0, fragment: int = 0, options: bytes = b"",
+    length: int | None = None, tos: int = 0,
+) -> bytes:
+    words = 5 + len(options) // 4
+    total = words * 4 + len(payload) if length is None else length
+    header = struct.pack(
+        "!BBHHHBBH4s4s", 0x40 | words, tos, total, ident, fragment, 64, protocol, 0,
+        ipaddress.IPv4Address(source).packed, ipaddress.IPv4Address(destination).packed,
+    )
+    return header + options + payload
+
+
+def ip6(source: str, destination: str, protocol: int, payload: bytes) -> bytes:
+    addresses = ipaddress.IPv6Address(source).packed + ipaddress.IPv6Address(destination).packed
+    return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64) + addresses + payload
+
+
+def ip6_fragment(next_header: int, offset: int, more: bool, ident: int, payload: bytes) -> bytes:
+    return struct.pack("!BBHI", next_header, 0, offset << 3 | more, ident) + payload
+
+
+def ethernet(ethertype: int, payload: bytes) -> bytes:
+    return bytes.fromhex("020000000001020000000002") + struct.pack("!H", ethertype) + payload
+
+
+def tag(vlan: int, ethertype: int, payload: bytes) -> bytes:
+    """What follows an ethertype 0x8100 or 0x88a8."""
+    return struct.pack("!HH", vlan, ethertype) + payload
+
+
+def labels(*values: int) -> bytes:
+    """An MPLS stack, bottom bit on the last."""
+    return b"".join(
+        struct.pack("!I", value << 12 | (1 << 8 if index == len(values) - 1 else 0) | 64) for index, value in enumerate(values)
+    )
+
+
+def sll(protocol: int, payload: bytes) -> bytes:
+    return struct.pack("!HHH8sH", 0, 1, 6, bytes(8), protocol) + payload
+
+
+def sll2(protocol: int, payload: bytes) -> bytes:
+    return struct.pack("!HHIHBB8s", protocol, 0, 2, 1, 0, 6, bytes(8)) + payload
+
+
+def arp() -> bytes:
+    return ethernet(0x0806, struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + bytes(20))
+
+
+# ---- files
+
+
+def pcap(packets: list[Packet], *, link: int = ETHERNET, order: str = "<", nanoseconds: bool = False, cut: int = 0) -> bytes:
+    magic, divisor = (0xA1B23C4D, 1) if nanoseconds else (0xA1B2C3D4, 1000)
+    out = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 262144, link)
+    for at, frame in packets:
+        seconds, rest = divmod(at, 10**9)
+        out += struct.pack(order + "IIII", EPOCH_S + seconds, rest // divisor, len(frame), len(frame)) + frame
+    return out[: len(out) - cut]
+
+
+def block(order: str, kind: int, body: bytes) -> bytes:
+    body += bytes(-len(body) % 4)
+    return struct.pack(order + "II", kind, 12 + len(body)) + body + struct.pack(order + "I", 12 + len(body))
+
+
+def option(order: str, code: int, value: bytes) -> bytes:
+    return struct.pack(order + "HH", code, len(value)) + value + bytes(-len(value) % 4)
+
+
+def section(order: str, interfaces: list[tuple[int, int | None]], packets: list[tuple[int, int, bytes]]) -> bytes:
+    """A pcapng section: interfaces are (link type, if_tsresol or None), packets (interface, ns after EPOCH_S, frame)."""
+    out = block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
+    for link, resolution in interfaces:
+        options = b"" if resolution is None else option(order, 9, bytes([resolution])) + option(order, 0, b"")
+        out += block(order, 1, struct.pack(order + "HHI", link, 0, 262144) + options)
+    for interface, at, frame in packets:
+        resolution = interfaces[interface][1]
+        exponent = 6 if resolution is None else resolution
+        nanoseconds = EPOCH_S * 10**9 + at
+        ticks = nanoseconds * 10**exponent // 10**9
+        body = struct.pack(order + "IIIII", interface, ticks >> 32, ticks & 0xFFFFFFFF, len(frame), len(frame)) + frame
+        out += block(order, 6, body)
+    return out
+
+
+def seconds(value: float) -> int:
+    return round(value * 10**9)
+
+
+# ---- the captures
+
+
+def connection() -> list[Packet]:
+    """A TCP connection with handshake, request, answer and both FINs; an echo; a DNS exchange over IPv6; an ARP request."""
+    there, back = (A4, B4), (B4, A4)
+    return [
+        (0, arp()),
+        (seconds(0.1), ethernet(0x0800, ip4(*there, 6, tcp(40000, 80, SYN), tos=0x28))),
+        (seconds(0.2), ethernet(0x0800, ip4(*back, 6, tcp(80, 40000, SYN | ACK)))),
+        (seconds(0.3), ethernet(0x0800, ip4(*there, 6, tcp(40000, 80, ACK | PSH, 100)))),
+        (seconds(0.4), ethernet(0x0800, ip4(*back, 6, tcp(80, 40000, ACK | PSH, 1000)))),
+        (seconds(0.5), ethernet(0x0800, ip4(*there, 6, tcp(40000, 80, FIN | ACK)))),
+        (seconds(0.6), ethernet(0x0800, ip4(*back, 6, tcp(80, 40000, FIN | ACK)))),
+        (seconds(0.7), ethernet(0x0800, ip4(*there, 6, tcp(40000, 80, ACK)))),
+        (seconds(0.8), ethernet(0x0800, ip4(A4, C4, 1, echo(8)))),
+        (seconds(0.9), ethernet(0x0800, ip4(C4, A4, 1, echo(0)))),
+        (seconds(1.0), ethernet(0x86DD, ip6(A6, B6, 17, udp(5353, 53, 32)))),
+        (seconds(1.1), ethernet(0x86DD, ip6(B6, A6, 17, udp(53, 5353, 64)))),
+    ]
+
+
+def tagged() -> list[Packet]:
+    inner = ip4(A4, B4, 17, udp(1000, 2000, 72))
+    return [
+        (0, ethernet(0x0800, inner)),
+        (1000, ethernet(0x8100, tag(100, 0x0800, inner))),
+        (2000, ethernet(0x8100, tag(100 | 3 << 13, 0x0800, inner))),  # the priority is no part of the id
+        (3000, ethernet(0x88A8, tag(200, 0x8100, tag(300, 0x0800, inner)))),
+        (4000, ethernet(0x8100, tag(200, 0x8100, tag(301, 0x0800, inner)))),  # the outer id is the flow's
+        (5000, ethernet(0x8100, tag(100, 0x86DD, ip6(A6, B6, 6, tcp(1, 2, SYN))))),
+    ]
+
+
+def labelled() -> list[Packet]:
+    return [
+        (0, ethernet(0x8847, labels(16) + ip4(A4, B4, 17, udp(1000, 2000, 72)))),
+        (1000, ethernet(0x8847, labels(16, 17, 18) + ip4(B4, A4, 17, udp(2000, 1000, 72)))),
+        (2000, ethernet(0x8847, labels(16, 17) + ip6(A6, B6, 132, sctp(5000, 5001, 16)))),
+    ]
+
+
+def cooked(version: int) -> list[Packet]:
+    wrap = sll if version == 1 else sll2
+    return [
+        (0, wrap(0x0800, ip4(A4, B4, 6, tcp(40000, 80, SYN)))),
+        (1000, wrap(0x0800, ip4(B4, A4, 6, tcp(80, 40000, SYN | ACK)))),
+        (2000, wrap(0x86DD, ip6(A6, B6, 58, echo(128)))),
+        (3000, wrap(0x0806, bytes(28))),
+    ]
+
+
+def bare() -> list[Packet]:
+    return [
+        (0, ip4(A4, B4, 6, tcp(40000, 80, SYN))),
+        (1000, ip6(A6, B6, 17, udp(1, 2, 4))),
+        (2000, ip4(A4, B4, 47, bytes(30))),
+    ]
+
+
+def loopback() -> list[Packet]:
+    return [
+        (0, struct.pack("<I", 2) + ip4("127.0.0.1", "127.0.0.1", 17, udp(9, 9, 12))),
+        (1000, struct.pack("<I", 30) + ip6("::1", "::1", 6, tcp(8, 9, SYN))),
+        (2000, struct.pack("<I", 24) + ip6("::1", "::1", 6, tcp(9, 8, SYN | ACK))),
+    ]
+
+
+def fragments() -> list[Packet]:
+    """A datagram of 1480 + 1480 + 48 bytes in three, the same over IPv6 in two, and a last fragment whose first one is not there."""
+    whole = udp(1000, 2000, 3000)
+    whole6 = udp(1000, 2000, 1992)
+    return [
+        (0, ethernet(0x0800, ip4(A4, B4, 17, whole[:1480], ident=7, fragment=0x2000))),
+        (1000, ethernet(0x0800, ip4(A4, B4, 17, whole[1480:2960], ident=7, fragment=0x2000 | 185))),
+        (2000, ethernet(0x0800, ip4(A4, B4, 17, whole[2960:], ident=7, fragment=370))),
+        (3000, ethernet(0x86DD, ip6(A6, B6, 44, ip6_fragment(17, 0, True, 9, whole6[:1000])))),
+        (4000, ethernet(0x86DD, ip6(A6, B6, 44, ip6_fragment(17, 125, False, 9, whole6[1000:])))),
+        (5000, ethernet(0x0800, ip4(A4, C4, 17, bytes(40), ident=8, fragment=185))),
+    ]
+
+
+def extended() -> list[Packet]:
+    hop_by_hop = struct.pack("!BB6x", 60, 0)  # next: destination options
+    destination = struct.pack("!BB6x", 6, 0)  # next: TCP
+    routing = struct.pack("!BBBB4x", 17, 0, 0, 0)  # next: UDP
+    return [
+        (0, ethernet(0x86DD, ip6(A6, B6, 0, hop_by_hop + destination + tcp(1, 2, SYN)))),
+        (1000, ethernet(0x86DD, ip6(A6, B6, 43, routing + udp(3, 4, 12)))),
+        (2000, ethernet(0x0800, ip4(A4, B4, 17, udp(5, 6, 8), options=bytes([7, 7, 4, 0, 0, 0, 0, 0])))),
+        (3000, ethernet(0x0800, ip4(A4, B4, 132, sctp(7, 8, 20)))),
+        (4000, ethernet(0x86DD, ip6(A6, B6, 59, b""))),
+    ]
+
+
+def damaged() -> list[Packet]:
+    """What must be counted as malformed, and two oddities that must not."""
+    good = ip4(A4, B4, 17, udp(1000, 2000, 12))
+    return [
+        (0, ethernet(0x0800, b"\x44" + good[1:])),  # header of 16 bytes
+        (1000, ethernet(0x0800, ip4(A4, B4, 17, udp(1000, 2000), length=19))),  # total length below the header's
+        (2000, ethernet(0x0800, good[:12])),  # cut inside the IP header
+        (3000, ethernet(0x86DD, ip6(A6, B6, 17, b"")[:30])),  # likewise
+        (4000, ethernet(0x0800, ip4(A4, B4, 17, udp(1000, 2000, 12), length=0))),  # segmentation offload: the frame says 40
+        (5000, ethernet(0x0800, ip4(A4, B4, 6, b"\x9c\x40"))),  # no room for ports: metered with ports 0
+    ]
+
+
+def pauses() -> list[Packet]:
+    """One UDP flow with pauses of 29 s and 31 s, then a packet every 20 s for 400 s: splits at the default timeouts."""
+    times = [0.0, 29.0, 60.0, *(80.0 + 20 * step for step in range(21))]
+    return [(seconds(at), ethernet(0x0800, ip4(A4, B4, 17, udp(1000, 2000, 72)))) for at in times]
+
+
+def several_interfaces() -> bytes:
+    first = ip4(A4, B4, 17, udp(1000, 2000, 72))
+    little = section(
+        "<",
+        [(ETHERNET, None), (RAW, 9)],
+        [(0, 1000, ethernet(0x0800, first)), (1, 2001, first), (1, 3000, ip6(A6, B6, 17, udp(1, 2, 4)))],
+    )
+    big = section(">", [(SLL, 9)], [(0, 4003, sll(0x0800, ip4(B4, A4, 17, udp(2000, 1000, 72))))])
+    return little + big
+
+
+CAPTURES = {
+    "connection.pcap": lambda: pcap(connection()),
+    "connection-be-ns.pcap": lambda: pcap(connection(), order=">", nanoseconds=True),
+    "tagged.pcap": lambda: pcap(tagged()),
+    "labelled.pcap": lambda: pcap(labelled(), order=">"),
+    "cooked-v1.pcap": lambda: pcap(cooked(1), link=SLL),
+    "cooked-v2.pcap": lambda: pcap(cooked(2), link=SLL2),
+    "bare.pcap": lambda: pcap(bare(), link=RAW, nanoseconds=True),
+    "loopback.pcap": lambda: pcap(loopback(), link=NULL),
+    "fragments.pcap": lambda: pcap(fragments()),
+    "extended.pcap": lambda: pcap(extended()),
+    "damaged.pcap": lambda: pcap(damaged()),
+    "pauses.pcap": lambda: pcap(pauses()),
+    "cut.pcap": lambda: pcap(connection(), cut=5),
+    "several-interfaces.pcapng": several_interfaces,
+    "cut.pcapng": lambda: several_interfaces()[:-20],
+}
+
+
+def write_captures(directory: Path) -> None:
+    for name, make in CAPTURES.items():
+        (directory / name).write_bytes(make())
+
+
+if __name__ == "__main__":
+    write_captures(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)
