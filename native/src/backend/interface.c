@@ -52,6 +52,14 @@ int interface_failed(const char *name, int index, int reason, struct capture_err
     return capture_fail(error, CAPTURE_ERR_IO, "interface", "capturing from interface %s failed: %s", name, strerror(reason));
 }
 
+int interface_check(int socket, const char *name, int index, struct capture_error_info *error) {
+    struct ifreq request = {0};
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+    if (ioctl(socket, SIOCGIFFLAGS, &request) != 0)
+        return interface_failed(name, index, errno, error);
+    return request.ifr_flags & IFF_UP ? CAPTURE_OK : interface_failed(name, index, ENETDOWN, error);
+}
+
 void interface_shut(int socket) {
     struct sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
     struct sock_fprog program = {.len = 1, .filter = &nothing};

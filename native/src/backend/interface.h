@@ -16,6 +16,9 @@ int interface_examine(int socket, const char *name, int *index, int *hardware, s
 /* Why the next read of a live capture failed, in words: gone, down, or errno's text. Returns CAPTURE_ERR_IO. */
 int interface_failed(const char *name, int index, int reason, struct capture_error_info *error);
 
+/* Is the interface still there and up? CAPTURE_OK or CAPTURE_ERR_IO. For backends whose library swallows the socket's error. */
+int interface_check(int socket, const char *name, int index, struct capture_error_info *error);
+
 /* Lets no new frame into a packet socket; its ring stays. Cannot fail on a packet socket but for lack of memory, and then frames go on
  * coming: whoever drains must bound the time. */
 void interface_shut(int socket);

@@ -176,8 +176,10 @@ static int dispatch(struct pcap_state *state, struct frame_batch *batch, struct 
     int result = pcap_dispatch(state->handle, FRAME_BATCH, on_frame, (u_char *)state);
     state->batch = NULL;
     pthread_mutex_unlock(&state->lock);
-    if (result >= 0 || batch->count > 0)
+    if (batch->count > 0)
         return (int)batch->count; /* a failure behind good frames is met again by the next read */
+    if (result >= 0) /* libpcap goes on waiting on an interface that went down: nothing came, so look */
+        return state->index ? interface_check(pcap_fileno(state->handle), state->interface, state->index, error) : 0;
     return capture_fail(error, CAPTURE_ERR_IO, "interface", "capturing from interface %s failed: %s", state->interface,
                         pcap_geterr(state->handle));
 }
