@@ -38,7 +38,7 @@ enum {
  * the configuration they were opened with. */
 struct fanout_group {
     const struct capture_config *config;
-    int id;
+    uint32_t id; /* 16 bits */
     uint32_t members;
     struct fanout_group *next;
 };
@@ -167,8 +167,8 @@ static struct fanout_group *find_group(const struct capture_config *config) {
  * first, else they would not find the queue of their flow. */
 static int join_or_make_group(struct afpacket_state *state, const struct capture_config *config, struct capture_error_info *error) {
     struct fanout_group *group = find_group(config);
-    int kind = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_DEFRAG;
-    int request = group ? group->id | kind << 16 : (kind | PACKET_FANOUT_FLAG_UNIQUEID) << 16;
+    uint32_t kind = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_DEFRAG;
+    uint32_t request = group ? group->id | kind << 16 : (kind | PACKET_FANOUT_FLAG_UNIQUEID) << 16;
     if (setsockopt(state->socket, SOL_PACKET, PACKET_FANOUT, &request, sizeof request) != 0)
         return refused(state, "the queues cannot share the interface (PACKET_FANOUT)", error);
     if (!group) {

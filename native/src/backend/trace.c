@@ -54,7 +54,7 @@ static int map_file(struct trace *trace, struct capture_error_info *error) {
     return CAPTURE_OK;
 }
 
-static int begin(struct trace *trace, struct capture_error_info *error) {
+int trace_begin(struct trace *trace, struct capture_error_info *error) {
     uint32_t magic;
     memcpy(&magic, trace->base, sizeof magic);
     switch (magic) {
@@ -80,7 +80,7 @@ int trace_open(struct trace *trace, const char *path, uint32_t snaplen, struct c
                             path, strerror(errno));
     int code = map_file(trace, error);
     if (code == CAPTURE_OK)
-        code = begin(trace, error);
+        code = trace_begin(trace, error);
     if (code != CAPTURE_OK)
         trace_close(trace);
     return code;

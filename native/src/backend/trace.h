@@ -46,6 +46,9 @@ struct trace {
 int trace_open(struct trace *trace, const char *path, uint32_t snaplen, struct capture_error_info *error);
 void trace_close(struct trace *trace);
 
+/* Tells the format by its magic and checks the file header at base, of at least 4 bytes. What trace_open does once the file is mapped. */
+int trace_begin(struct trace *trace, struct capture_error_info *error);
+
 /* Room for one more interface, zeroed, or NULL. */
 struct trace_interface *trace_add_interface(struct trace *trace);
 
