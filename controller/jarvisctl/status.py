@@ -124,7 +124,7 @@ def _connection_sentence(details: str, config: CtlConfig) -> str:
             f"nothing listens at {config.endpoint}: see that jarvis-controller runs there and that `endpoint` is right",
         ),
         (
-            ("dns resolution failed", "name resolution"),
+            ("errors resolving", "dns resolution failed", "name resolution"),
             f"the name in endpoint {config.endpoint!r} does not resolve: see that `endpoint` is right",
         ),
         (

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fleet command against a fake controller over real mTLS: requests, tables, JSON objects, exit codes."""
+
+from __future__ import annotations
+
+import json
+import stat
+import uuid
+from pathlib import Path
+
+from google.rpc import code_pb2
+from jarvis.capture.v1 import capture_pb2, fleet_pb2
+
+from tests.fakes.fleet_service import status
+from tests.unit.jarvisctl.conftest import Controller, run_ctl
+
+WEB = "web2" + "a" * 28
+LAB = "lab2" + "b" * 28
+OLD = "old2" + "c" * 28
+
+
+def three_agents(controller: Controller) -> None:
+    controller.service.add_agent(WEB, role="web", site="lab")
+    controller.service.add_agent(LAB, role="lab")
+    bad = controller.service.add_agent(OLD, fleet_pb2.AGENT_STATE_QUARANTINED, role="web")
+    bad.reason = "PCR_MISMATCH: event 3 diverges"
+
+
+async def test_agents_list_shows_all_pages_as_full_values_when_piped(controller: Controller) -> None:
+    three_agents(controller)
+    result = await controller.ctl("agents", "list")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["AGENT", "STATE", "HOST", "LABELS", "FIRMWARE", "LEVEL", "VERIFIED", "REASON"]
+    assert [line.split()[:2] for line in lines[1:]] == [[WEB, "verified"], [LAB, "verified"], [OLD, "quarantined"]]
+    assert "role=web,site=lab" in lines[1]
+    assert "1m05s ago" in lines[1] or "1m06s ago" in lines[1]
+    assert "PCR_MISMATCH: event 3 diverges" in lines[3]
+    assert "\x1b" not in result.out
+    assert len(controller.service.requests) == 2
+
+
+async def test_agents_list_as_json_is_one_object_a_line_with_every_key(controller: Controller) -> None:
+    three_agents(controller)
+    result = await controller.ctl("--output", "json", "agents", "list", "--selector", "role=web")
+    assert [value["agent_id"] for value in result.objects] == [WEB, OLD]
+    first = result.objects[0]
+    assert set(first) == {field.name for field in fleet_pb2.Agent.DESCRIPTOR.fields}
+    assert first["state"] == "verified"
+    assert first["labels"] == {"role": "web", "site": "lab"}
+    assert first["firmware_sha256"] == bytes(range(32)).hex()
+    assert first["verify_time"].endswith("Z")
+    assert first["lease_expire_time"] is None
+    assert first["channel_bound"] is False
+
+
+async def test_control_characters_in_what_an_agent_says_never_reach_the_terminal(controller: Controller) -> None:
+    controller.service.add_agent(WEB, hostname="evil\x1b[2Jhost\nverified")
+    result = await controller.ctl("agents", "show", WEB)
+    assert "evil\\x1b[2Jhost\\x0averified" in result.out
+    assert "\x1b" not in result.out
+
+
+async def test_a_selector_that_matches_nobody_is_an_error(controller: Controller) -> None:
+    three_agents(controller)
+    for arguments in (["agents", "list"], ["capture", "status"], ["attest"], ["metrics"], ["flows"]):
+        result = await controller.ctl(*arguments, "--selector", "role=none")
+        assert (result.code, result.out) == (2, ""), arguments
+        assert "no agent matches the selector 'role=none' [AGENT_NOT_FOUND]" in result.err
+
+
+async def test_a_fleet_without_agents_says_how_to_get_one(controller: Controller) -> None:
+    result = await controller.ctl("agents", "list")
+    assert result.code == 2
+    assert "jarvisctl enroll token" in result.err
+
+
+async def test_quarantine_takes_a_prefix_and_sends_the_full_id_with_its_reason(controller: Controller) -> None:
+    three_agents(controller)
+    result = await controller.ctl("agents", "quarantine", WEB[:5], "--reason", "stolen laptop")
+    assert result.code == 0
+    request = controller.service.requests[-1]
+    assert (request.agent_id, request.reason) == (WEB, "stolen laptop")
+    assert "quarantined" in result.out
+    released = await controller.ctl("--output", "json", "agents", "release", WEB, "--reason", "found again")
+    assert released.objects[0]["state"] == "stale"
+
+
+async def test_a_prefix_of_several_agents_is_refused_before_anything_is_changed(controller: Controller) -> None:
+    controller.service.add_agent("aaaa" + "b" * 28)
+    controller.service.add_agent("aaaa" + "c" * 28)
+    result = await controller.ctl("agents", "quarantine", "aaaa", "--reason", "x")
+    assert result.code == 2
+    assert "'aaaa' is the beginning of 2 agent ids" in result.err
+    assert not any(isinstance(request, fleet_pb2.QuarantineAgentRequest) for request in controller.service.requests)
+
+
+async def test_enroll_token_writes_the_join_file_for_its_owner_only(controller: Controller, tmp_path: Path) -> None:
+    path = tmp_path / "new.join"
+    result = await controller.ctl(
+        "enroll", "token", "--label", "role=web", "--label", "site=lab", "--lifetime", "2h", "-o", str(path)
+    )
+    assert result.code == 0
+    assert json.loads(path.read_text(encoding="utf-8"))["token"] == "s3cret"  # noqa: S105 (the fake's)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    request = controller.service.requests[-1]
+    assert dict(request.labels) == {"role": "web", "site": "lab"}
+    assert request.lifetime.seconds == 7200
+    assert "s3cret" not in result.out + result.err
+
+
+async def test_enroll_token_never_overwrites_a_file_and_then_spends_no_token(controller: Controller, tmp_path: Path) -> None:
+    path = tmp_path / "there"
+    path.write_text("mine", encoding="utf-8")
+    result = await controller.ctl("enroll", "token", "-o", str(path))
+    assert result.code == 2
+    assert f"-o is {path}, which exists" in result.err
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert controller.service.requests == []
+
+
+async def test_a_refused_token_leaves_no_empty_file_behind(controller: Controller, tmp_path: Path) -> None:
+    controller.service.refusals["CreateJoinToken"] = status(
+        code_pb2.PERMISSION_DENIED, "role viewer may not, admin may", "ROLE_DENIED"
+    )
+    result = await controller.ctl("enroll", "token", "-o", str(tmp_path / "new.join"))
+    assert result.code == 3
+    assert "does not allow this to the certificate" in result.err
+    assert "role viewer may not, admin may [ROLE_DENIED]" in result.err
+    assert not (tmp_path / "new.join").exists()
+
+
+async def test_attest_shows_each_check_and_leaves_with_4_when_one_fails(controller: Controller) -> None:
+    three_agents(controller)
+    controller.service.checks[WEB] = [fleet_pb2.AttestationCheck(name="nonce", passed=True)]
+    controller.service.checks[OLD] = [
+        fleet_pb2.AttestationCheck(name="nonce", passed=True),
+        fleet_pb2.AttestationCheck(name="pcr", reason="PCR_MISMATCH", message="event 3 diverges"),
+    ]
+    controller.service.agent_failures[OLD] = status(code_pb2.FAILED_PRECONDITION, "1 check failed", "PCR_MISMATCH")
+    good = await controller.ctl("attest", "--agent", WEB)
+    assert good.code == 0
+    bad = await controller.ctl("attest", "--selector", "role=web")
+    assert bad.code == 4
+    assert f"{OLD} (host-old2): quarantined, failed: 1 check failed [PCR_MISMATCH]" in bad.out
+    assert "pcr    failed  PCR_MISMATCH  event 3 diverges" in bad.out
+    as_json = await controller.ctl("--output", "json", "attest", "--agent", OLD)
+    assert as_json.code == 4
+    assert as_json.objects[0]["error"]["reason"] == "PCR_MISMATCH"
+    assert as_json.objects[0]["checks"][1] == {
+        "name": "pcr",
+        "passed": False,
+        "reason": "PCR_MISMATCH",
+        "message": "event 3 diverges",
+    }
+
+
+async def test_attest_leaves_with_1_when_an_agent_could_not_be_asked(controller: Controller) -> None:
+    three_agents(controller)
+    controller.service.agent_failures[LAB] = status(code_pb2.UNAVAILABLE, "connection refused")
+    result = await controller.ctl("attest", "--all")
+    assert result.code == 1
+    assert "failed: connection refused" in result.out
+
+
+async def test_capture_start_sends_exactly_what_was_asked(controller: Controller) -> None:
+    three_agents(controller)
+    result = await controller.ctl(
+        "capture", "start", "--selector", "role=web", "--interface", "eth0", "--backend", "afpacket", "--filter", "tcp port 80",
+        "--snaplen", "128", "--buffer-size-mb", "256", "--timestamp-source", "hardware", "--promiscuous",
+        "--max-flows", "4096", "--idle-timeout", "1m30s", "--active-timeout", "0",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    request = controller.service.requests[-1]
+    expected = capture_pb2.CaptureSpec(
+        interface="eth0", backend="afpacket", filter="tcp port 80", snaplen=128, buffer_size_mb=256, max_flows=4096,
+        timestamp_source=capture_pb2.TIMESTAMP_SOURCE_HARDWARE, promiscuous=True,
+    )  # fmt: skip
+    expected.idle_timeout.seconds = 90
+    expected.active_timeout.SetInParent()
+    assert request.spec == expected
+    assert request.spec.HasField("active_timeout")
+    assert uuid.UUID(request.request_id).version == 4
+    assert request.selector.label_selector == "role=web"
+    assert result.out.count("running") == 2
+
+
+async def test_capture_failures_are_shown_per_agent_and_make_exit_1(controller: Controller) -> None:
+    three_agents(controller)
+    controller.service.agent_failures[OLD] = status(
+        code_pb2.FAILED_PRECONDITION,
+        "the firmware is not trusted",
+        "FIRMWARE_UNTRUSTED",
+        metadata={"reason": "FIRMWARE_ALTERED"},
+    )
+    result = await controller.ctl("capture", "start", "--all", "--file", "a.pcap", "--file", "b.pcap")
+    assert result.code == 1
+    assert "1 of 3 agents failed" in result.err
+    row = next(line for line in result.out.splitlines() if line.startswith(OLD))
+    assert row.endswith("the firmware is not trusted [FIRMWARE_UNTRUSTED: FIRMWARE_ALTERED]")
+    assert list(controller.service.requests[-1].spec.files) == ["a.pcap", "b.pcap"]
+    as_json = await controller.ctl("--output", "json", "capture", "stop", "--all", "--discard")
+    assert as_json.code == 1
+    outcomes = {value["agent_id"]: value for value in as_json.objects}
+    assert outcomes[OLD]["ok"] is False
+    assert outcomes[OLD]["capture"] is None
+    assert outcomes[OLD]["error"]["metadata"] == {"reason": "FIRMWARE_ALTERED"}
+    assert outcomes[WEB]["ok"] is True
+    assert outcomes[WEB]["capture"]["state"] == "stopped"
+    assert controller.service.requests[-1].discard is True
+
+
+async def test_capture_status_humanises_for_people_and_is_exact_for_programs(controller: Controller) -> None:
+    controller.service.add_agent(WEB)
+    result = await controller.ctl("capture", "status")
+    row = result.out.splitlines()[1].split()
+    assert row == [WEB, "running", "eth0", "pcap", "0.00s", "12,345", "6.7MB", "7", "42", "-"]
+    as_json = await controller.ctl("--output", "json", "capture", "status")
+    assert as_json.objects[0]["capture"]["metrics"]["received_octets"] == 6_700_000
+    assert as_json.objects[0]["capture"]["uptime_s"] is None
+
+
+async def test_changing_commands_address_everybody_only_with_all(controller: Controller) -> None:
+    three_agents(controller)
+    for arguments in (["capture", "start", "--interface", "eth0"], ["capture", "stop"]):
+        result = await controller.ctl(*arguments)
+        assert result.code == 2
+        assert "no agent is addressed: give --agent ID or --selector LABELS, or --all" in result.err
+    contradiction = await controller.ctl("capture", "stop", "--all", "--agent", WEB)
+    assert contradiction.code == 2
+    assert controller.service.requests == []
+
+
+async def test_metrics_once_and_followed(controller: Controller) -> None:
+    three_agents(controller)
+    controller.service.agent_failures[LAB] = status(code_pb2.FAILED_PRECONDITION, "no capture", "CAPTURE_NOT_RUNNING")
+    once = await controller.ctl("metrics")
+    assert once.code == 1
+    assert "3.4Gbit/s" in once.out
+    assert "no capture [CAPTURE_NOT_RUNNING]" in once.out
+    followed = await controller.ctl("--output", "json", "metrics", "--follow", "--interval", "200ms", "--agent", WEB)
+    assert followed.code == 0
+    assert [value["metrics"]["received"] for value in followed.objects] == [1000, 2000, 3000]
+    assert controller.service.requests[-1].interval.nanos == 200_000_000
+    lines = (await controller.ctl("metrics", "--follow", "--agent", WEB)).out.splitlines()
+    assert [line.split()[1] for line in lines] == ["RECEIVED", "1,000", "2,000", "3,000"]
+
+
+async def test_audit_verify_recomputes_the_chain_over_all_pages(controller: Controller) -> None:
+    for index in range(5):
+        controller.service.add_event("agent.state", WEB, json.dumps({"n": index}))
+    result = await controller.ctl("--output", "json", "audit", "verify")
+    assert result.code == 0
+    head = result.objects[0]
+    assert head == {"ok": True, "events": 5, "sequence": 5, "hash": controller.service.events[-1].hash.hex()}
+    again = await controller.ctl("audit", "verify", "--expect", f"3:{controller.service.events[2].hash.hex()}")
+    assert again.code == 0
+    assert "the audit chain holds: 5 events" in again.out
+
+
+async def test_audit_verify_names_the_first_edited_entry_and_leaves_with_4(controller: Controller) -> None:
+    for index in range(5):
+        controller.service.add_event("capture.start", WEB, json.dumps({"n": index}))
+    controller.service.events[3].detail = '{"n":99}'
+    result = await controller.ctl("audit", "verify")
+    assert (result.code, result.out) == (4, "")
+    assert "audit entry 4 is not what was recorded" in result.err
+
+
+async def test_audit_verify_finds_a_cut_and_a_rewritten_chain_by_the_head_it_gave_before(controller: Controller) -> None:
+    for _ in range(4):
+        controller.service.add_event("agent.state", WEB)
+    head = controller.service.events[-1]
+    rewritten = await controller.ctl("audit", "verify", "--expect", f"3:{'00' * 32}")
+    assert rewritten.code == 4
+    assert "audit entry 3 is not the one that was known" in rewritten.err
+    controller.service.events.pop()
+    cut = await controller.ctl("--output", "json", "audit", "verify", "--expect", f"4:{head.hash.hex()}")
+    assert cut.code == 4
+    assert json.loads(cut.err)["error"]["reason"] == "AUDIT_TRUNCATED"
+
+
+async def test_audit_list_keeps_the_newest_and_can_be_narrowed_to_an_agent(controller: Controller) -> None:
+    controller.service.add_event("agent.enroll", WEB)
+    controller.service.add_event("agent.enroll", LAB)
+    controller.service.add_event("capture.start", WEB, '{"interface":"eth0"}')
+    result = await controller.ctl("--output", "json", "audit", "list", "--agent", "web2", "--last", "1")
+    assert [value["action"] for value in result.objects] == ["capture.start"]
+    assert result.objects[0]["time"].startswith("2023-11-14T22:13:20.")
+    table = await controller.ctl("audit", "list")
+    assert len(table.out.splitlines()) == 4
+    assert '{"interface":"eth0"}' in table.out
+
+
+async def test_configuration_is_found_by_environment_and_by_home(controller: Controller, tmp_path: Path) -> None:
+    controller.service.add_agent(WEB)
+    by_variable = await run_ctl("agents", "list", JARVISCTL_CONFIG=str(controller.config))
+    assert by_variable.code == 0
+    home = tmp_path / "home"
+    (home / ".config" / "jarvis-capture").mkdir(parents=True)
+    for name in ("jarvisctl.toml", "ca.pem", "alice.pem", "alice.key"):
+        (home / ".config" / "jarvis-capture" / name).symlink_to(tmp_path / name)
+    by_home = await run_ctl("agents", "list", HOME=str(home), XDG_CONFIG_HOME="", JARVISCTL_CONFIG="")
+    assert by_home.code == 0, by_home.err
