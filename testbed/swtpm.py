@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Software TPMs with endorsement certificates of a vendor CA of their own: what a host's TPM is to tests, demo and benchmarks.
+"""Software TPMs with endorsement certificates of a vendor CA of their own, for tests, demo and benchmarks.
 
-A `TpmVendor` is one local CA (root -> issuer) and manufactures TPM state directories with swtpm_setup. The issuer's certificate is
-written to the TPM's NV index 0x1c00100, where real TPMs keep their intermediates, so that a verifier needs only the vendor's root.
+A `TpmVendor` is one local CA (root -> issuer) and manufactures TPM state directories with swtpm_setup. The issuer's certificate
+is written to the TPM's NV index 0x1c00100, where real TPMs keep their intermediates: a verifier needs only the vendor's root.
 A `Swtpm` runs one state directory: start, power cut (`kill`), orderly end (`stop`), `reboot` on the same ports.
 Manufacturing takes seconds: `TpmVendor.copy_of` manufactures once per name and hands out copies.
 
@@ -68,8 +68,20 @@ class TpmVendor:
         """Makes a new TPM with EK certificate and chain in NV; takes seconds. Returns its absolute state directory."""
         state = state_directory.absolute()
         state.mkdir(parents=True, exist_ok=True)
-        _run(["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--config", str(self._config), "--create-ek-cert",
-              "--pcr-banks", "sha256", "--overwrite"])
+        _run(
+            [
+                "swtpm_setup",
+                "--tpm2",
+                "--tpmstate",
+                str(state),
+                "--config",
+                str(self._config),
+                "--create-ek-cert",
+                "--pcr-banks",
+                "sha256",
+                "--overwrite",
+            ]
+        )
         with Swtpm(state) as tpm:
             _write_intermediate(tpm.tcti, self.issuer_der)
         return state
@@ -136,7 +148,8 @@ class Swtpm:
                 self._port = port
                 return
             self._reap(signal.SIGKILL)
-        raise TestbedError(f"swtpm did not answer within {READY_TIMEOUT_S:.0f} s: {self._log.read_text(errors='replace')[-2000:]}")
+        said = self._log.read_text(errors="replace")[-2000:]
+        raise TestbedError(f"swtpm did not answer within {READY_TIMEOUT_S:.0f} s: {said}")
 
     def kill(self) -> None:
         """A power cut: the process is killed, nothing is shut down in order."""
@@ -164,10 +177,22 @@ class Swtpm:
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.state_directory}",
-                 "--server", f"type=tcp,bindaddr=127.0.0.1,port={port}",
-                 "--ctrl", f"type=tcp,bindaddr=127.0.0.1,port={port + 1}", "--flags", "not-need-init,startup-clear"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [
+                    "swtpm",
+                    "socket",
+                    "--tpm2",
+                    "--tpmstate",
+                    f"dir={self.state_directory}",
+                    "--server",
+                    f"type=tcp,bindaddr=127.0.0.1,port={port}",
+                    "--ctrl",
+                    f"type=tcp,bindaddr=127.0.0.1,port={port + 1}",
+                    "--flags",
+                    "not-need-init,startup-clear",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def _answers(self, port: int) -> bool:

@@ -74,9 +74,7 @@ class Attester:
             return event_log, device.quote(extra_data=extra_data, pcrs=selection)
 
         event_log, quote = await self.worker.run(TpmPriority.QUOTE, operation)
-        self.leases.note_quote(
-            nonce=nonce, boottime=quoted_at, reset_count=quote.reset_count, tls_spki_sha256=agent_spki_sha256
-        )
+        self.leases.note_quote(nonce=nonce, boottime=quoted_at, reset_count=quote.reset_count, tls_spki_sha256=agent_spki_sha256)
         return Evidence(
             attest=quote.attest,
             signature=quote.signature,

@@ -118,7 +118,9 @@ class CommandGate:
         while len(self._seen) > 2:
             del self._seen[min(self._seen)]
         if authorization.request_id in seen:
-            raise CommandError("COMMAND_REPLAYED", f"request_id {authorization.request_id} was used already; a new one is accepted")
+            raise CommandError(
+                "COMMAND_REPLAYED", f"request_id {authorization.request_id} was used already; a new one is accepted"
+            )
         if len(seen) >= MAX_SEEN_PER_LEASE:
             raise CommandError("COMMAND_LIMIT", f"{MAX_SEEN_PER_LEASE} commands under one lease; the next lease makes room")
         seen.add(authorization.request_id)
@@ -185,10 +187,14 @@ def _settle(future: asyncio.Future[bytes], done: asyncio.Future[bytes]) -> None:
 def _authorization(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> CommandAuthorization:
     values = [value for key, value in metadata if key == AUTHORIZATION_METADATA_KEY]
     if len(values) != 1:
-        raise CommandError("COMMAND_UNSIGNED", f"{method}: {len(values)} entries {AUTHORIZATION_METADATA_KEY}; exactly one is accepted")
+        raise CommandError(
+            "COMMAND_UNSIGNED", f"{method}: {len(values)} entries {AUTHORIZATION_METADATA_KEY}; exactly one is accepted"
+        )
     data = values[0] if isinstance(values[0], bytes) else values[0].encode()
     if len(data) > MAX_AUTHORIZATION_BYTES:
-        raise CommandError("COMMAND_INVALID", f"{method}: an authorization of {len(data)} bytes; {MAX_AUTHORIZATION_BYTES} are accepted")
+        raise CommandError(
+            "COMMAND_INVALID", f"{method}: an authorization of {len(data)} bytes; {MAX_AUTHORIZATION_BYTES} are accepted"
+        )
     try:
         return CommandAuthorization.FromString(data)
     except DecodeError as error:

@@ -41,7 +41,7 @@ class AgentConfig:
     """TCTI configuration string of the TPM. There is no default search."""
     pcr: int = 14
     """PCR (SHA-256 bank) that firmware is measured into, 0..15."""
-    listen: str = "0.0.0.0:7443"  # noqa: S104 - an agent is there to be reached; mTLS decides who is heard
+    listen: str = "0.0.0.0:7443"
     """host:port to serve on."""
     enroll_address: str = ""
     """host:port of the EnrollmentService; empty = the join file's."""
@@ -80,7 +80,9 @@ class AgentConfig:
             ConfigError: as `load`.
         """
         known = {field.name: field for field in fields(cls)}
-        problems = [f"{name}: no such field; accepted are {', '.join(sorted(known))}" for name in sorted(values.keys() - known.keys())]
+        problems = [
+            f"{name}: no such field; accepted are {', '.join(sorted(known))}" for name in sorted(values.keys() - known.keys())
+        ]
         problems += [
             f"{name}: is missing; {_ACCEPTED[name]}"
             for name, field in known.items()
@@ -186,14 +188,14 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 _ACCEPTED = {
-    "fleet": "a lower-case DNS name such as \"lab.example\" is accepted",
+    "fleet": 'a lower-case DNS name such as "lab.example" is accepted',
     "join_file": "the path of a file is accepted",
     "advertise": "host:port is accepted, the port 1..65535",
     "release_key": "the path of a file is accepted",
     "firmware_directory": "the path of a directory is accepted",
     "state_directory": "the path of a directory is accepted",
     "firmware_floor": "an integer 0..2147483647 is accepted",
-    "tcti": "a TCTI string such as \"device:/dev/tpmrm0\" or \"swtpm:host=127.0.0.1,port=2321\" is accepted",
+    "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321" is accepted',
     "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
     "listen": "host:port is accepted, the port 1..65535",
     "enroll_address": "host:port is accepted, the port 1..65535",
@@ -201,5 +203,5 @@ _ACCEPTED = {
     "replay_directory": "the path of a directory is accepted",
     "worker_cpus": "a list of at most 64 CPU numbers 0..4095 is accepted",
     "flow_log_records": "a power of two 1024..16777216 is accepted",
-    "log_format": "\"json\" and \"console\" are accepted",
+    "log_format": '"json" and "console" are accepted',
 }

@@ -48,3 +48,7 @@ class CaptureRefusedError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+class AgentStoppingError(Exception):
+    """The agent is stopping: streams end, new calls are refused; the caller comes back later."""

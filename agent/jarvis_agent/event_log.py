@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The firmware event log on disk and its PCR, kept in step: write, fsync, and only then extend.
 
-One file per boot of the TPM, `firmware-events-<resetCount>.jsonl` below the state directory: a reset sets PCRs to zero, so the log
-starts anew and the old file is set aside by its name. After a crash the file may hold what the PCR does not:
+One file per boot of the TPM, `firmware-events-<resetCount>.jsonl` below the state directory: a reset sets PCRs to zero, so
+the log starts anew and the old file is set aside by its name. After a crash the file may hold what the PCR does not:
 
     torn last line             never extended (the extend follows the fsync): cut off
     last record not extended   extended now
@@ -131,7 +131,7 @@ class EventLog:
             events = parse_log(whole)
             replayed = replay(events)
         except AttestationError as error:
-            _LOG.error("firmware event log: %s", error.message)  # noqa: TRY400 - the sentence says it all
+            _LOG.error("firmware event log: %s", error.message)
             return None
         if len(whole) == len(data):
             return events
@@ -149,7 +149,9 @@ class EventLog:
 
     def _set_aside(self) -> None:
         number = len(list(self._directory.glob(f"{self.path.name}.restart-*"))) + 1
-        _LOG.warning("PCR %d is zero though events were logged: the TPM restarted; the log is set aside: %s", self._pcr, self.path)
+        _LOG.warning(
+            "PCR %d is zero though events were logged: the TPM restarted; the log is set aside: %s", self._pcr, self.path
+        )
         self.path.rename(self.path.with_name(f"{self.path.name}.restart-{number}"))
         self._records = 0
         self._known = set()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Firmware at start: measured into the PCR first, judged second, loaded last; refused firmware leaves the agent up but mute.
 
-    library → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen → other mappings logged
+    library → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen
+    → every other executable mapping of the process logged and extended likewise
 
 Nothing here can be switched off: there is no parameter for it and load_firmware's allow_unsigned is never passed.
 """
@@ -18,9 +19,10 @@ from pathlib import Path
 
 from jarvis.capture.v1.agent_pb2 import FirmwareStatus
 from jarvis_native import Firmware, MeasuredObject, load_firmware
-from jarvis_native.loader import LIBRARY, MANIFEST, SIGNATURE
+from jarvis_native.loader import LIBRARY
 from jarvis_trust.errors import FirmwareError, TrustError
 from jarvis_trust.eventlog import load_attempt, mapping
+from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE
 
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.event_log import EventLog
@@ -91,9 +93,7 @@ class MeasurementContext:
             if not self.event_log.holds_mapping(path, sha256):
                 self.event_log.record(
                     device,
-                    mapping(
-                        path=path, sha256=sha256, time=datetime.now(UTC), boot_id=self.boot_id, session_id=self.session_id
-                    ),
+                    mapping(path=path, sha256=sha256, time=datetime.now(UTC), boot_id=self.boot_id, session_id=self.session_id),
                 )
 
         self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
@@ -119,12 +119,12 @@ def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
         )
         _record_mappings(context)
     except TrustError as error:
-        _LOG.error("firmware refused (%s): %s", error.reason, error.message)  # noqa: TRY400 - a verdict, not a crash
+        _LOG.error("firmware refused (%s): %s", error.reason, error.message)
         return FirmwareState(
             firmware=None,
             sha256=measured[0] if measured else b"",
-            manifest=_read_capped(config.firmware_directory / MANIFEST),
-            signature=_read_capped(config.firmware_directory / SIGNATURE),
+            manifest=_read_capped(config.firmware_directory / MANIFEST_FILE),
+            signature=_read_capped(config.firmware_directory / SIGNATURE_FILE),
             reason=error.reason,
             message=error.message,
         )
@@ -157,7 +157,7 @@ def _record_mappings(context: MeasurementContext) -> None:
 
 
 def _hash_mapping(addresses: str, path: str) -> bytes | None:
-    """SHA-256 of the file that is really mapped (map_files follows it even when it was deleted or replaced), else of its path."""
+    """SHA-256 of the file that is really mapped (map_files finds it even when it was replaced), else of its path."""
     for name in (f"/proc/self/map_files/{addresses}", path):
         try:
             with open(name, "rb") as file:  # noqa: PTH123 - the kernel's magic link, not a path to resolve

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leases: the right to be commanded, which ends by itself.
 
-    quote for nonce N at BOOTTIME t  →  controller judges  →  lease naming N, duration d  →  in force until t + d on CLOCK_BOOTTIME
+    quote for nonce N at BOOTTIME t → controller judges → lease naming N, duration d → in force until BOOTTIME t + d
 
-CLOCK_BOOTTIME counts through suspend and nobody sets it, so a wall clock that is set back changes nothing. What must not go back
-(lease sequence, audit sequence and head) is on disk before a lease is in force. The end is also given to the native core, which pauses
-by itself. No I/O but the state file; time is a parameter; used on the event loop only.
+CLOCK_BOOTTIME counts through suspend and nobody sets it, so a wall clock that is set back changes nothing. What must not go
+back (lease sequence, audit sequence and head) is on disk before a lease is in force. The end is also given to the native
+core, which pauses by itself. No I/O but the state file; time is a parameter; used on the event loop only.
 """
 
 from __future__ import annotations
@@ -218,11 +218,12 @@ class LeaseKeeper:
         if lease.audit_sequence < high.audit_sequence:
             raise LeaseError(
                 "AUDIT_TRUNCATED",
-                f"the lease's audit_sequence is {lease.audit_sequence}; this agent has seen {high.audit_sequence}: the log was cut",
+                f"the lease's audit_sequence is {lease.audit_sequence}; {high.audit_sequence} was seen before: the log was cut",
             )
         if lease.audit_sequence == high.audit_sequence and high.audit_head and lease.audit_head != high.audit_head:
             raise LeaseError(
-                "AUDIT_TRUNCATED", f"the audit head at sequence {lease.audit_sequence} is another than before: the log was rewritten"
+                "AUDIT_TRUNCATED",
+                f"the audit head at sequence {lease.audit_sequence} is another than before: the log was rewritten",
             )
 
 
@@ -237,7 +238,9 @@ def _read_state(path: Path) -> _HighWater:
     except FileNotFoundError:
         return _HighWater()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LeaseError("LEASE_STATE_DAMAGED", f"{path} cannot be read as lease state ({error!r}); restore it, do not remove it") from error
+        raise LeaseError(
+            "LEASE_STATE_DAMAGED", f"{path} cannot be read as lease state ({error!r}); restore it, do not remove it"
+        ) from error
 
 
 def _write_state(path: Path, high: _HighWater) -> None:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one subscriber must be told was lost: exact counts, coalesced, at most one notice a second and place.
 
-No I/O and no clock: the stream says what it saw and what time it is. Nothing added here is ever dropped: it leaves by `due` or `flush`.
+No I/O and no clock: the stream says what it saw and what time it is. Nothing added here is ever dropped: it leaves by `due`
+or `flush`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from jarvis.capture.v1.flow_pb2 import (
     LOSS_POINT_AGENT_QUEUE,
     LOSS_POINT_FLOW_TABLE,
@@ -18,6 +18,8 @@ from jarvis.capture.v1.flow_pb2 import (
     LossPoint,
 )
 from jarvis_native import CaptureMetrics
+
+from jarvis_agent.wire import timestamp
 
 NOTICE_INTERVAL_S = 1.0
 
@@ -36,13 +38,14 @@ class LossLedger:
 
     def __init__(self) -> None:
         """Nothing lost, nothing said."""
-        self._pending: dict[tuple[LossPoint, int], _Pending] = {}
-        self._said_at: dict[LossPoint, float] = {}
-        self._counters: dict[LossPoint, int] = {}
+        self._pending: dict[tuple[LossPoint.ValueType, int], _Pending] = {}
+        self._said_at: dict[LossPoint.ValueType, float] = {}
+        self._counters: dict[LossPoint.ValueType, int] = {}
 
     def add_gap(self, *, shard: int, lost: int, first_sequence: int, last_sequence: int, time_ns: int) -> None:
         """Records of `shard` that were overwritten before the subscriber's reader came to them."""
-        self._add(LOSS_POINT_AGENT_QUEUE, shard, lost, first_sequence, last_sequence, time_ns)
+        key = (LOSS_POINT_AGENT_QUEUE, shard)
+        self._add(key, lost, first_sequence=first_sequence, last_sequence=last_sequence, time_ns=time_ns)
 
     def start_counting(self, metrics: CaptureMetrics | None) -> None:
         """A new capture, or a place in one: counters are compared with these from now on (None: with zero)."""
@@ -53,7 +56,7 @@ class LossLedger:
         for point, value in _loss_counters(metrics).items():
             risen = value - self._counters.get(point, 0)
             if risen > 0:
-                self._add(point, 0, risen, 0, 0, metrics.time_unix_ns)
+                self._add((point, 0), risen, time_ns=metrics.time_unix_ns)
             self._counters[point] = value
 
     def due(self, now_s: float) -> list[LossNotice]:
@@ -72,10 +75,12 @@ class LossLedger:
         self._pending.clear()
         return notices
 
-    def _add(self, point: LossPoint, shard: int, lost: int, first_sequence: int, last_sequence: int, time_ns: int) -> None:
-        known = self._pending.get((point, shard))
+    def _add(
+        self, key: tuple[LossPoint.ValueType, int], lost: int, *, time_ns: int, first_sequence: int = 0, last_sequence: int = 0
+    ) -> None:
+        known = self._pending.get(key)
         if known is None:
-            self._pending[point, shard] = _Pending(
+            self._pending[key] = _Pending(
                 lost=lost,
                 first_sequence=first_sequence,
                 last_sequence=last_sequence,
@@ -88,7 +93,7 @@ class LossLedger:
         known.last_time_ns = time_ns
 
 
-def _loss_counters(metrics: CaptureMetrics) -> dict[LossPoint, int]:
+def _loss_counters(metrics: CaptureMetrics) -> dict[LossPoint.ValueType, int]:
     return {
         LOSS_POINT_NIC: metrics.dropped_nic,
         LOSS_POINT_KERNEL_RING: metrics.dropped_kernel,
@@ -96,7 +101,7 @@ def _loss_counters(metrics: CaptureMetrics) -> dict[LossPoint, int]:
     }
 
 
-def _notice(key: tuple[LossPoint, int], pending: _Pending) -> LossNotice:
+def _notice(key: tuple[LossPoint.ValueType, int], pending: _Pending) -> LossNotice:
     point, shard = key
     return LossNotice(
         point=point,
@@ -107,8 +112,3 @@ def _notice(key: tuple[LossPoint, int], pending: _Pending) -> LossNotice:
         first_time=timestamp(pending.first_time_ns),
         last_time=timestamp(pending.last_time_ns),
     )
-
-
-def timestamp(unix_ns: int) -> Timestamp:
-    """Nanoseconds since the Unix epoch as the wire's Timestamp."""
-    return Timestamp(seconds=unix_ns // 10**9, nanos=unix_ns % 10**9)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one thread that talks to the TPM; everything else queues for it by priority.
 
-An ESYS context may be used by one thread at a time and every command blocks for milliseconds (swtpm) to seconds (hardware), so the
-event loop never calls the TPM itself: it submits an operation, a function of the connected device, and awaits the future.
-A TPM that is lost (connection broken, device gone) fails the operation in hand with TPM_UNAVAILABLE; the next one reconnects.
+An ESYS context may be used by one thread at a time and every command blocks for milliseconds (swtpm) to seconds (hardware),
+so the event loop never calls the TPM itself: it submits an operation, a function of the connected device, and awaits the
+future. A TPM that is lost (connection broken, device gone) fails the operation in hand with TPM_UNAVAILABLE; the next one
+reconnects.
 Operations are never repeated behind the caller's back: an extend that was sent may have happened.
 """
 
@@ -30,8 +31,10 @@ T = TypeVar("T")
 _LAYER_SHIFT = 16
 _LAYER_MASK = 0xFF
 _LAYERS_OF_THE_TPM = frozenset({0, 11, 12})
-"""TSS2 layers whose codes are an answer of the TPM or its resource manager; any other means that the connection is not to be trusted."""
+"""TSS2 layers whose codes are an answer of the TPM or its resource manager; any other code costs the connection."""
 _CLOSE_TIMEOUT_S = 5.0
+_LAST = 99
+"""Of the order to end: behind every operation."""
 
 
 class TpmPriority(IntEnum):
@@ -40,7 +43,6 @@ class TpmPriority(IntEnum):
     MEASUREMENT = 0
     QUOTE = 1
     CREDENTIAL = 2
-    _END = 99
 
 
 class TpmWorker:
@@ -82,7 +84,7 @@ class TpmWorker:
         """Lets queued operations finish, disconnects and ends the thread (waits at most 5 s for a TPM that hangs)."""
         if not self._closed.is_set():
             self._closed.set()
-            self._jobs.put((int(TpmPriority._END), next(self._order), None))
+            self._jobs.put((_LAST, next(self._order), None))
         self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _work(self) -> None:

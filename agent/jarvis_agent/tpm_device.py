@@ -16,7 +16,7 @@ from types import TracebackType
 
 from jarvis_trust.tpm_structures import parse_attest_quote
 from tpm2_pytss import ESAPI
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_ECC, TPM2_HC, TPM2_RC, TPM2_SE, TPMA_OBJECT
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_ECC, TPM2_HC, TPM2_SE, TPMA_OBJECT
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 from tpm2_pytss.types import (
     TPM2B_ATTEST,
@@ -26,6 +26,7 @@ from tpm2_pytss.types import (
     TPML_DIGEST_VALUES,
     TPML_PCR_SELECTION,
     TPMS_ECC_PARMS,
+    TPMS_SCHEME_HASH,
     TPMT_ECC_SCHEME,
     TPMT_HA,
     TPMT_KDF_SCHEME,
@@ -35,7 +36,6 @@ from tpm2_pytss.types import (
     TPMU_ASYM_SCHEME,
     TPMU_HA,
     TPMU_PUBLIC_PARMS,
-    TPMS_SCHEME_HASH,
 )
 from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 
@@ -192,17 +192,18 @@ class TpmDevice:
             parsed = parse_attest_quote(signed)
             if parsed.pcr_digest == hashlib.sha256(b"".join(values[index] for index in sorted(values))).digest():
                 return Quote(attest=signed, signature=bytes(signature.marshal()), pcrs=values, reset_count=parsed.reset_count)
-        raise TpmError("TPM_COMMAND_FAILED", f"PCRs {selection} changed during each of {_CONSISTENT_READS} attempts to quote them")
+        raise TpmError("TPM_COMMAND_FAILED", f"PCRs {selection} changed in each of {_CONSISTENT_READS} attempts to quote them")
 
     def _sign_quote(self, selection: str, extra_data: bytes) -> tuple[TPM2B_ATTEST, TPMT_SIGNATURE]:
         """Quotes; when the loaded AK is gone (the TPM was reset under us, somebody flushed it) it is made again, once."""
         try:
-            return self._esapi.quote(self._attestation_key(), selection, extra_data)
+            attest, signature = self._esapi.quote(self._attestation_key(), selection, extra_data)
         except TSS2_Exception as error:
             if int(error.rc) & _RC_MASK not in _RC_REFERENCES:
                 raise
             self._ak = None
-            return self._esapi.quote(self._attestation_key(), selection, extra_data)
+            attest, signature = self._esapi.quote(self._attestation_key(), selection, extra_data)
+        return attest, signature
 
     def read_pcrs(self, pcrs: Sequence[int]) -> dict[int, bytes]:
         """Values of the SHA-256 bank, all of one moment (equal update counter), 32 bytes each.
@@ -224,7 +225,7 @@ class TpmDevice:
                 counters.add(int(counter))
             if len(counters) <= 1:
                 return values
-        raise TpmError("TPM_COMMAND_FAILED", f"PCRs {list(pcrs)} changed during each of {_CONSISTENT_READS} attempts to read them")
+        raise TpmError("TPM_COMMAND_FAILED", f"PCRs {list(pcrs)} changed in each of {_CONSISTENT_READS} attempts to read them")
 
     def extend_pcr(self, pcr: int, digest: bytes) -> None:
         """TPM2_PCR_Extend of the SHA-256 bank with 32 bytes."""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the wire's CaptureSpec to the engine's arguments: defaults filled in, files kept below the replay directory.
+
+Ranges are the native core's to judge; here is only what it cannot know: the agent's directories and the wire's enums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.duration_pb2 import Duration
+from jarvis.capture.v1.capture_pb2 import (
+    TIMESTAMP_SOURCE_HARDWARE,
+    TIMESTAMP_SOURCE_KERNEL,
+    TIMESTAMP_SOURCE_UNSPECIFIED,
+    CaptureSpec,
+)
+from jarvis_native.engine import TimestampSource
+
+from jarvis_agent.errors import RequestError
+
+MAX_FILES = 256
+DEFAULT_BUFFER_MB = 64
+DEFAULT_MAX_FLOWS = 1_048_576
+DEFAULT_IDLE_S = 30.0
+DEFAULT_ACTIVE_S = 300.0
+
+_TIMESTAMP_SOURCES: dict[int, TimestampSource] = {
+    TIMESTAMP_SOURCE_UNSPECIFIED: "default",
+    TIMESTAMP_SOURCE_KERNEL: "kernel",
+    TIMESTAMP_SOURCE_HARDWARE: "hardware",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturePlan:
+    """Arguments of one engine, and the specification they came from."""
+
+    spec: CaptureSpec
+    interface: str | None
+    files: tuple[Path, ...]
+    """Resolved, below the replay directory."""
+    backend: str
+    filter: str
+    snaplen: int
+    buffer_size_mb: int
+    timestamp_source: TimestampSource
+    promiscuous: bool
+    max_flows: int
+    idle_timeout_s: float
+    active_timeout_s: float
+    workers: int
+    """Always threads: the event loop never moves a capture itself."""
+    worker_cpus: tuple[int, ...]
+
+    @property
+    def is_live(self) -> bool:
+        """From an interface; else from files."""
+        return self.interface is not None
+
+
+def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpus: tuple[int, ...]) -> CapturePlan:
+    """The engine's arguments for this specification.
+
+    Raises:
+        RequestError: interface and files both or neither, a file outside the replay directory, an unknown timestamp source.
+    """
+    if bool(spec.interface) == bool(spec.files):
+        found = f"interface {spec.interface!r} and {len(spec.files)} files"
+        raise RequestError(("spec.interface", f"{found}; exactly one of interface and files is accepted"))
+    if spec.timestamp_source not in _TIMESTAMP_SOURCES:
+        raise RequestError(
+            ("spec.timestamp_source", f"{spec.timestamp_source}; unspecified (0), kernel (1) and hardware (2) are accepted")
+        )
+    live = bool(spec.interface)
+    return CapturePlan(
+        spec=spec,
+        interface=spec.interface or None,
+        files=_replay_files(spec.files, replay_directory),
+        backend=spec.backend or "auto",
+        filter=spec.filter,
+        snaplen=spec.snaplen,
+        buffer_size_mb=spec.buffer_size_mb or DEFAULT_BUFFER_MB,
+        timestamp_source=_TIMESTAMP_SOURCES[spec.timestamp_source],
+        promiscuous=spec.promiscuous,
+        max_flows=spec.max_flows or DEFAULT_MAX_FLOWS,
+        idle_timeout_s=_seconds(spec.idle_timeout) if spec.HasField("idle_timeout") else DEFAULT_IDLE_S,
+        active_timeout_s=_seconds(spec.active_timeout) if spec.HasField("active_timeout") else DEFAULT_ACTIVE_S,
+        workers=len(worker_cpus) or 1 if live else 1,
+        worker_cpus=worker_cpus if live else (),
+    )
+
+
+def _replay_files(names: object, replay_directory: Path | None) -> tuple[Path, ...]:
+    wanted = [str(name) for name in names]  # type: ignore[attr-defined]
+    if not wanted:
+        return ()
+    if replay_directory is None:
+        raise RequestError(
+            ("spec.files", f"{wanted[0][:200]!r}; this agent has no replay_directory, only interfaces are accepted")
+        )
+    if len(wanted) > MAX_FILES:
+        raise RequestError(("spec.files", f"{len(wanted)} files; at most {MAX_FILES} are accepted"))
+    root = replay_directory.resolve()
+    return tuple(_replay_file(index, name, root) for index, name in enumerate(wanted))
+
+
+def _replay_file(index: int, name: str, root: Path) -> Path:
+    field = f"spec.files[{index}]"
+    shown = repr(name[:200])
+    if not name or "\0" in name or len(name) > 4096:
+        raise RequestError((field, f"{shown}; a path of 1 to 4096 characters below the replay directory is accepted"))
+    try:
+        path = (root / name).resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise RequestError((field, f"{shown} is not there; a file below the replay directory is accepted")) from error
+    if not path.is_relative_to(root) or not path.is_file():
+        raise RequestError((field, f"{shown}; a regular file below the replay directory is accepted"))
+    return path
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

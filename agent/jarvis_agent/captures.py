@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's one capture: started, moved forward on a thread of its own, stopped, and kept for readers until the next one.
+
+    StartCapture → CaptureRun (engine, thread) → polls until the end of input, a failure or StopCapture → flows end
+
+The engine's workers capture; the thread only waits for the end. Streams attach to a run before its first frame is read, so
+that a replayed file is not over before its subscriber is there, and go on reading after the end. CaptureManager belongs to
+the event loop; engines are safe from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jarvis.capture.v1.capture_pb2 import (
+    CAPTURE_STATE_FAILED,
+    CAPTURE_STATE_IDLE,
+    CAPTURE_STATE_PAUSED,
+    CAPTURE_STATE_RUNNING,
+    CAPTURE_STATE_STOPPED,
+    CaptureSpec,
+    CaptureState,
+    CaptureStatus,
+)
+from jarvis_native import CaptureError, CaptureMetrics, Firmware, PacketCaptureEngine
+
+from jarvis_agent import wire
+from jarvis_agent.capture_spec import CapturePlan, plan_capture
+from jarvis_agent.errors import CaptureRefusedError
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 0.1
+
+
+class CaptureRun:
+    """One started capture. State changes happen on its thread and are read from anywhere."""
+
+    def __init__(self, engine: PacketCaptureEngine, plan: CapturePlan) -> None:
+        """Not started yet."""
+        self.capture_id = secrets.token_hex(16)
+        self.engine = engine
+        self.plan = plan
+        self.start_time_ns = 0
+        self.state: CaptureState.ValueType = CAPTURE_STATE_RUNNING
+        self.message = ""
+        self.asked_to_stop = False
+        self.is_abandoned = False
+        self._thread = threading.Thread(target=self._pump, name="capture", daemon=True)
+
+    def start(self) -> None:
+        """Opens the backend and starts moving; blocks for as long as opening takes.
+
+        Raises:
+            CaptureError: the backend could not be opened.
+        """
+        self.start_time_ns = time.time_ns()
+        self.engine.start()
+        self._thread.start()
+
+    def abandon(self) -> None:
+        """It could not be started: streams that attached to it let go of it."""
+        self.is_abandoned = True
+        self.engine.close()
+
+    def stop(self, *, graceful: bool) -> None:
+        """Stops and waits for the end; blocks.
+
+        Raises:
+            CaptureError: the native core could not stop in order.
+        """
+        self.asked_to_stop = True
+        self.engine.stop(graceful)
+        self._thread.join()
+
+    @property
+    def is_active(self) -> bool:
+        """Frames are still being read (or counted as paused)."""
+        return self.state == CAPTURE_STATE_RUNNING
+
+    def _pump(self) -> None:
+        try:
+            while self.engine.poll(_POLL_S):
+                pass
+            failure = self.engine.last_error()
+            self.engine.stop(graceful=True)
+        except CaptureError as error:
+            failure = error
+            self._end_flows()
+        if failure is None:
+            self.message = "" if self.asked_to_stop else "the end of the input was reached"
+            self.state = CAPTURE_STATE_STOPPED
+        else:
+            _LOG.error("capture %s failed: %s", self.capture_id, failure.message)
+            self.message = failure.message
+            self.state = CAPTURE_STATE_FAILED
+
+    def _end_flows(self) -> None:
+        """After a failure: what was metered so far still reaches its readers."""
+        try:
+            self.engine.stop(graceful=True)
+        except CaptureError as error:
+            _LOG.error("capture %s could not be stopped in order: %s", self.capture_id, error.message)
+
+
+class CaptureManager:
+    """At most one active capture. All methods on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        firmware: Firmware,
+        replay_directory: Path | None,
+        worker_cpus: tuple[int, ...],
+        flow_log_records: int,
+        deadline_ns: Callable[[], int],
+        clock: Callable[[], int],
+    ) -> None:
+        """Idle.
+
+        Args:
+            firmware: the loaded library.
+            replay_directory: where capture files may be read from; None = nowhere.
+            worker_cpus: CPU of each worker of a live capture; empty = one worker, not pinned.
+            flow_log_records: finished records kept for readers, a worker.
+            deadline_ns: CLOCK_BOOTTIME instant (ns) at which the lease ends.
+            clock: CLOCK_BOOTTIME, ns.
+        """
+        self._firmware = firmware
+        self._replay_directory = replay_directory
+        self._worker_cpus = worker_cpus
+        self._flow_log_records = flow_log_records
+        self._deadline_ns = deadline_ns
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._run: CaptureRun | None = None
+        self._followers: set[Callable[[CaptureRun], None]] = set()
+
+    @property
+    def run(self) -> CaptureRun | None:
+        """The newest capture, active or over; None before the first."""
+        return self._run
+
+    async def start(self, spec: CaptureSpec) -> CaptureStatus:
+        """Starts a capture.
+
+        Raises:
+            CaptureRefusedError: CAPTURE_RUNNING.
+            RequestError: fields that only the agent can judge.
+            CaptureError: what the native core refuses, naming the field.
+        """
+        async with self._lock:
+            if self._run is not None and self._run.is_active:
+                raise CaptureRefusedError("CAPTURE_RUNNING", f"capture {self._run.capture_id} is running; stop it first")
+            plan = plan_capture(spec, replay_directory=self._replay_directory, worker_cpus=self._worker_cpus)
+            run = await asyncio.to_thread(self._prepare, plan)
+            run.engine.set_deadline(self._deadline_ns())
+            for attach in tuple(self._followers):
+                attach(run)
+            try:
+                await asyncio.to_thread(run.start)
+            except BaseException:
+                run.abandon()
+                raise
+            self._run = run
+            _LOG.info("capture %s started with backend %s", run.capture_id, run.engine.backend)
+            return self.status()
+
+    async def stop(self, *, discard: bool) -> CaptureStatus:
+        """Stops the capture and ends its flows; readers go on reading what is there.
+
+        Raises:
+            CaptureRefusedError: CAPTURE_NOT_RUNNING.
+        """
+        async with self._lock:
+            if self._run is None or not self._run.is_active:
+                raise CaptureRefusedError("CAPTURE_NOT_RUNNING", "no capture is running")
+            await asyncio.to_thread(self._run.stop, graceful=not discard)
+            _LOG.info("capture %s stopped", self._run.capture_id)
+            return self.status()
+
+    async def shut_down(self) -> None:
+        """For the agent's end: stops gracefully if anything runs."""
+        if self._run is not None and self._run.is_active:
+            try:
+                await self.stop(discard=False)
+            except CaptureRefusedError:
+                return  # it ended by itself meanwhile
+
+    def set_deadline(self, boottime_ns: int) -> None:
+        """Hands the lease's new end to the native core."""
+        if self._run is not None and self._run.is_active:
+            self._run.engine.set_deadline(boottime_ns)
+
+    def follow(self, attach: Callable[[CaptureRun], None]) -> Callable[[], None]:
+        """Registers a stream: `attach` is called for each new run before its first frame. Returns how to leave."""
+        self._followers.add(attach)
+        return lambda: self._followers.discard(attach)
+
+    def require_run(self) -> CaptureRun:
+        """The newest capture.
+
+        Raises:
+            CaptureRefusedError: CAPTURE_NOT_RUNNING when there never was one.
+        """
+        if self._run is None:
+            raise CaptureRefusedError("CAPTURE_NOT_RUNNING", "no capture was started since the agent's start")
+        return self._run
+
+    def metrics(self) -> CaptureMetrics:
+        """Counters now.
+
+        Raises:
+            CaptureRefusedError: CAPTURE_NOT_RUNNING when there never was a capture.
+        """
+        return self.require_run().engine.get_metrics()
+
+    def status(self) -> CaptureStatus:
+        """State, specification and counters."""
+        run = self._run
+        if run is None:
+            return CaptureStatus(state=CAPTURE_STATE_IDLE)
+        state, message = run.state, run.message
+        if state == CAPTURE_STATE_RUNNING and self._clock() >= self._deadline_ns():
+            state, message = CAPTURE_STATE_PAUSED, "the lease has ended: frames are counted as paused until the next lease"
+        metrics = run.engine.get_metrics()
+        return CaptureStatus(
+            state=state,
+            capture_id=run.capture_id,
+            spec=run.plan.spec,
+            backend=run.engine.backend,
+            start_time=wire.timestamp(run.start_time_ns),
+            uptime=wire.duration(metrics.elapsed_ns),
+            message=message,
+            metrics=wire.capture_metrics(metrics),
+        )
+
+    def _prepare(self, plan: CapturePlan) -> CaptureRun:
+        engine = PacketCaptureEngine(
+            plan.interface,
+            files=plan.files,
+            backend=plan.backend,
+            buffer_size_mb=plan.buffer_size_mb,
+            snaplen=plan.snaplen,
+            filter=plan.filter,
+            promiscuous=plan.promiscuous,
+            timestamp_source=plan.timestamp_source,
+            workers=plan.workers,
+            worker_cpus=plan.worker_cpus,
+            firmware=self._firmware,
+        )
+        engine.enable_flow_metering(
+            max_flows=plan.max_flows,
+            idle_timeout_s=plan.idle_timeout_s,
+            active_timeout_s=plan.active_timeout_s,
+            log_records=self._flow_log_records,
+        )
+        return CaptureRun(engine, plan)

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jarvis-agent run`: the parts put together in the order that trust demands, and taken apart in the order that loses nothing.
+
+    start:  TPM identity → event log → firmware (measure, judge, load) → enrolment → serve
+    stop:   capture stopped gracefully → streams read to the end → they end with UNAVAILABLE → server, TPM closed
+
+One event loop; everything that blocks runs on the TPM's thread, the capture's thread or in a worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from jarvis.capture.v1 import agent_pb2
+from jarvis_trust.errors import IdentityError, TrustError
+from jarvis_trust.identities import Identity, Role, agent_id_from_ek
+from jarvis_trust.joinfile import JoinFile
+from jarvis_trust.tpm_structures import parse_public
+
+from jarvis_agent import firmware as firmware_module
+from jarvis_agent.attest import Attester
+from jarvis_agent.authorization import CommandGate
+from jarvis_agent.captures import CaptureManager
+from jarvis_agent.config import AgentConfig
+from jarvis_agent.enroll import Enroller, TpmIdentity
+from jarvis_agent.errors import ConfigError
+from jarvis_agent.event_log import EventLog
+from jarvis_agent.firmware import FirmwareState, MeasurementContext
+from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns
+from jarvis_agent.log import configure_logging
+from jarvis_agent.peer import ControllerOnly
+from jarvis_agent.service import AgentService
+from jarvis_agent.tls_state import TlsState
+from jarvis_agent.tpm import TpmPriority, TpmWorker
+from jarvis_agent.tpm_device import TpmDevice
+
+_LOG = logging.getLogger(__name__)
+
+SERVICE_NAME = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+DRAIN_S = 5.0
+"""How long streams may take to give what is left."""
+STOP_GRACE_S = 1.0
+
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.so_reuseport", 0),  # a second agent on the same port must fail, not share
+    ("grpc.max_receive_message_length", 256 * 1024),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 3_600_000),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trusted:
+    """What start-up established, step by step."""
+
+    config: AgentConfig
+    join: JoinFile
+    worker: TpmWorker
+    tpm: TpmIdentity
+    event_log: EventLog
+    firmware: FirmwareState
+    boot_id: bytes
+    session_id: bytes
+    tls: TlsState
+
+
+def run_agent(config_path: Path) -> None:
+    """Runs until SIGTERM or SIGINT. Blocks; owns the process's event loop and signal handlers.
+
+    Raises:
+        ConfigError: configuration or join file are not acceptable.
+        TrustError: the TPM is not there, or a private file is exposed.
+        OSError: a directory cannot be written or the port not be bound.
+    """
+    config = AgentConfig.load(config_path)
+    configure_logging("json" if config.log_format == "json" else "console")
+    # The TPM library prints to stderr by itself; its return codes reach our log as exceptions.
+    os.environ.setdefault("TSS2_LOG", "all+none")
+    asyncio.run(_run(config))
+
+
+async def _run(config: AgentConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    start_time_ns = time.time_ns()
+    worker = TpmWorker.for_tcti(config.tcti)
+    try:
+        trusted = await _establish(config, worker)
+        enroller = _enroller(trusted)
+        if not await _unless(stop, enroller.ensure):
+            return
+        await _serve(trusted, enroller, stop, start_time_ns)
+    finally:
+        await asyncio.to_thread(worker.close)
+
+
+async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
+    """Identity, event log and firmware, in this order."""
+    join = _load_join_file(config)
+    tpm = await worker.run(TpmPriority.CREDENTIAL, read_tpm_identity)
+    _LOG.info("this agent is %s of fleet %s", tpm.agent_id, config.fleet)
+    event_log = EventLog(config.state_directory, config.pcr)
+    await worker.run(TpmPriority.MEASUREMENT, event_log.open)
+    context = MeasurementContext(
+        worker=worker,
+        event_log=event_log,
+        boot_id=firmware_module.read_boot_id(),
+        session_id=firmware_module.new_session_id(),
+    )
+    firmware = await asyncio.to_thread(firmware_module.load, config, context)
+    identity = Identity(fleet=config.fleet, role=Role.AGENT, name=tpm.agent_id)
+    return _Trusted(
+        config=config,
+        join=join,
+        worker=worker,
+        tpm=tpm,
+        event_log=event_log,
+        firmware=firmware,
+        boot_id=context.boot_id,
+        session_id=context.session_id,
+        tls=TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode()),
+    )
+
+
+def read_tpm_identity(device: TpmDevice) -> TpmIdentity:
+    """EK, its certificates, and the AK, as enrolment and leases name them."""
+    endorsement = device.endorsement_identity()
+    ak_public = device.attestation_public()
+    return TpmIdentity(
+        endorsement=endorsement,
+        ak_public=ak_public,
+        ak_name=parse_public(ak_public).name,
+        agent_id=agent_id_from_ek(parse_public(endorsement.public).spki_der),
+    )
+
+
+def _load_join_file(config: AgentConfig) -> JoinFile:
+    try:
+        join = JoinFile.load(config.join_file)
+    except (OSError, TrustError) as error:
+        raise ConfigError(f"join_file: {config.join_file}: {error}; what `jarvisctl enroll token` wrote is accepted") from error
+    if join.fleet != config.fleet:
+        raise ConfigError(f"fleet: {config.fleet!r}; the join file {config.join_file} is for {join.fleet!r}")
+    return join
+
+
+def _enroller(trusted: _Trusted) -> Enroller:
+    config = trusted.config
+    return Enroller(
+        join=trusted.join,
+        address=config.enroll_address or trusted.join.address,
+        advertise=config.advertise,
+        tpm=trusted.tpm,
+        worker=trusted.worker,
+        tls=trusted.tls,
+        first_retry_s=config.enroll_retry_s,
+    )
+
+
+async def _unless(stop: asyncio.Event, step: Callable[[], Awaitable[object]]) -> bool:
+    """Runs `step` until it is done or the agent is told to stop; False in the latter case."""
+    task = asyncio.ensure_future(step())
+    waiter = asyncio.ensure_future(stop.wait())
+    done, _ = await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    if task in done:
+        task.result()
+        return True
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return False
+
+
+def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
+    """The service and everything behind it."""
+    config, loaded = trusted.config, trusted.firmware.firmware
+    captures: CaptureManager | None = None
+
+    def on_lease_change(end_ns: int) -> None:
+        if captures is not None:
+            captures.set_deadline(end_ns)
+
+    leases = LeaseKeeper(
+        subject=LeaseSubject(
+            agent_id=trusted.tpm.agent_id,
+            ak_name=trusted.tpm.ak_name,
+            session_id=trusted.session_id,
+            firmware_sha256=b"" if loaded is None else loaded.digest,
+        ),
+        command_public_pem=trusted.join.command_public_pem.encode(),
+        state_path=config.state_directory / "lease.json",
+        on_change=on_lease_change,
+    )
+    if loaded is not None:
+        captures = CaptureManager(
+            firmware=loaded,
+            replay_directory=config.replay_directory,
+            worker_cpus=config.worker_cpus,
+            flow_log_records=config.flow_log_records,
+            deadline_ns=lambda: leases.deadline_ns,
+            clock=boottime_ns,
+        )
+    attester = Attester(
+        worker=trusted.worker,
+        event_log=trusted.event_log,
+        firmware=trusted.firmware,
+        leases=leases,
+        agent_id=trusted.tpm.agent_id,
+        boot_id=trusted.boot_id,
+        session_id=trusted.session_id,
+        agent_spki_sha256=lambda: trusted.tls.require().spki_sha256,
+    )
+    gate = CommandGate(
+        fleet=config.fleet,
+        agent_id=trusted.tpm.agent_id,
+        session_id=trusted.session_id,
+        command_public_pem=trusted.join.command_public_pem.encode(),
+        leases=leases,
+    )
+    return AgentService(
+        agent_id=trusted.tpm.agent_id,
+        firmware=trusted.firmware,
+        attester=attester,
+        leases=leases,
+        gate=gate,
+        captures=captures,
+        start_time_ns=start_time_ns,
+    )
+
+
+async def _serve(trusted: _Trusted, enroller: Enroller, stop: asyncio.Event, start_time_ns: int) -> None:
+    service = build_service(trusted, start_time_ns)
+    server = grpc.aio.server(interceptors=[ControllerOnly(trusted.config.fleet)], options=SERVER_OPTIONS)
+    server.add_generic_rpc_handlers((service.handler(),))
+    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_secure_port(trusted.config.listen, server_credentials(trusted.tls, trusted.join.ca_pem.encode()))
+    except RuntimeError as error:
+        raise OSError(f"listen: {trusted.config.listen}: cannot be bound ({error}); a free host:port is accepted") from error
+    await health_servicer.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+    await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    _LOG.info("serving on %s (port %d)", trusted.config.listen, port)
+    renewal = asyncio.create_task(enroller.keep_renewed())
+    try:
+        await stop.wait()
+        _LOG.info("stopping: the capture ends, streams are read to the end")
+    finally:
+        renewal.cancel()
+        await health_servicer.enter_graceful_shutdown()
+        await _drain(service, server)
+
+
+async def _drain(service: AgentService, server: grpc.aio.Server) -> None:
+    """Our own: grpc.aio.Server.stop alone cuts streams in the middle."""
+    service.is_draining = True
+    if service.captures is not None:
+        await service.captures.shut_down()
+    try:
+        await asyncio.wait_for(service.streams_ended.wait(), timeout=DRAIN_S)
+    except TimeoutError:
+        _LOG.warning("%d streams were not read to the end within %.0f s", service.streams, DRAIN_S)
+    await server.stop(STOP_GRACE_S)
+
+
+def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
+    """Credentials that serve the newest certificate: asked for on each new connection, so that a renewal needs no restart."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        current = tls.require()
+        return grpc.ssl_server_certificate_configuration([(current.key_pem, current.certificate_pem)], root_certificates=ca_pem)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            return configuration()
+        except (TrustError, IdentityError):
+            return None  # keeps what was served before
+
+    # None is documented as "keep what was served"; the stubs do not know it.
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=True)  # type: ignore[arg-type]

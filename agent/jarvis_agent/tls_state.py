@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's TLS key and certificate on disk: made once, renewed in place, 0600 below `<state_directory>/tls`.
+
+The key stays the same over renewals, so that quotes and leases that name it stay valid; the certificate lives at most a day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from jarvis_trust.ca import generate_key, identity_of_certificate, load_certificate, public_key_of, spki_sha256
+from jarvis_trust.errors import EnrollmentError, IdentityError
+from jarvis_trust.identities import Identity
+from jarvis_trust.keyfiles import load_private_key, read_private, replace_private, write_private
+
+RENEWAL_SHARE = 2 / 3
+"""Share of a certificate's life after which it is renewed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsIdentity:
+    """A key with its certificate."""
+
+    key_pem: bytes
+    certificate_pem: bytes
+    """Leaf first, then the fleet CA."""
+    spki_sha256: bytes
+    """Of the leaf."""
+    not_before: datetime
+    not_after: datetime
+
+    @property
+    def renewal_time(self) -> datetime:
+        """When to ask for the next certificate."""
+        return self.not_before + (self.not_after - self.not_before) * RENEWAL_SHARE
+
+    def is_valid(self, now: datetime) -> bool:
+        """Within its validity."""
+        return self.not_before <= now < self.not_after
+
+
+class TlsState:
+    """Key and certificate of one agent. Used from one thread."""
+
+    def __init__(self, directory: Path, *, identity: Identity, ca_pem: bytes) -> None:
+        """Reads or makes the key, and reads the certificate if it is ours.
+
+        Args:
+            directory: made 0700 when it is not there.
+            identity: whom the certificate must name.
+            ca_pem: the fleet CA of the join file: nobody else's certificate is taken.
+
+        Raises:
+            IdentityError: the key file is exposed or is no key.
+            OSError: the directory cannot be read or written.
+        """
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._identity = identity
+        self._ca_pem = ca_pem
+        self._certificate_path = directory / "agent.crt"
+        self.key_pem = _load_or_make_key(directory / "agent.key")
+        self._current: TlsIdentity | None = None
+        if self._certificate_path.exists():
+            try:
+                self._current = self._check(read_private(self._certificate_path))
+            except IdentityError:
+                self._current = None  # of another key, CA or TPM: enrolment brings a new one
+
+    @property
+    def current(self) -> TlsIdentity | None:
+        """What is served; None before the first enrolment."""
+        return self._current
+
+    def require(self) -> TlsIdentity:
+        """What is served.
+
+        Raises:
+            EnrollmentError: NOT_ENROLLED.
+        """
+        if self._current is None:
+            raise EnrollmentError("NOT_ENROLLED", "this agent has no certificate yet")
+        return self._current
+
+    def install(self, certificate_pem: bytes) -> TlsIdentity:
+        """Takes a new certificate for the key, on disk first.
+
+        Raises:
+            IdentityError: CERTIFICATE_INVALID when it is not of this key, CA and identity.
+            OSError: it cannot be written.
+        """
+        checked = self._check(certificate_pem)
+        replace_private(self._certificate_path, certificate_pem)
+        self._current = checked
+        return checked
+
+    def _check(self, certificate_pem: bytes) -> TlsIdentity:
+        leaf = load_certificate(certificate_pem)
+        if leaf.public_key() != public_key_of(self.key_pem):
+            raise IdentityError("CERTIFICATE_INVALID", "the certificate is of another key than this agent's")
+        found = identity_of_certificate(certificate_pem)
+        if found != self._identity:
+            raise IdentityError("CERTIFICATE_INVALID", f"the certificate names {found.uri}; {self._identity.uri} is accepted")
+        try:
+            leaf.verify_directly_issued_by(load_certificate(self._ca_pem))
+        except (InvalidSignature, ValueError, TypeError) as error:
+            raise IdentityError("CERTIFICATE_INVALID", "the certificate was not issued by the join file's CA") from error
+        return TlsIdentity(
+            key_pem=self.key_pem,
+            certificate_pem=certificate_pem,
+            spki_sha256=spki_sha256(certificate_pem),
+            not_before=leaf.not_valid_before_utc.astimezone(UTC),
+            not_after=leaf.not_valid_after_utc.astimezone(UTC),
+        )
+
+
+def _load_or_make_key(path: Path) -> bytes:
+    if not path.exists():
+        write_private(path, generate_key())
+    return load_private_key(path)

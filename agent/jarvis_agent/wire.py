@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The façade's value types as messages of the wire. Pure functions."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from jarvis.capture.v1 import capture_pb2
+from jarvis_native import BackendInfo, CaptureMetrics
+
+_SAME_NAME = (
+    "received", "received_octets", "metered", "metered_octets", "filtered", "non_ip", "malformed", "paused", "dropped_nic",
+    "dropped_kernel", "dropped_user", "in_flight", "truncated", "fragments_matched", "fragments_unmatched", "time_regressions",
+    "flows_active", "flows_total", "throughput_bps", "throughput_pps", "ring_usage", "flow_table_bytes",
+)  # fmt: skip
+
+
+def capture_metrics(metrics: CaptureMetrics) -> capture_pb2.CaptureMetrics:
+    """Counters of one capture."""
+    _, idle, active, detected, forced, evicted = metrics.flows_ended
+    message = capture_pb2.CaptureMetrics(
+        time=timestamp(metrics.time_unix_ns),
+        elapsed=duration(metrics.elapsed_ns),
+        flows_ended_idle=idle,
+        flows_ended_active=active,
+        flows_ended_detected=detected,
+        flows_ended_forced=forced,
+        flows_evicted=evicted,
+        records_written=metrics.log_records_written,
+    )
+    for name in _SAME_NAME:
+        setattr(message, name, getattr(metrics, name))
+    return message
+
+
+def backend_info(backend: BackendInfo) -> capture_pb2.BackendInfo:
+    """One capture backend."""
+    return capture_pb2.BackendInfo(
+        name=backend.name, description=backend.description, usable=backend.usable, reason=backend.reason, live=backend.live
+    )
+
+
+def timestamp(unix_ns: int) -> Timestamp:
+    """Nanoseconds since the Unix epoch."""
+    return Timestamp(seconds=unix_ns // 10**9, nanos=unix_ns % 10**9)
+
+
+def duration(nanoseconds: int) -> Duration:
+    """A length of time, not negative."""
+    return Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
