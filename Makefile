@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FIRMWARE := $(VENV)/lib/jarvis-capture
 RELEASE_KEY := build/release-key/release.pem
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 
 .PHONY: help setup demo test lint test-c test-python bench fuzz proto clean
@@ -41,10 +42,11 @@ build/.installed: pyproject.toml $(NATIVE_SOURCES) | $(BIN)/python
 
 # A developer's release key signs what was built here; a release is signed elsewhere, with a key that never leaves its owner.
 $(RELEASE_KEY): | build/.installed
-	$(BIN)/jarvisctl firmware keygen --output $@
+	@mkdir -p $(@D)
+	$(BIN)/jarvisctl firmware keygen --private $@ --public $(basename $@).pub
 
 $(FIRMWARE)/manifest.sig: build/.installed $(RELEASE_KEY)
-	$(BIN)/jarvisctl firmware sign --key $(RELEASE_KEY) $(FIRMWARE)
+	$(BIN)/jarvisctl firmware sign --key $(RELEASE_KEY) --version $(VERSION) $(FIRMWARE)/libjarvis_capture.so
 	cp $(basename $(RELEASE_KEY)).pub $(FIRMWARE)/release.pub
 
 # --- use ----------------------------------------------------------------------------------------------------------------
