@@ -29,13 +29,6 @@ static inline uint32_t load_be32(const uint8_t *at)
     return __builtin_bswap32(value);
 }
 
-static inline uint64_t load_be64(const uint8_t *at)
-{
-    uint64_t value;
-    memcpy(&value, at, sizeof(value));
-    return __builtin_bswap64(value);
-}
-
 /* The caller has checked that `bytes` are left. */
 static inline void cursor_skip(struct cursor *cursor, uint32_t bytes)
 {

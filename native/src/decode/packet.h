@@ -4,7 +4,10 @@
 #define JARVIS_PACKET_H
 
 #include <assert.h>
+#include <endian.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 /* The key of a bidirectional flow. 40 bytes without holes, because it is hashed and compared as five words.
  * From the decoder endpoint 0 is the source; packet_canonicalise puts the lower (address, port) first. */
@@ -40,7 +43,32 @@ struct packet {
     uint8_t icmp_code;
 };
 
+/* As big-endian numbers: addresses first, then ports. */
+static inline bool flow_key_source_is_lower(const struct flow_key *key)
+{
+    uint64_t word[4]; /* source, destination */
+    memcpy(word, key->addr, sizeof(word));
+    if (word[0] != word[2])
+        return be64toh(word[0]) < be64toh(word[2]);
+    if (word[1] != word[3])
+        return be64toh(word[1]) < be64toh(word[3]);
+    return key->port[0] <= key->port[1];
+}
+
 /* Puts the lower (address, port) first and notes which endpoint sent the packet. */
-void packet_canonicalise(struct packet *packet);
+static inline void packet_canonicalise(struct packet *packet)
+{
+    struct flow_key *key = &packet->key;
+    if (flow_key_source_is_lower(key))
+        return;
+    uint8_t addr[16];
+    memcpy(addr, key->addr[0], sizeof(addr));
+    memcpy(key->addr[0], key->addr[1], sizeof(addr));
+    memcpy(key->addr[1], addr, sizeof(addr));
+    uint16_t port = key->port[0];
+    key->port[0] = key->port[1];
+    key->port[1] = port;
+    packet->from = 1;
+}
 
 #endif

@@ -29,6 +29,8 @@ struct flow_table {
     struct flow_record *records;
     struct timer_wheel wheel;
     struct hash_seed seed;
+    uint64_t idle_limit_ns;   /* the timeouts, with UINT64_MAX for never */
+    uint64_t active_limit_ns;
     bool timed;               /* some timeout is set, so flows are on the wheel */
     uint64_t now_ns;          /* packet time: the newest packet seen */
     uint64_t rebase_after;    /* packets left before the wheel may be turned back again */
@@ -80,7 +82,8 @@ void flow_table_set_time(struct flow_table *table, uint64_t now_ns, uint32_t pac
 /* Ends at most `budget` flows whose time has come; returns how many flows it looked at (budget: there may be more). */
 uint32_t flow_table_expire(struct flow_table *table, uint32_t budget);
 
-/* Ends at most `budget` flows, whatever their time: reason 4, or what had come true by now. False while there are more. */
+/* Ends at most `budget` flows, whatever their time: reason 4, or what had come true by now. False while there are more.
+ * The end of the table: from the first call on no packet may be added. */
 bool flow_table_flush(struct flow_table *table, uint32_t budget);
 
 #endif
