@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from jarvis_native.loader import LIBRARY, Firmware, load_firmware
 from jarvis_trust.firmware import generate_release_key
+
 from tests.support import ROOT, ReleaseKey, find_library, sign_firmware
+
 
 @pytest.fixture(scope="session")
 def native_library() -> Path:

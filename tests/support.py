@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from jarvis_native.loader import LIBRARY
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, sign_manifest
 
@@ -29,7 +28,9 @@ class ReleaseKey:
 def find_library() -> Path:
     """The library under test: $JARVIS_LIBRARY, else the build tree's, else the environment's."""
     named = os.environ.get("JARVIS_LIBRARY")
-    candidates = [Path(named)] if named else [ROOT / "build" / "native" / LIBRARY, Path(sys.prefix, "lib", "jarvis-capture", LIBRARY)]
+    candidates = (
+        [Path(named)] if named else [ROOT / "build" / "native" / LIBRARY, Path(sys.prefix, "lib", "jarvis-capture", LIBRARY)]
+    )
     for path in candidates:
         if path.is_file():
             return path

@@ -42,12 +42,8 @@ _SMALLEST_LOG = 1024  # records; nobody reads them when the output is none
 _PROGRESS_S = 1.0
 _OPTIONS = {
     "filter": "--filter",
-    "idle_timeout": "--idle",
     "idle_timeout_s": "--idle",
-    "idle_timeout_ns": "--idle",
-    "active_timeout": "--active",
     "active_timeout_s": "--active",
-    "active_timeout_ns": "--active",
     "max_flows": "--max-flows",
 }
 
@@ -141,9 +137,8 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
         case FirmwareError():
             return f"{error.reason}: {error.message}", EXIT_UNTRUSTED
         case CaptureError():
-            option = _OPTIONS.get(error.field)
             usage = isinstance(error, InvalidArgument | FilterError)
-            return f"{option}: {error.message}" if option else error.message, EXIT_USAGE if usage else EXIT_FAILURE
+            return _about_option(error), EXIT_USAGE if usage else EXIT_FAILURE
         case OutputError():
             return str(error), EXIT_USAGE if error.usage else EXIT_FAILURE
         case _:
@@ -242,6 +237,15 @@ def _summary(metrics: CaptureMetrics, seconds: float) -> dict[str, int | float]:
 def _only_cut(error: CaptureError) -> bool:
     """The file was cut short: what it still holds is whole."""
     return ": the file ends inside " in error.message
+
+
+def _about_option(error: CaptureError) -> str:
+    """The message with the option's name in place of the field's."""
+    option = _OPTIONS.get(error.field)
+    if option is None:
+        return error.message
+    rest = error.message.removeprefix(f"{error.field} ")
+    return f"{option}: {rest}" if rest == error.message else f"{option} {rest}"
 
 
 def _silence_stdout() -> None:

@@ -42,14 +42,31 @@ def echo(kind: int) -> bytes:
 
 
 def ip4(
-    source: str, destination: str, protocol: int, payload: bytes, *, ident: int = 0, fragment: int = 0, options: bytes = b"",
-    length: int | None = None, tos: int = 0,
+    source: str,
+    destination: str,
+    protocol: int,
+    payload: bytes,
+    *,
+    ident: int = 0,
+    fragment: int = 0,
+    options: bytes = b"",
+    length: int | None = None,
+    tos: int = 0,
 ) -> bytes:
     words = 5 + len(options) // 4
     total = words * 4 + len(payload) if length is None else length
     header = struct.pack(
-        "!BBHHHBBH4s4s", 0x40 | words, tos, total, ident, fragment, 64, protocol, 0,
-        ipaddress.IPv4Address(source).packed, ipaddress.IPv4Address(destination).packed,
+        "!BBHHHBBH4s4s",
+        0x40 | words,
+        tos,
+        total,
+        ident,
+        fragment,
+        64,
+        protocol,
+        0,
+        ipaddress.IPv4Address(source).packed,
+        ipaddress.IPv4Address(destination).packed,
     )
     return header + options + payload
 
@@ -201,7 +218,7 @@ def loopback() -> list[Packet]:
 
 
 def fragments() -> list[Packet]:
-    """A datagram of 1480 + 1480 + 48 bytes in three, the same over IPv6 in two, and a last fragment whose first one is not there."""
+    """A datagram in three (1480, 1480, 48 bytes), one over IPv6 in two, and a last fragment whose first one is not there."""
     whole = udp(1000, 2000, 3000)
     whole6 = udp(1000, 2000, 1992)
     return [

@@ -42,10 +42,10 @@ def unsigned(name: str, value: int, bits: int = 32) -> int:
     return value
 
 
-def seconds_to_ns(name: str, value: float) -> int:
-    """Seconds as whole nanoseconds."""
-    if not math.isfinite(value) or not 0 <= value < 1 << 33:
-        raise InvalidArgument(f"{name} is {value!r}: accepted are {ACCEPTED.get(name, '0 and up')}", field=name)
+def timeout_ns(name: str, value: float) -> int:
+    """A metering timeout in seconds as whole nanoseconds; judged here because the caller thinks in seconds."""
+    if not math.isfinite(value) or not (value == 0 or 1 <= value <= 86_400):
+        raise InvalidArgument(f"{name} is {value!r}: accepted are {ACCEPTED[name]}", field=name)
     return round(value * 1e9)
 
 
@@ -120,8 +120,8 @@ def flow_config(
     config = ffi.new("struct capture_flow_config *")
     config.struct_size = ffi.sizeof("struct capture_flow_config")
     config.max_flows = unsigned("max_flows", max_flows)
-    config.idle_timeout_ns = seconds_to_ns("idle_timeout_s", idle_timeout_s)
-    config.active_timeout_ns = seconds_to_ns("active_timeout_s", active_timeout_s)
+    config.idle_timeout_ns = timeout_ns("idle_timeout_s", idle_timeout_s)
+    config.active_timeout_ns = timeout_ns("active_timeout_s", active_timeout_s)
     config.log_records = unsigned("log_records", log_records)
     config.fragment_slots = unsigned("fragment_slots", fragment_slots)
     config.hash_seed = unsigned("hash_seed", hash_seed, 64)
