@@ -2,8 +2,8 @@
 /*
  * Fuzz target: any bytes as a capture file, pcap or pcapng by their magic.
  *
- * The bytes lie in a heap block of exactly their length rather than in a mapping, whose last page would hide a read past the end from
- * the sanitizer. Every byte of every frame is read, and the reader must come to an end.
+ * The bytes lie in a heap block of exactly their length rather than in a mapping, whose last page would hide a read past the end
+ * from the sanitizer. Every byte of every frame is read, and the reader must come to an end.
  */
 #include "backend/trace.h"
 
@@ -18,7 +18,8 @@ static uint32_t read_frames(const struct trace *trace, const struct frame_batch 
     uint32_t sum = 0;
     for (uint32_t i = 0; i < batch->count; i++) {
         const struct frame *frame = &batch->frames[i];
-        if (frame->data < trace->base || frame->data + frame->caplen > trace->base + trace->size || frame->caplen > trace->snaplen)
+        if (frame->data < trace->base || frame->data + frame->caplen > trace->base + trace->size ||
+            frame->caplen > trace->snaplen)
             abort();
         if (!(frame->flags & FRAME_DAMAGED) && frame->wirelen < frame->caplen)
             abort();

@@ -11,7 +11,8 @@
 static int check_source(const struct capture_config *config, struct capture_error_info *error) {
     bool has_files = config->files || config->file_count;
     if (!config->interface && !has_files)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "interface", "interface and files are both missing: exactly one is needed");
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
+                            "interface and files are both missing: exactly one is needed");
     if (config->interface && has_files)
         return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
                             "interface is %s and %u files are given too: exactly one of interface and files is accepted",
@@ -24,11 +25,13 @@ static int check_source(const struct capture_config *config, struct capture_erro
         return CAPTURE_OK;
     }
     if (!config->files || config->file_count == 0)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "file_count", "file_count is %u with files %s: accepted is 1 or more paths",
-                            config->file_count, config->files ? "set" : "missing");
+        return capture_fail(error, CAPTURE_ERR_INVALID, "file_count",
+                            "file_count is %u with files %s: accepted is 1 or more paths", config->file_count,
+                            config->files ? "set" : "missing");
     for (uint32_t i = 0; i < config->file_count; i++)
         if (!config->files[i] || config->files[i][0] == '\0')
-            return capture_fail(error, CAPTURE_ERR_INVALID, "files", "files[%u] is empty: accepted is the path of a capture file", i);
+            return capture_fail(error, CAPTURE_ERR_INVALID, "files", "files[%u] is empty: accepted is the path of a capture file",
+                                i);
     return CAPTURE_OK;
 }
 
@@ -56,8 +59,8 @@ static int check_workers(const struct capture_config *config, struct capture_err
 
 static int check_sizes(const struct capture_config *config, struct capture_error_info *error) {
     if (config->snaplen != 0 && (config->snaplen < 64 || config->snaplen > CONFIG_SNAPLEN_DEFAULT))
-        return capture_fail(error, CAPTURE_ERR_INVALID, "snaplen", "snaplen is %u: accepted are 0 (%d) and 64 to %d", config->snaplen,
-                            CONFIG_SNAPLEN_DEFAULT, CONFIG_SNAPLEN_DEFAULT);
+        return capture_fail(error, CAPTURE_ERR_INVALID, "snaplen", "snaplen is %u: accepted are 0 (%d) and 64 to %d",
+                            config->snaplen, CONFIG_SNAPLEN_DEFAULT, CONFIG_SNAPLEN_DEFAULT);
     if (config->buffer_size_mb != 0 && (config->buffer_size_mb < 64 || config->buffer_size_mb > 8192))
         return capture_fail(error, CAPTURE_ERR_INVALID, "buffer_size_mb",
                             "buffer_size_mb is %u: accepted are 0 (%d) and 64 to 8192", config->buffer_size_mb,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * BPF expressions on frames. libpcap compiles, this file runs the program in user space, so that a capture gives the same result from
- * a file as from a live interface of any backend.
+ * BPF expressions on frames. libpcap compiles, this file runs the program in user space, so that a capture gives the same result
+ * from a file as from a live interface of any backend.
  *
- * An expression is compiled for a link type when the first frame of it comes (a pcapng file may hold several). Where the kernel took
- * the outer VLAN tag off, it is put back into a copy first: otherwise `vlan 5` would only ever match in files.
+ * An expression is compiled for a link type when the first frame of it comes (a pcapng file may hold several). Where the kernel
+ * took the outer VLAN tag off, it is put back into a copy first: otherwise `vlan 5` would only ever match in files.
  */
 #include "filter.h"
 
@@ -27,8 +27,8 @@ struct compiled {
 struct frame_filter {
     char *expression;
     uint32_t snaplen;
-    uint32_t count;   /* of compiled */
-    uint32_t victim;  /* replaced next when all places are taken */
+    uint32_t count;  /* of compiled */
+    uint32_t victim; /* replaced next when all places are taken */
     struct compiled compiled[LINK_TYPES];
     uint8_t *scratch; /* snaplen + VLAN_TAG bytes, for frames whose tag is put back */
 };
@@ -102,7 +102,8 @@ int frame_filter_compile(const char *expression, uint32_t snaplen, struct frame_
     return CAPTURE_OK;
 }
 
-/* The frame as it was on the wire. The tag's own protocol number is not in struct frame; libpcap's `vlan` takes 0x8100 for any. */
+/* The frame as it was on the wire. The tag's own protocol number is not in struct frame; libpcap's `vlan` takes 0x8100 for any.
+ */
 static uint32_t restore_tag(const struct frame_filter *filter, const struct frame *frame) {
     uint32_t length = frame->caplen < filter->snaplen ? frame->caplen : filter->snaplen;
     memcpy(filter->scratch, frame->data, MAC_ADDRESSES);

@@ -2,8 +2,9 @@
 /*
  * BPF expressions on flow records: decided on an Ethernet frame made from the record, in both directions.
  *
- * What a record knows is what can be asked: VLAN id, addresses, protocol, ports, DSCP, ICMP type and code, TCP flags (the union over
- * the flow). Everything else in the made-up frame is zero. As on frames, `tcp` alone does not see behind a VLAN tag: `vlan and tcp`.
+ * What a record knows is what can be asked: VLAN id, addresses, protocol, ports, DSCP, ICMP type and code, TCP flags (the union
+ * over the flow). Everything else in the made-up frame is zero. As on frames, `tcp` alone does not see behind a VLAN tag: `vlan
+ * and tcp`.
  */
 #include "error.h"
 #include "filter.h"

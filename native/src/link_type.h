@@ -11,7 +11,8 @@ enum link_type { LINK_ETHERNET = 1, LINK_RAW_IP = 101 };
 /* LINKTYPE_* to this platform's DLT_*. */
 int link_type_to_dlt(uint16_t link_type);
 
-/* DLT_* of this platform to LINKTYPE_*. Also makes LINKTYPE_RAW of the DLT_RAW values 12 and 14 that some writers put into files. */
+/* DLT_* of this platform to LINKTYPE_*. Also makes LINKTYPE_RAW of the DLT_RAW values 12 and 14 that some writers put into files.
+ */
 uint16_t link_type_from_dlt(int dlt);
 
 /* Longest frame that is believed of this link type, bytes: a record that claims more is damaged (limits as in libpcap). */

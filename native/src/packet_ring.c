@@ -4,8 +4,8 @@
  * addresses, where the ring begins; descriptors in a plain circular array beside it.
  *
  * One producer and one consumer. Positions only grow. The producer owns written and data_written, the consumer owns released and
- * data_released; each publishes with release order and reads the other's with acquire order, so what lies between is owned by one of
- * them at any time and needs no atomics.
+ * data_released; each publishes with release order and reads the other's with acquire order, so what lies between is owned by one
+ * of them at any time and needs no atomics.
  */
 #include "packet_ring.h"
 
@@ -28,7 +28,7 @@ enum {
 
 struct packet_ring {
     uint8_t *base;
-    uint64_t size;            /* bytes, a power of two; 2 * size are mapped */
+    uint64_t size; /* bytes, a power of two; 2 * size are mapped */
     struct capture_packet *packets;
     uint64_t packet_capacity; /* a power of two */
 
@@ -87,7 +87,8 @@ static uint64_t power_of_two(uint64_t at_least) {
 int packet_ring_create(uint32_t size_mb, struct packet_ring **out, struct capture_error_info *error) {
     *out = NULL;
     if (size_mb < 1 || size_mb > 8192)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "packet_ring_mb", "packet_ring_mb is %u: accepted are 1 to 8192", size_mb);
+        return capture_fail(error, CAPTURE_ERR_INVALID, "packet_ring_mb", "packet_ring_mb is %u: accepted are 1 to 8192",
+                            size_mb);
     struct packet_ring *ring = aligned_alloc(CACHE_LINE, sizeof *ring);
     if (!ring)
         return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "packet_ring_mb", "no memory for the packet ring");
@@ -104,8 +105,8 @@ int packet_ring_create(uint32_t size_mb, struct packet_ring **out, struct captur
     ring->packets = packets == MAP_FAILED ? NULL : packets;
     if (!ring->base || !ring->packets) {
         packet_ring_destroy(ring);
-        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "packet_ring_mb", "a packet ring of %u MiB cannot be mapped: %s", size_mb,
-                            strerror(reason));
+        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "packet_ring_mb", "a packet ring of %u MiB cannot be mapped: %s",
+                            size_mb, strerror(reason));
     }
     *out = ring;
     return CAPTURE_OK;

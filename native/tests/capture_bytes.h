@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Capture files made by the tests: bytes appended to a buffer in a chosen byte order, put into a memory file, read by the file backend. */
+/* Capture files made by the tests: bytes appended to a buffer in a chosen byte order, put into a memory file, read by the file
+ * backend. */
 #ifndef JARVIS_CAPTURE_BYTES_H
 #define JARVIS_CAPTURE_BYTES_H
 
@@ -61,7 +62,8 @@ struct seen {
     struct capture_error_info error;
 };
 
-static inline int open_files(const char *const *paths, uint32_t count, uint32_t snaplen, void **state, struct capture_error_info *error) {
+static inline int open_files(const char *const *paths, uint32_t count, uint32_t snaplen, void **state,
+                             struct capture_error_info *error) {
     struct capture_config config = {.struct_size = sizeof config, .files = paths, .file_count = count, .snaplen = snaplen};
     return file_backend.open(&config, 0, 1, state, error);
 }

@@ -24,18 +24,18 @@ static void check_invalid(const struct capture_config *config, const char *field
     CHECK(strstr(error.message, message) != NULL);
 }
 
-#define CHECK_INVALID(config, member, value, message)                                                         \
-    do {                                                                                                      \
-        struct capture_config changed = config;                                                               \
-        changed.member = value;                                                                               \
-        check_invalid(&changed, #member, message);                                                            \
+#define CHECK_INVALID(config, member, value, message)                                                                            \
+    do {                                                                                                                         \
+        struct capture_config changed = config;                                                                                  \
+        changed.member = value;                                                                                                  \
+        check_invalid(&changed, #member, message);                                                                               \
     } while (0)
 
-#define CHECK_VALID(config, member, value)                                                                    \
-    do {                                                                                                      \
-        struct capture_config changed = config;                                                               \
-        changed.member = value;                                                                               \
-        CHECK_EQUAL(CAPTURE_OK, capture_config_validate(&changed, NULL));                                     \
+#define CHECK_VALID(config, member, value)                                                                                       \
+    do {                                                                                                                         \
+        struct capture_config changed = config;                                                                                  \
+        changed.member = value;                                                                                                  \
+        CHECK_EQUAL(CAPTURE_OK, capture_config_validate(&changed, NULL));                                                        \
     } while (0)
 
 static void sizes_out_of_range_are_refused_with_what_is_accepted(void) {
@@ -96,7 +96,8 @@ static void worker_cpus_must_exist_and_be_one_per_worker(void) {
 }
 
 static void timestamp_sources_that_cannot_be_are_refused(void) {
-    CHECK_INVALID(live("lo"), timestamp_source, 3, "timestamp_source is 3: accepted are 0 (default), 1 (kernel) and 2 (hardware)");
+    CHECK_INVALID(live("lo"), timestamp_source, 3,
+                  "timestamp_source is 3: accepted are 0 (default), 1 (kernel) and 2 (hardware)");
     CHECK_INVALID(offline(), timestamp_source, 2, "files carry their own timestamps");
     CHECK_VALID(live("lo"), timestamp_source, 2);
 }

@@ -6,7 +6,7 @@
 #include <arpa/inet.h>
 
 /* A TCP SYN 10.0.0.1:40000 -> 10.0.0.2:80, from its IP header. */
-static const uint8_t ip_packet[40] = {0x45, 0,  0,    40,   0, 1, 0, 0, 64, 6, 0, 0, 10, 0,    0, 1, 10, 0, 0, 2,
+static const uint8_t ip_packet[40] = {0x45, 0,  0,    40,   0, 1, 0, 0, 64, 6, 0, 0, 10,   0,    0, 1, 10, 0, 0, 2,
                                       0x9c, 64, 0x00, 0x50, 0, 0, 0, 1, 0,  0, 0, 0, 0x50, 0x02, 4, 0, 0,  0, 0, 0};
 
 static struct frame ethernet(uint8_t *room, int tag) {

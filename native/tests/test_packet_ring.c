@@ -18,8 +18,14 @@ static bool push(struct packet_ring *ring, uint64_t id, uint32_t length) {
     static uint8_t data[1 << 18];
     for (uint32_t i = 0; i < length; i++)
         data[i] = (uint8_t)(id + i);
-    struct frame frame = {.data = data, .ts_ns = id * 1000, .caplen = length, .wirelen = length + 4, .link_type = 1,
-                          .interface_index = 3, .vlan_tci = 9, .flags = id % 2 ? FRAME_VLAN : 0};
+    struct frame frame = {.data = data,
+                          .ts_ns = id * 1000,
+                          .caplen = length,
+                          .wirelen = length + 4,
+                          .link_type = 1,
+                          .interface_index = 3,
+                          .vlan_tci = 9,
+                          .flags = id % 2 ? FRAME_VLAN : 0};
     return packet_ring_push(ring, &frame, id);
 }
 

@@ -2,13 +2,13 @@
 /*
  * Backend "afpacket": frames in place in the kernel's TPACKET_V3 ring.
  *
- * The ring is a circle of blocks. The kernel fills one and hands it over when it is full or RETIRE_MS old; we walk its frames, and give
- * it back once every frame in it was released. Frames leave the interface as they enter it: both directions are captured, on a loopback
- * interface each frame once.
+ * The ring is a circle of blocks. The kernel fills one and hands it over when it is full or RETIRE_MS old; we walk its frames,
+ * and give it back once every frame in it was released. Frames leave the interface as they enter it: both directions are
+ * captured, on a loopback interface each frame once.
  *
- * Every frame has the kernel's timestamp, or with timestamp_source hardware the card's; a frame that this host sends has no receive
- * timestamp of the card and keeps the kernel's. With several queues fragments are put together by the kernel before they get here, so
- * a fragmented datagram counts as the one packet that it is.
+ * Every frame has the kernel's timestamp, or with timestamp_source hardware the card's; a frame that this host sends has no
+ * receive timestamp of the card and keeps the kernel's. With several queues fragments are put together by the kernel before they
+ * get here, so a fragmented datagram counts as the one packet that it is.
  */
 #include "afpacket.h"
 
@@ -19,9 +19,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 static bool probe(const char *interface, char *reason, size_t size) {
     if (!interface_may_capture(reason, size))
@@ -34,15 +32,9 @@ static bool probe(const char *interface, char *reason, size_t size) {
         snprintf(reason, size, "captures from one interface, not from any");
         return false;
     }
-    int examiner = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (examiner < 0) {
-        snprintf(reason, size, "interface %s cannot be examined: %s", interface, strerror(errno));
-        return false;
-    }
-    int index, hardware = -1;
+    int hardware = -1;
     struct capture_error_info error = {0};
-    int code = interface_examine(examiner, interface, &index, &hardware, &error);
-    close(examiner);
+    int code = interface_look(interface, &hardware, &error);
     if (code == CAPTURE_OK && afpacket_link_type(hardware) < 0)
         snprintf(reason, size, "link type of interface %s (ARPHRD %d) is not supported", interface, hardware);
     else
@@ -82,7 +74,7 @@ static void append(struct afpacket_state *state, struct frame_batch *batch, cons
         .caplen = header->tp_snaplen,
         .wirelen = header->tp_len,
         .link_type = state->link_type,
-        .interface_index = (uint16_t)state->index,
+        .interface_index = interface_index_of(state->index),
         .vlan_tci = tagged ? (uint16_t)header->hv1.tp_vlan_tci : 0,
         .flags = (uint16_t)((tagged ? FRAME_VLAN : 0) | (header->tp_snaplen < header->tp_len ? FRAME_TRUNCATED : 0)),
     };
@@ -158,7 +150,8 @@ static void stats(void *opaque, struct backend_stats *out) {
     pthread_mutex_lock(&state->lock);
     struct tpacket_stats_v3 kernel = {0};
     socklen_t length = sizeof kernel;
-    if (getsockopt(state->socket, SOL_PACKET, PACKET_STATISTICS, &kernel, &length) == 0) { /* cannot fail on a ring of this version */
+    if (getsockopt(state->socket, SOL_PACKET, PACKET_STATISTICS, &kernel, &length) ==
+        0) { /* cannot fail on a ring of this version */
         state->dropped_kernel += kernel.tp_drops;
         state->accepted += kernel.tp_packets - kernel.tp_drops; /* tp_packets counts the dropped ones too */
     }

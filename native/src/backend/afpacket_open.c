@@ -3,8 +3,9 @@
  * Making an AF_PACKET ring (TPACKET_V3): socket, filter, ring, bind, fan-out, timestamps.
  *
  * The order matters. The socket is made with protocol 0 and with a filter that lets nothing in, so that neither frames of other
- * interfaces (before bind) nor frames meant for another queue (before the fan-out is joined) get into the ring; the last step swaps in
- * the filter that cuts at snaplen. On a loopback interface each frame is seen going out and coming in: that filter keeps the latter.
+ * interfaces (before bind) nor frames meant for another queue (before the fan-out is joined) get into the ring; the last step
+ * swaps in the filter that cuts at snaplen. On a loopback interface each frame is seen going out and coming in: that filter keeps
+ * the latter.
  */
 #include "afpacket.h"
 #include "config.h"
@@ -34,8 +35,8 @@ enum {
     FRAME_SIZE = 2048,          /* TPACKET_V3 packs frames tightly; the kernel only checks this for being a divisor */
 };
 
-/* The queues of one capture join one fan-out group, whose number the kernel gives to the first. They know each other by the address of
- * the configuration they were opened with. */
+/* The queues of one capture join one fan-out group, whose number the kernel gives to the first. They know each other by the
+ * address of the configuration they were opened with. */
 struct fanout_group {
     const struct capture_config *config;
     uint32_t id; /* 16 bits */
@@ -78,8 +79,8 @@ static int open_socket(struct afpacket_state *state, struct capture_error_info *
     int link_type = afpacket_link_type(hardware);
     if (link_type < 0)
         return capture_fail(error, CAPTURE_ERR_BACKEND, "backend",
-                            "backend afpacket does not know the link type of interface %s (ARPHRD %d): use pcap", state->interface,
-                            hardware);
+                            "backend afpacket does not know the link type of interface %s (ARPHRD %d): use pcap",
+                            state->interface, hardware);
     state->link_type = (uint16_t)link_type;
     state->loopback = hardware == ARPHRD_LOOPBACK;
     return CAPTURE_OK;
@@ -143,11 +144,13 @@ static int choose_timestamps(const struct afpacket_state *state, const struct ca
     return CAPTURE_OK;
 }
 
-static int bind_interface(const struct afpacket_state *state, const struct capture_config *config, struct capture_error_info *error) {
+static int bind_interface(const struct afpacket_state *state, const struct capture_config *config,
+                          struct capture_error_info *error) {
     struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = state->index};
     if (bind(state->socket, (const struct sockaddr *)&address, sizeof address) != 0)
-        return errno == ENODEV ? capture_fail(error, CAPTURE_ERR_NO_INTERFACE, "interface", "interface %s does not exist", state->interface)
-                               : refused(state, "the socket cannot be bound", error);
+        return errno == ENODEV
+                   ? capture_fail(error, CAPTURE_ERR_NO_INTERFACE, "interface", "interface %s does not exist", state->interface)
+                   : refused(state, "the socket cannot be bound", error);
     if (!config->promiscuous)
         return CAPTURE_OK;
     struct packet_mreq membership = {.mr_ifindex = state->index, .mr_type = PACKET_MR_PROMISC};
@@ -165,7 +168,8 @@ static struct fanout_group *find_group(const struct capture_config *config) {
 
 /* Under groups_lock. The hash is symmetric: both directions of a flow come to one queue. Fragments are put together by the kernel
  * first, else they would not find the queue of their flow. */
-static int join_or_make_group(struct afpacket_state *state, const struct capture_config *config, struct capture_error_info *error) {
+static int join_or_make_group(struct afpacket_state *state, const struct capture_config *config,
+                              struct capture_error_info *error) {
     struct fanout_group *group = find_group(config);
     uint32_t kind = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_DEFRAG;
     uint32_t request = group ? group->id | kind << 16 : (kind | PACKET_FANOUT_FLAG_UNIQUEID) << 16;
@@ -177,7 +181,8 @@ static int join_or_make_group(struct afpacket_state *state, const struct capture
             return refused(state, "the fan-out group has no number", error);
         group = calloc(1, sizeof *group);
         if (!group)
-            return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "workers", "no memory for the queues of interface %s", state->interface);
+            return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "workers", "no memory for the queues of interface %s",
+                                state->interface);
         *group = (struct fanout_group){.config = config, .id = request & 0xffff, .next = groups};
         groups = group;
     }
@@ -208,7 +213,8 @@ static void leave_group(struct fanout_group *group) {
     pthread_mutex_unlock(&groups_lock);
 }
 
-static int admit_frames(const struct afpacket_state *state, const struct capture_config *config, struct capture_error_info *error) {
+static int admit_frames(const struct afpacket_state *state, const struct capture_config *config,
+                        struct capture_error_info *error) {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 0, 1),
@@ -245,7 +251,8 @@ static int prepare(struct afpacket_state *state, const struct capture_config *co
     return code;
 }
 
-int afpacket_open(const struct capture_config *config, uint32_t queue, uint32_t queues, void **out, struct capture_error_info *error) {
+int afpacket_open(const struct capture_config *config, uint32_t queue, uint32_t queues, void **out,
+                  struct capture_error_info *error) {
     struct afpacket_state *state = calloc(1, sizeof *state);
     if (!state)
         return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "interface", "no memory for the capture");

@@ -10,8 +10,8 @@
 struct backend_stats {
     uint64_t dropped_nic;
     uint64_t dropped_kernel;
-    uint64_t in_flight;   /* frames waiting in the kernel ring, as well as it can be known; else 0 */
-    double ring_usage;    /* 0..1 */
+    uint64_t in_flight; /* frames waiting in the kernel ring, as well as it can be known; else 0 */
+    double ring_usage;  /* 0..1 */
 };
 
 enum { BACKEND_END = -1000 }; /* read(): the input is at its end */
@@ -25,7 +25,8 @@ struct capture_backend_ops {
     bool (*probe)(const char *interface, char *reason, size_t size);
 
     /* Opens queue `queue` of `queues`. Config is already range-checked. State is freed by close. */
-    int (*open)(const struct capture_config *config, uint32_t queue, uint32_t queues, void **state, struct capture_error_info *error);
+    int (*open)(const struct capture_config *config, uint32_t queue, uint32_t queues, void **state,
+                struct capture_error_info *error);
 
     /* Fills the batch (count set); waits at most timeout_ms (0: never) for the first frame. Returns the count, 0 at a timeout,
      * BACKEND_END, or a negative error (details in *error). Frames stay valid until the next release.
@@ -38,8 +39,8 @@ struct capture_backend_ops {
     /* Any thread while open. */
     void (*stats)(void *state, struct backend_stats *out);
 
-    /* Lets no new frame in; read() goes on handing out what the ring holds. For a graceful stop: quiesce, then read until it returns 0
-     * with a timeout of at least 100 ms. NULL: the input ends by itself. The thread that reads. */
+    /* Lets no new frame in; read() goes on handing out what the ring holds. For a graceful stop: quiesce, then read until it
+     * returns 0 with a timeout of at least 100 ms. NULL: the input ends by itself. The thread that reads. */
     void (*quiesce)(void *state);
 
     void (*close)(void *state);

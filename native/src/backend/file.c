@@ -3,10 +3,10 @@
  * Backend "file": capture files read in place through mmap, one after another as one trace, in file order.
  *
  * The size is taken when a file is opened; what is appended later is not read. A file that is cut short while it is mapped would
- * raise SIGBUS on the first touch of a page that is gone: the pages of each window are asked for in advance (MADV_POPULATE_READ fails
- * where a touch would kill) and the size is looked at again with each window. A file cut inside the window in that moment cannot be
- * caught without a signal handler, which a library must not install: do not truncate files that are being read (renaming or unlinking
- * them is safe).
+ * raise SIGBUS on the first touch of a page that is gone: the pages of each window are asked for in advance (MADV_POPULATE_READ
+ * fails where a touch would kill) and the size is looked at again with each window. A file cut inside the window in that moment
+ * cannot be caught without a signal handler, which a library must not install: do not truncate files that are being read
+ * (renaming or unlinking them is safe).
  */
 #include "backend.h"
 #include "config.h"
@@ -104,7 +104,8 @@ static int advance_window(struct trace *trace, struct capture_error_info *error)
     uint64_t start = trace->offset & ~(uint64_t)(WINDOW - 1);
     uint64_t end = trace->window_end < trace->size ? trace->window_end : trace->size;
     int result = madvise((void *)(uintptr_t)(trace->base + start), end - start, MADV_POPULATE_READ);
-    if (result != 0 && (errno == EFAULT || errno == EIO)) /* EINVAL: a kernel before 5.14, which faults pages in as they are read */
+    if (result != 0 &&
+        (errno == EFAULT || errno == EIO)) /* EINVAL: a kernel before 5.14, which faults pages in as they are read */
         return capture_fail(error, CAPTURE_ERR_IO, "files", "%s cannot be read at byte %llu: it was cut, or its disk fails",
                             trace->path, (unsigned long long)start);
     return CAPTURE_OK;

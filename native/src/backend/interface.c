@@ -34,14 +34,25 @@ int interface_examine(int socket, const char *name, int *index, int *hardware, s
         return capture_fail(error, CAPTURE_ERR_NO_INTERFACE, "interface", "interface %s does not exist", name);
     *index = request.ifr_ifindex;
     if (ioctl(socket, SIOCGIFHWADDR, &request) != 0)
-        return capture_fail(error, CAPTURE_ERR_IO, "interface", "the type of interface %s cannot be read: %s", name, strerror(errno));
+        return capture_fail(error, CAPTURE_ERR_IO, "interface", "the type of interface %s cannot be read: %s", name,
+                            strerror(errno));
     *hardware = request.ifr_hwaddr.sa_family;
     if (ioctl(socket, SIOCGIFFLAGS, &request) != 0)
-        return capture_fail(error, CAPTURE_ERR_IO, "interface", "the state of interface %s cannot be read: %s", name, strerror(errno));
+        return capture_fail(error, CAPTURE_ERR_IO, "interface", "the state of interface %s cannot be read: %s", name,
+                            strerror(errno));
     if (!(request.ifr_flags & IFF_UP))
-        return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s is down: bring it up first (ip link set %s up)", name,
-                            name);
+        return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s is down: bring it up first (ip link set %s up)",
+                            name, name);
     return CAPTURE_OK;
+}
+
+int interface_look(const char *name, int *hardware, struct capture_error_info *error) {
+    int examiner = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), index;
+    if (examiner < 0)
+        return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s cannot be examined: %s", name, strerror(errno));
+    int code = interface_examine(examiner, name, &index, hardware, error);
+    close(examiner);
+    return code;
 }
 
 int interface_failed(const char *name, int index, int reason, struct capture_error_info *error) {

@@ -10,8 +10,17 @@
 /* May this process open packet sockets? Fills reason when not. Any thread. */
 bool interface_may_capture(char *reason, size_t size);
 
-/* Index, state and hardware type (ARPHRD_*) through any socket. CAPTURE_OK; CAPTURE_ERR_NO_INTERFACE; CAPTURE_ERR_IO when it is down. */
+/* Index, state and hardware type (ARPHRD_*) through any socket. CAPTURE_OK; CAPTURE_ERR_NO_INTERFACE; CAPTURE_ERR_IO when it is
+ * down. */
 int interface_examine(int socket, const char *name, int *index, int *hardware, struct capture_error_info *error);
+
+/* The same through a socket of its own. Any thread. */
+int interface_look(const char *name, int *hardware, struct capture_error_info *error);
+
+/* An ifindex as frames carry it: 65535 stands for all above. */
+static inline uint16_t interface_index_of(int index) {
+    return (uint16_t)(index < UINT16_MAX ? index : UINT16_MAX);
+}
 
 /* Why the next read of a live capture failed, in words: gone, down, or errno's text. Returns CAPTURE_ERR_IO. */
 int interface_failed(const char *name, int index, int reason, struct capture_error_info *error);
@@ -19,12 +28,12 @@ int interface_failed(const char *name, int index, int reason, struct capture_err
 /* Is the interface still there and up? CAPTURE_OK or CAPTURE_ERR_IO. For backends whose library swallows the socket's error. */
 int interface_check(int socket, const char *name, int index, struct capture_error_info *error);
 
-/* Lets no new frame into a packet socket; its ring stays. Cannot fail on a packet socket but for lack of memory, and then frames go on
- * coming: whoever drains must bound the time. */
+/* Lets no new frame into a packet socket; its ring stays. Cannot fail on a packet socket but for lack of memory, and then frames
+ * go on coming: whoever drains must bound the time. */
 void interface_shut(int socket);
 
-/* Frames that the network card or its driver dropped on receipt (rx_dropped + rx_missed_errors of RTM_GETLINK) since the counter was
- * opened. Asked over netlink, not sysfs: /sys shows the network namespace it was mounted in, which need not be ours. */
+/* Frames that the network card or its driver dropped on receipt (rx_dropped + rx_missed_errors of RTM_GETLINK) since the counter
+ * was opened. Asked over netlink, not sysfs: /sys shows the network namespace it was mounted in, which need not be ours. */
 struct nic_drops {
     int socket;
     int index;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Backend "pcap": live capture through libpcap, for interfaces and link types that afpacket does not take ("any", tunnels, Wi-Fi).
+ * Backend "pcap": live capture through libpcap, for interfaces and link types that afpacket does not take ("any", tunnels,
+ * Wi-Fi).
  *
- * libpcap lends a frame only inside its callback, so frames are copied into an arena that lives until release. libpcap puts VLAN tags
- * back into the frame itself. pcap_t is not thread-safe: one lock covers dispatch (which never waits) and pcap_stats.
+ * libpcap lends a frame only inside its callback, so frames are copied into an arena that lives until release. libpcap puts VLAN
+ * tags back into the frame itself. pcap_t is not thread-safe: one lock covers dispatch (which never waits) and pcap_stats.
  */
 #include "backend.h"
 #include "config.h"
@@ -42,8 +43,10 @@ struct pcap_state {
 static bool probe(const char *interface, char *reason, size_t size) {
     if (!interface_may_capture(reason, size))
         return false;
-    if (interface && strcmp(interface, "any") != 0 && if_nametoindex(interface) == 0) {
-        snprintf(reason, size, "interface %s does not exist", interface);
+    struct capture_error_info error = {0};
+    int hardware;
+    if (interface && strcmp(interface, "any") != 0 && interface_look(interface, &hardware, &error) != CAPTURE_OK) {
+        snprintf(reason, size, "%s", error.message);
         return false;
     }
     snprintf(reason, size, "chosen when afpacket is not usable");
@@ -122,7 +125,8 @@ static int prepare(struct pcap_state *state, const struct capture_config *config
     void *arena = mmap(NULL, (size_t)FRAME_BATCH * state->snaplen, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED)
-        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "snaplen", "no memory for %d frames of %u bytes", FRAME_BATCH, state->snaplen);
+        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "snaplen", "no memory for %d frames of %u bytes", FRAME_BATCH,
+                            state->snaplen);
     state->arena = arena;
     int index = strcmp(state->interface, "any") == 0 ? 0 : (int)if_nametoindex(state->interface);
     if (index) {
@@ -164,7 +168,7 @@ static void on_frame(u_char *opaque, const struct pcap_pkthdr *header, const u_c
         .caplen = kept,
         .wirelen = header->len,
         .link_type = state->link_type,
-        .interface_index = (uint16_t)state->index,
+        .interface_index = interface_index_of(state->index),
         .flags = kept < header->len ? FRAME_TRUNCATED : 0,
     };
 }
@@ -178,7 +182,7 @@ static int dispatch(struct pcap_state *state, struct frame_batch *batch, struct 
     pthread_mutex_unlock(&state->lock);
     if (batch->count > 0)
         return (int)batch->count; /* a failure behind good frames is met again by the next read */
-    if (result >= 0) /* libpcap goes on waiting on an interface that went down: nothing came, so look */
+    if (result >= 0)              /* libpcap goes on waiting on an interface that went down: nothing came, so look */
         return state->index ? interface_check(pcap_fileno(state->handle), state->interface, state->index, error) : 0;
     return capture_fail(error, CAPTURE_ERR_IO, "interface", "capturing from interface %s failed: %s", state->interface,
                         pcap_geterr(state->handle));

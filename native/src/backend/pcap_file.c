@@ -44,10 +44,12 @@ static ALWAYS_INLINE int fill(struct trace *trace, struct frame_batch *batch, st
             wirelen = other;
         }
         if (__builtin_expect(caplen > limit || caplen > remaining - layout.header, 0)) {
-            damage = caplen > limit ? "a record claims more bytes than a frame of its link type has" : "the file ends inside a record";
+            damage =
+                caplen > limit ? "a record claims more bytes than a frame of its link type has" : "the file ends inside a record";
             break;
         }
-        /* Frames tend to be as long as the one before; the line after next is the earliest that the loop is not already waiting for. */
+        /* Frames tend to be as long as the one before; the record after next is the earliest that the loop is not
+         * already waiting for. */
         __builtin_prefetch(at + 2 * (uintptr_t)(layout.header + caplen));
         uint64_t ts_ns = load(at, layout.swapped) * 1000000000ull + (uint64_t)load(at + 4, layout.swapped) * layout.ns_per_tick;
         trace_append(trace, batch, at + layout.header, ts_ns, caplen, wirelen, interface->link_type, 1);

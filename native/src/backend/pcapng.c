@@ -58,7 +58,8 @@ static void read_interface_options(const struct trace *trace, struct trace_inter
             set_resolution(interface, at[0]);
         if (code == OPTION_TSOFFSET && length >= 8) {
             uint64_t first = trace_u32(trace, at), second = trace_u32(trace, at + 4);
-            uint64_t seconds = trace->swapped == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) ? first << 32 | second : second << 32 | first;
+            uint64_t seconds =
+                trace->swapped == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) ? first << 32 | second : second << 32 | first;
             interface->offset_ns = seconds * 1000000000u;
         }
         at += padded;
@@ -94,7 +95,8 @@ static const char *read_section(struct trace *trace, const uint8_t *block, uint6
     return NULL;
 }
 
-static const char *append_packet(struct trace *trace, struct frame_batch *batch, const uint8_t *block, uint32_t length, uint32_t number) {
+static const char *append_packet(struct trace *trace, struct frame_batch *batch, const uint8_t *block, uint32_t length,
+                                 uint32_t number) {
     if (number >= trace->interface_count)
         return "a packet names an interface that was not described";
     const struct trace_interface *interface = &trace->interfaces[number];
@@ -191,7 +193,8 @@ int pcapng_begin(struct trace *trace, struct capture_error_info *error) {
     uint32_t type, length;
     const char *damage = check_block(trace, trace->base, trace->size, &type, &length);
     if (damage)
-        return capture_fail(error, CAPTURE_ERR_FILE, "files", "%s is damaged in its pcapng section header: %s", trace->path, damage);
+        return capture_fail(error, CAPTURE_ERR_FILE, "files", "%s is damaged in its pcapng section header: %s", trace->path,
+                            damage);
     trace->fill = fill;
     trace->offset = length;
     return CAPTURE_OK;

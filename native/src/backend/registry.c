@@ -4,9 +4,9 @@
 #include "config.h"
 #include "error.h"
 #include "filter.h"
+#include "interface.h"
 
 #include <errno.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -30,11 +30,11 @@ static int live_failure(void) {
 }
 
 static const struct capture_backend_ops *check_interface(const struct capture_config *config, struct capture_error_info *error) {
-    const struct capture_backend_ops *wanted = config->backend && strcmp(config->backend, "auto") != 0 ? find(config->backend) : NULL;
-    if (strcmp(config->interface, "any") != 0 && if_nametoindex(config->interface) == 0) {
-        capture_fail(error, CAPTURE_ERR_NO_INTERFACE, "interface", "interface %s does not exist", config->interface);
+    const struct capture_backend_ops *wanted =
+        config->backend && strcmp(config->backend, "auto") != 0 ? find(config->backend) : NULL;
+    int hardware;
+    if (strcmp(config->interface, "any") != 0 && interface_look(config->interface, &hardware, error) != CAPTURE_OK)
         return NULL;
-    }
     char reason[160], reasons[240] = "";
     for (const struct capture_backend_ops *const *ops = backend_table; *ops; ops++) {
         if (!(*ops)->live || (wanted && *ops != wanted))
@@ -53,8 +53,8 @@ static const struct capture_backend_ops *check_interface(const struct capture_co
 static const struct capture_backend_ops *check_fit(const struct capture_config *config, const struct capture_backend_ops *ops,
                                                    struct capture_error_info *error) {
     if (config->workers > 1 && ops != &afpacket_backend) {
-        capture_fail(error, CAPTURE_ERR_INVALID, "workers", "workers is %u: with backend %s accepted are 0 and 1", config->workers,
-                     ops->name);
+        capture_fail(error, CAPTURE_ERR_INVALID, "workers", "workers is %u: with backend %s accepted are 0 and 1",
+                     config->workers, ops->name);
         return NULL;
     }
     return ops;

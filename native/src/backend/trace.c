@@ -76,8 +76,8 @@ int trace_open(struct trace *trace, const char *path, uint32_t snaplen, struct c
     *trace = (struct trace){.path = path, .snaplen = snaplen};
     trace->file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not waiting for the writer of a FIFO: it is refused below */
     if (trace->file < 0)
-        return capture_fail(error, errno == EACCES ? CAPTURE_ERR_PERMISSION : CAPTURE_ERR_FILE, "files", "%s cannot be opened: %s",
-                            path, strerror(errno));
+        return capture_fail(error, errno == EACCES ? CAPTURE_ERR_PERMISSION : CAPTURE_ERR_FILE, "files",
+                            "%s cannot be opened: %s", path, strerror(errno));
     int code = map_file(trace, error);
     if (code == CAPTURE_OK)
         code = trace_begin(trace, error);
@@ -110,8 +110,8 @@ struct trace_interface *trace_add_interface(struct trace *trace) {
 }
 
 void trace_damaged(struct trace *trace, struct frame_batch *batch, struct capture_error_info *error, const char *what) {
-    capture_fail(error, CAPTURE_ERR_FILE, "files", "%s is damaged at byte %llu: %s", trace->path, (unsigned long long)trace->offset,
-                 what);
+    capture_fail(error, CAPTURE_ERR_FILE, "files", "%s is damaged at byte %llu: %s", trace->path,
+                 (unsigned long long)trace->offset, what);
     trace_append(trace, batch, trace->base, trace->last_ts_ns, 0, 0, 0, 1);
     batch->frames[batch->count - 1].flags = FRAME_DAMAGED;
     trace->offset = trace->size;

@@ -10,30 +10,30 @@
 
 /* How a pcapng interface (or the whole of a pcap file) counts time and what it carries. */
 struct trace_interface {
-    uint64_t multiply;   /* ns per tick when ticks are a ns or longer, else 0 */
-    uint64_t divide;     /* ticks per ns when ticks are decimal and shorter than a ns, else 0 */
-    uint64_t offset_ns;  /* added, modulo 2^64 (if_tsoffset may be negative) */
-    uint32_t snaplen;    /* of the writer, 0 = none */
-    uint16_t link_type;  /* LINKTYPE_* */
-    uint8_t shift;       /* ticks of 2^-shift seconds, when multiply and divide are 0 */
+    uint64_t multiply;  /* ns per tick when ticks are a ns or longer, else 0 */
+    uint64_t divide;    /* ticks per ns when ticks are decimal and shorter than a ns, else 0 */
+    uint64_t offset_ns; /* added, modulo 2^64 (if_tsoffset may be negative) */
+    uint32_t snaplen;   /* of the writer, 0 = none */
+    uint16_t link_type; /* LINKTYPE_* */
+    uint8_t shift;      /* ticks of 2^-shift seconds, when multiply and divide are 0 */
 };
 
 struct trace;
-/* Turns up to FRAME_BATCH records at trace->offset into frames. Returns the count; 0: the trace is at its end; or a negative error.
- * A record that cannot be read becomes one FRAME_DAMAGED frame, sets *error, and ends the trace. */
+/* Turns up to FRAME_BATCH records at trace->offset into frames. Returns the count; 0: the trace is at its end; or a negative
+ * error. A record that cannot be read becomes one FRAME_DAMAGED frame, sets *error, and ends the trace. */
 typedef int trace_fill(struct trace *trace, struct frame_batch *batch, struct capture_error_info *error);
 
 struct trace {
-    const char *path;       /* borrowed */
+    const char *path; /* borrowed */
     int file;
-    const uint8_t *base;    /* NULL: not open */
-    uint64_t size;          /* of the mapping */
-    uint64_t offset;        /* of the next record or block */
-    uint64_t window_end;    /* pages before this were asked for */
-    uint64_t last_ts_ns;    /* of the frame before: for records without a time of their own */
-    uint32_t snaplen;       /* what the capture keeps of each frame */
+    const uint8_t *base; /* NULL: not open */
+    uint64_t size;       /* of the mapping */
+    uint64_t offset;     /* of the next record or block */
+    uint64_t window_end; /* pages before this were asked for */
+    uint64_t last_ts_ns; /* of the frame before: for records without a time of their own */
+    uint32_t snaplen;    /* what the capture keeps of each frame */
     trace_fill *fill;
-    bool swapped;           /* byte order of the file (pcapng: of the section) is not ours */
+    bool swapped; /* byte order of the file (pcapng: of the section) is not ours */
     /* pcap */
     bool modified;          /* 24-byte record headers (magic a1b2cd34) */
     uint16_t version_minor; /* before 2.4 the two lengths were the other way round */
@@ -46,7 +46,8 @@ struct trace {
 int trace_open(struct trace *trace, const char *path, uint32_t snaplen, struct capture_error_info *error);
 void trace_close(struct trace *trace);
 
-/* Tells the format by its magic and checks the file header at base, of at least 4 bytes. What trace_open does once the file is mapped. */
+/* Tells the format by its magic and checks the file header at base, of at least 4 bytes. What trace_open does once the file is
+ * mapped. */
 int trace_begin(struct trace *trace, struct capture_error_info *error);
 
 /* Room for one more interface, zeroed, or NULL. */
@@ -72,8 +73,8 @@ static inline uint32_t trace_u32(const struct trace *trace, const uint8_t *at) {
 }
 
 /* Appends one frame. wirelen below caplen (a lying record) is raised to it: those bytes were there. */
-static inline void trace_append(struct trace *trace, struct frame_batch *batch, const uint8_t *data, uint64_t ts_ns, uint32_t caplen,
-                                uint32_t wirelen, uint16_t link_type, uint16_t interface_index) {
+static inline void trace_append(struct trace *trace, struct frame_batch *batch, const uint8_t *data, uint64_t ts_ns,
+                                uint32_t caplen, uint32_t wirelen, uint16_t link_type, uint16_t interface_index) {
     struct frame *frame = &batch->frames[batch->count++];
     uint32_t kept = caplen < trace->snaplen ? caplen : trace->snaplen;
     frame->data = data;

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which live backend is chosen, what is refused and why, and interfaces that fail during a capture. Needs root and iproute2; else
+ * skips. */
+#include "live_link.h"
+
+#include <sys/wait.h>
+
+static void check_refused(const struct capture_backend_ops *ops, const struct capture_config *config, int code, const char *field,
+                          const char *message) {
+    struct capture_error_info error = {0};
+    void *state;
+    CHECK_EQUAL(code, ops->open(config, 0, 1, &state, &error));
+    CHECK_TEXT(field, error.field);
+    if (!strstr(error.message, message))
+        fprintf(stderr, "%s: %s\n", ops->name, error.message);
+    CHECK(strstr(error.message, message) != NULL);
+}
+
+static void what_an_interface_does_not_have_is_refused_by_name(void) {
+    for (int i = 0; i < 2; i++) {
+        struct capture_config config = config_for("jarvis0");
+        config.timestamp_source = CAPTURE_TIMESTAMP_HARDWARE;
+        check_refused(live_backends[i], &config, CAPTURE_ERR_INVALID, "timestamp_source", "no hardware timestamps");
+        config = config_for("nosuch0");
+        check_refused(live_backends[i], &config, CAPTURE_ERR_NO_INTERFACE, "interface", "interface nosuch0 does not exist");
+        config = config_for("jarvisdown");
+        check_refused(live_backends[i], &config, CAPTURE_ERR_IO, "interface", "interface jarvisdown is down");
+    }
+    struct capture_config config = config_for("jarvis0");
+    config.buffer_size_mb = 8192;
+    check_refused(&pcap_backend, &config, CAPTURE_ERR_INVALID, "buffer_size_mb", "with backend pcap accepted are 64 to 2047");
+}
+
+static void auto_takes_afpacket_where_it_can_and_pcap_where_not(void) {
+    char name[16];
+    struct capture_config config = config_for("jarvis0");
+    CHECK_EQUAL(CAPTURE_OK, capture_select_backend(&config, name, NULL));
+    CHECK_TEXT("afpacket", name);
+    config = config_for("any");
+    CHECK_EQUAL(CAPTURE_OK, capture_select_backend(&config, name, NULL));
+    CHECK_TEXT("pcap", name);
+    void *state = open_backend(&pcap_backend, &config);
+    int sender = sender_on("jarvis1");
+    send_frame(sender, 60, 1, 2, -1);
+    CHECK_EQUAL(2, drain(&pcap_backend, state, NULL, NULL)); /* out of one end, into the other */
+    close(sender);
+    pcap_backend.close(state);
+    config.workers = 2;
+    CHECK_EQUAL(CAPTURE_ERR_INVALID, capture_select_backend(&config, name, NULL));
+}
+
+static void an_interface_that_is_down_is_refused_before_anything_is_opened(void) {
+    struct capture_config config = config_for("jarvisdown");
+    struct capture_error_info error = {0};
+    char name[16];
+    CHECK_EQUAL(CAPTURE_ERR_IO, capture_select_backend(&config, name, &error));
+    CHECK_TEXT("interface", error.field);
+    CHECK(strstr(error.message, "is down: bring it up first") != NULL);
+    struct capture_backend_info backends[3];
+    CHECK_EQUAL(3, capture_get_backends("jarvisdown", backends, 3));
+    CHECK(!backends[0].usable && !backends[1].usable);
+}
+
+static void without_cap_net_raw_the_error_says_so(void) {
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK_EQUAL(0, setuid(65534));
+        struct capture_config config = config_for("jarvis0");
+        struct capture_error_info error = {0};
+        char name[16];
+        CHECK_EQUAL(CAPTURE_ERR_PERMISSION, capture_select_backend(&config, name, &error));
+        CHECK(strstr(error.message, "afpacket: CAP_NET_RAW is missing; pcap: CAP_NET_RAW is missing") != NULL);
+        struct capture_backend_info backends[3];
+        CHECK_EQUAL(3, capture_get_backends("jarvis0", backends, 3));
+        CHECK(!backends[0].usable && !backends[1].usable);
+        void *state;
+        CHECK_EQUAL(CAPTURE_ERR_PERMISSION, afpacket_backend.open(&config, 0, 1, &state, NULL));
+        CHECK_EQUAL(CAPTURE_ERR_PERMISSION, pcap_backend.open(&config, 0, 1, &state, NULL));
+        _exit(0);
+    }
+    int status;
+    CHECK_EQUAL(child, waitpid(child, &status, 0));
+    CHECK_EQUAL(0, status);
+}
+
+/* The error may come once what the ring held was read. */
+static void check_failure(const struct capture_backend_ops *ops, void *state, const char *word) {
+    struct frame_batch batch;
+    struct capture_error_info error = {0};
+    int count = 0;
+    for (int turn = 0; turn < 50 && count >= 0; turn++) {
+        count = ops->read(state, &batch, 100, &error);
+        ops->release(state);
+    }
+    CHECK_EQUAL(CAPTURE_ERR_IO, count);
+    printf("#   %s: %s\n", ops->name, error.message);
+    CHECK(strstr(error.message, word) != NULL);
+    struct backend_stats stats;
+    ops->stats(state, &stats);
+}
+
+static void an_interface_that_goes_down_or_away_is_an_error(void) {
+    for (int i = 0; i < 2; i++) {
+        run("ip link add jarvis2 type veth peer name jarvis3 && ip link set jarvis2 up && ip link set jarvis3 up");
+        struct capture_config config = config_for("jarvis2");
+        void *state = open_backend(live_backends[i], &config);
+        run("ip link set jarvis2 down");
+        check_failure(live_backends[i], state, "down");
+        live_backends[i]->close(state);
+        run("ip link set jarvis2 up");
+        state = open_backend(live_backends[i], &config);
+        run("ip link del jarvis2");
+        check_failure(live_backends[i], state, "interface");
+        live_backends[i]->close(state);
+    }
+}
+
+int main(void) {
+    int obstacle = prepare_link();
+    if (obstacle)
+        return obstacle;
+    RUN(what_an_interface_does_not_have_is_refused_by_name);
+    RUN(auto_takes_afpacket_where_it_can_and_pcap_where_not);
+    RUN(an_interface_that_is_down_is_refused_before_anything_is_opened);
+    RUN(without_cap_net_raw_the_error_says_so);
+    RUN(an_interface_that_goes_down_or_away_is_an_error);
+    return 0;
+}
