@@ -97,20 +97,20 @@ SINK_PORT = 29995  # loopback; softflowd exports there
 METERS = (
     Meter(
         name="jarvis-agent meter",
-        version=lambda: _output(_agent(), "version").split()[-1],
+        version=lambda: _output(_agent(), "version").split()[1],
         command=lambda capture, _work: [_agent(), "meter", str(capture), "--output", "none"],
         counted=_ours,
     ),
     Meter(
         name="nfpcapd",
-        version=lambda: _number_text(r"Version: ([\d.]+)", _output("nfpcapd", "-V")),
+        version=lambda: _number_text(r"Version: ([\d.]*\d)", _output("nfpcapd", "-V")),
         command=lambda capture, work: ["nfpcapd", "-r", str(capture), "-w", str(work)],
         counted=_nfpcapd,
         missing=_not_installed("nfpcapd"),
     ),
     Meter(
         name="softflowd",
-        version=lambda: _number_text(r"softflowd version ([\d.]+)", _output("softflowd", "-h")),
+        version=lambda: _number_text(r"softflowd version ([\d.]*\d)", _output("softflowd", "-h")),
         command=lambda capture, work: [
             "softflowd", "-r", str(capture), "-v", "10", "-b", "-m", "1048576", "-d", "-c", "none", "-p", str(work / "pid"),
             "-t", "maxlife=300", "-t", "general=30", "-t", "tcp=30", "-t", "udp=30", "-n", f"127.0.0.1:{SINK_PORT}",
