@@ -28,6 +28,16 @@ CA_LIFETIME = timedelta(days=3650)
 BACKDATING = timedelta(minutes=5)
 """Leaves are valid from this long ago, so that a host whose clock lags can use its certificate at once."""
 
+MALFORMED_X509 = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises, at once or when a part is first looked at, for X.509 that is not as it should be."""
+
 _CERTIFICATE_FILE = "ca.crt"
 _KEY_FILE = "ca.key"
 _MAX_CSR_BYTES = 4096
@@ -187,7 +197,7 @@ def public_key_from_csr(der: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_der_x509_csr(der)
         key = request.public_key()
         valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (*MALFORMED_X509, InvalidSignature) as error:
         raise IdentityError("CSR_INVALID", f"csr is not a PKCS#10 request: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise IdentityError("CSR_INVALID", "csr holds another kind of key; ECDSA P-256 is accepted")
@@ -208,10 +218,14 @@ def load_certificate(pem_or_der: bytes) -> x509.Certificate:
         )
     try:
         if pem_or_der.lstrip().startswith(b"-----BEGIN"):
-            return x509.load_pem_x509_certificate(pem_or_der)
-        return x509.load_der_x509_certificate(pem_or_der)
-    except ValueError as error:
+            certificate = x509.load_pem_x509_certificate(pem_or_der)
+        else:
+            certificate = x509.load_der_x509_certificate(pem_or_der)
+        # Parsed only when looked at: what is malformed must be refused here, not later.
+        _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.not_valid_after_utc)
+    except MALFORMED_X509 as error:
         raise IdentityError("CERTIFICATE_INVALID", f"neither PEM nor DER of a certificate: {error}") from error
+    return certificate
 
 
 def spki_sha256(pem_or_der: bytes) -> bytes:
@@ -223,7 +237,7 @@ def spki_sha256(pem_or_der: bytes) -> bytes:
     certificate = load_certificate(pem_or_der)
     try:
         return hashlib.sha256(_spki(certificate.public_key())).digest()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except MALFORMED_X509 as error:
         raise IdentityError("CERTIFICATE_INVALID", f"certificate holds an unsupported key: {error}") from error
 
 
@@ -255,7 +269,7 @@ def fleet_of_ca(pem: bytes) -> str:
     uri = _only_uri(certificate)
     try:
         is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         is_ca = False
     fleet = uri.removeprefix("spiffe://")
     if not is_ca or fleet == uri:
@@ -269,8 +283,8 @@ def fleet_of_ca(pem: bytes) -> str:
 def _only_uri(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-        raise IdentityError("CERTIFICATE_INVALID", f"certificate has no readable subjectAltName: {error}") from error
+    except x509.ExtensionNotFound as error:
+        raise IdentityError("CERTIFICATE_INVALID", "certificate has no subjectAltName; a SPIFFE id is accepted") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise IdentityError("CERTIFICATE_INVALID", f"certificate has {len(uris)} URI names; exactly one SPIFFE id is accepted")

@@ -15,11 +15,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ObjectIdentifier
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
+from jarvis_trust.ca import MALFORMED_X509
 from jarvis_trust.errors import AttestationError
 from jarvis_trust.tpm_structures import ALG_RSA, TpmPublic
 
@@ -69,11 +69,16 @@ def verify_ek_certificate(
     """
     if len(chain_ders) > MAX_CHAIN:
         raise _invalid(f"{len(chain_ders)} intermediates; at most {MAX_CHAIN} are accepted")
-    certificate = _load(der, "EK certificate")
-    intermediates = [_load(item, f"intermediate {index}") for index, item in enumerate(chain_ders)]
-    info = _read(certificate, der, ek_public)
-    _verify_chain(certificate, intermediates, _load_roots(roots_pem), now)
-    _check_key(certificate, ek_public)
+    roots = _load_roots(roots_pem)
+    try:
+        certificate = _load(der, "EK certificate")
+        intermediates = [_load(item, f"intermediate {index}") for index, item in enumerate(chain_ders)]
+        info = _read(certificate, der, ek_public)
+        _verify_chain(certificate, intermediates, roots, now)
+        _check_key(certificate, ek_public)
+    except MALFORMED_X509 as error:
+        # `cryptography` parses lazily: any step above may be the first to look at a malformed part.
+        raise _invalid(f"malformed: {error}") from error
     return info
 
 
@@ -81,11 +86,9 @@ def _load(der: bytes, what: str) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise _invalid(f"{what} has {len(der)} bytes; at most {MAX_CERTIFICATE_BYTES} are accepted")
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.extensions  # parsed lazily: what is malformed must be refused here
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        return x509.load_der_x509_certificate(der)
+    except MALFORMED_X509 as error:
         raise _invalid(f"{what} is not a DER certificate: {error}") from error
-    return certificate
 
 
 def _load_roots(roots_pem: Sequence[bytes]) -> list[x509.Certificate]:
@@ -173,10 +176,7 @@ def _is_ek_usage(_policy: Policy, _certificate: x509.Certificate, usage: x509.Ex
 
 
 def _check_key(certificate: x509.Certificate, ek_public: TpmPublic) -> None:
-    try:
-        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _invalid(f"EK certificate holds an unsupported key: {error}") from error
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if spki != ek_public.spki_der:
         raise AttestationError("EK_CERTIFICATE_KEY_MISMATCH", "EK certificate is of another key than the EK that was presented")
 

@@ -29,7 +29,7 @@ from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
 
 from tests.unit.trust.support import AK_TEMPLATE_ATTRIBUTES, RealTpm, signing_key_template
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) + timedelta(days=1)  # the certificates are made after this line runs
 
 
 def ek(tpm: RealTpm) -> TpmPublic:
