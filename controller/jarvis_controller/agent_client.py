@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speaks to agents: an mTLS channel each, raw bytes, commands signed for one agent, process, lease and payload.
+
+Direct carrier: the controller dials. TLS proves that the peer holds a certificate of the fleet for `<id>.agents.<fleet>`;
+which key that is, gRPC does not tell its clients, so agents are shown as not bound to their channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2
+from jarvis.capture.v1 import agent_pb2, trust_pb2
+from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, CommandSigner
+from jarvis_trust.identities import Identity, Role
+
+from jarvis_controller.leases import ActiveLease, boottime_ns
+from jarvis_controller.models import AgentRecord
+from jarvis_controller.rpc_status import RpcError, refuse, status_of
+from jarvis_controller.tls import ControllerCredentials
+
+M = TypeVar("M", bound=Message)
+
+_COMMAND_VALIDITY_NS = 60 * 10**9
+"""How long a signed command may be under way. Streams are checked at their start; the lease bounds them after that."""
+_MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""Evidence holds an event log of up to 4 MiB; flow batches are much smaller."""
+
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.min_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 10_000),
+    # Two agents behind one address must not share a connection, nor two generations of our certificate.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A leased method's request, and on whose behalf."""
+
+    rpc: str
+    """E.g. "StartCapture"."""
+    request: Message
+    principal: str
+    """SPIFFE id."""
+    request_id: str = ""
+    """UUID; empty: a new one for each attempt."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Connection:
+    channel: grpc.aio.Channel
+    address: str
+    generation: int
+    controller_spki: bytes
+
+
+class AgentClient:
+    """Channels to all agents. Used from the event loop only."""
+
+    def __init__(self, credentials: ControllerCredentials, signer: CommandSigner, *, fleet: str, timeout_s: float) -> None:
+        self._credentials = credentials
+        self._signer = signer
+        self._fleet = fleet
+        self._timeout_s = timeout_s
+        self._connections: dict[str, _Connection] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def attest(self, agent: AgentRecord, nonce: bytes, pcrs: tuple[int, ...]) -> tuple[trust_pb2.Evidence, bytes]:
+        """Puts a challenge to an agent.
+
+        Returns:
+            The evidence, and the SHA-256 of the SubjectPublicKeyInfo that we showed on the channel it came through.
+
+        Raises:
+            RpcError: the call failed, or the answer was not an AttestResponse.
+        """
+        connection = self._connect(agent)
+        request = agent_pb2.AttestRequest(nonce=nonce, pcrs=pcrs)
+        answer = await self._unary(connection, "Attest", request.SerializeToString(), ())
+        return _parse(agent_pb2.AttestResponse, answer).evidence, connection.controller_spki
+
+    async def info(self, agent: AgentRecord) -> agent_pb2.GetAgentInfoResponse:
+        """Who the agent says it is.
+
+        Raises:
+            RpcError: the call failed.
+        """
+        request = agent_pb2.GetAgentInfoRequest()
+        return _parse(
+            agent_pb2.GetAgentInfoResponse,
+            await self._unary(self._connect(agent), "GetAgentInfo", request.SerializeToString(), ()),
+        )
+
+    async def renew_lease(self, agent: AgentRecord, lease: trust_pb2.SignedLease) -> None:
+        """Hands a lease over.
+
+        Raises:
+            RpcError: the agent did not take it.
+        """
+        request = agent_pb2.RenewLeaseRequest(lease=lease)
+        await self._unary(self._connect(agent), "RenewLease", request.SerializeToString(), ())
+
+    async def status(self, agent: AgentRecord) -> agent_pb2.GetStatusResponse:
+        """State of capture, lease and firmware.
+
+        Raises:
+            RpcError: the call failed.
+        """
+        request = agent_pb2.GetStatusRequest()
+        return _parse(
+            agent_pb2.GetStatusResponse, await self._unary(self._connect(agent), "GetStatus", request.SerializeToString(), ())
+        )
+
+    async def command(self, agent: AgentRecord, lease: ActiveLease, command: Command) -> bytes:
+        """Sends a leased unary command; the response's bytes, not parsed.
+
+        Raises:
+            RpcError: it could not be signed, the call failed or the agent refused.
+        """
+        payload = command.request.SerializeToString(deterministic=True)
+        metadata = self._authorize(agent, lease, command, payload)
+        return await self._unary(self._connect(agent), command.rpc, payload, metadata)
+
+    async def stream(self, agent: AgentRecord, lease: ActiveLease, command: Command) -> AsyncGenerator[bytes, None]:
+        """Sends a leased command that a stream answers; yields the messages' bytes, not parsed. Closing it cancels the call.
+
+        Raises:
+            RpcError: it could not be signed, the call failed or the agent refused or ended it with an error.
+        """
+        payload = command.request.SerializeToString(deterministic=True)
+        metadata = self._authorize(agent, lease, command, payload)
+        method: Any = self._connect(agent).channel.unary_stream(
+            AGENT_SERVICE + command.rpc, request_serializer=None, response_deserializer=None
+        )
+        call = method(payload, metadata=metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(status_of(error)) from error
+        finally:
+            call.cancel()
+
+    async def forget(self, agent_id: str) -> None:
+        """Closes the agent's channel and ends every call on it."""
+        connection = self._connections.pop(agent_id, None)
+        if connection is not None:
+            await connection.channel.close(None)
+
+    async def close(self) -> None:
+        """Closes every channel."""
+        await asyncio.gather(*(self.forget(agent_id) for agent_id in list(self._connections)), *self._closing)
+
+    def _connect(self, agent: AgentRecord) -> _Connection:
+        material = self._credentials.current
+        connection = self._connections.get(agent.agent_id)
+        if connection is not None and connection.address == agent.address and connection.generation == material.generation:
+            return connection
+        if connection is not None:
+            self._retire(connection)
+        identity = Identity(fleet=self._fleet, role=Role.AGENT, name=agent.agent_id)
+        options = (*_OPTIONS, ("grpc.ssl_target_name_override", identity.dns_names[0]))
+        channel = grpc.aio.secure_channel(agent.address, material.channel_credentials(), options=options)
+        made = _Connection(
+            channel=channel, address=agent.address, generation=material.generation, controller_spki=material.spki_sha256
+        )
+        self._connections[agent.agent_id] = made
+        return made
+
+    def _retire(self, connection: _Connection) -> None:
+        # Calls under way, a long stream above all, go on for a while on the certificate they began with.
+        task = asyncio.get_running_loop().create_task(connection.channel.close(self._timeout_s))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _authorize(
+        self, agent: AgentRecord, lease: ActiveLease, command: Command, payload: bytes
+    ) -> tuple[tuple[str, bytes], ...]:
+        authorization = self._signer.authorize(
+            agent_id=agent.agent_id,
+            method=AGENT_SERVICE + command.rpc,
+            session_id=lease.session_id,
+            lease_sequence=lease.sequence,
+            request_id=command.request_id or str(uuid.uuid4()),
+            principal=command.principal,
+            expires_ns=lease.expires_after(boottime_ns(), _COMMAND_VALIDITY_NS),
+            payload=payload,
+        )
+        return ((AUTHORIZATION_METADATA_KEY, authorization.SerializeToString()),)
+
+    async def _unary(self, connection: _Connection, rpc: str, payload: bytes, metadata: tuple[tuple[str, bytes], ...]) -> bytes:
+        method: Any = connection.channel.unary_unary(AGENT_SERVICE + rpc, request_serializer=None, response_deserializer=None)
+        call = method(payload, metadata=metadata, timeout=self._timeout_s)
+        try:
+            answer: bytes = await call
+        except grpc.aio.AioRpcError as error:
+            raise RpcError(status_of(error)) from error
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                call.cancel()
+        return answer
+
+
+def _parse(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        message = f"the agent's answer is not a {kind.DESCRIPTOR.name}"
+        raise refuse(code_pb2.INTERNAL, "AGENT_ANSWER_MALFORMED", message) from error

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attests one agent: challenge -> evidence -> verdict -> state, audit and lease.
+
+    passed              VERIFIED, and a lease is handed over
+    no answer, too late STALE: nothing is known, nothing is held against it
+    another challenge   one fresh one; if that does not match either: QUARANTINED
+    any other failure   QUARANTINED at once: leases and streams end
+
+One attestation of an agent at a time, a bounded number of all; the store's transaction decides, not what was read before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from google.rpc import code_pb2, status_pb2
+from jarvis.capture.v1 import fleet_pb2
+from jarvis_trust.commands import CommandSigner
+from jarvis_trust.status import error_status, reason_of
+
+from jarvis_controller.agent_client import AgentClient
+from jarvis_controller.challenges import Challenge, ChallengeStore
+from jarvis_controller.leases import ActiveLease, LeaseBook, make_lease
+from jarvis_controller.models import AgentRecord
+from jarvis_controller.records import PassedAttestation
+from jarvis_controller.rpc_status import OK, RpcError
+from jarvis_controller.state_feed import StateFeed
+from jarvis_controller.states import Event, IllegalTransitionError, State
+from jarvis_controller.store import Store
+from jarvis_controller.verifier import Check, Report, Verdict, VerifierPolicy, verify
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestationPolicy:
+    """What stays the same for all agents."""
+
+    release_key: bytes
+    """PEM."""
+    firmware_floor: int
+    pcr: int
+    lease_ns: int
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one attestation ended."""
+
+    agent: AgentRecord
+    """As it is afterwards."""
+    status: status_pb2.Status
+    """OK, or why there is no lease: AGENT_QUARANTINED, AGENT_RETIRED, ATTESTATION_STALE."""
+    checks: tuple[Check, ...] = ()
+
+    def to_message(self) -> fleet_pb2.AttestAgentsResponse:
+        """As operators see it."""
+        checks = [check.to_message() for check in self.checks]
+        return fleet_pb2.AttestAgentsResponse(agent=self.agent.message(), status=self.status, checks=checks)
+
+
+class UnknownAgentError(Exception):
+    """No such agent is enrolled."""
+
+
+class Attester:
+    """Puts agents to the proof, for one event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        client: AgentClient,
+        signer: CommandSigner,
+        leases: LeaseBook,
+        feed: StateFeed,
+        policy: AttestationPolicy,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._signer = signer
+        self._leases = leases
+        self._feed = feed
+        self._policy = policy
+        self._challenges = ChallengeStore()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._slots = asyncio.Semaphore(policy.concurrency)
+
+    async def attest(self, agent_id: str) -> Outcome:
+        """Attests an agent now.
+
+        Raises:
+            UnknownAgentError: it is not enrolled.
+        """
+        async with self._locks[agent_id]:
+            return await self._attest(agent_id)
+
+    async def ensure_lease(self, agent_id: str, *, instead_of: int = 0) -> tuple[AgentRecord, ActiveLease]:
+        """The agent and a lease in force, attesting it first where there is none.
+
+        Args:
+            agent_id: a full id.
+            instead_of: sequence of a lease that the agent refuses; one with a higher sequence is wanted.
+
+        Raises:
+            RpcError: there can be no lease: AGENT_QUARANTINED, AGENT_RETIRED, ATTESTATION_STALE.
+            UnknownAgentError: it is not enrolled.
+        """
+        async with self._locks[agent_id]:
+            agent = await self._known(agent_id)
+            lease = self._leases.get(agent_id)
+            if agent.state is State.VERIFIED and lease is not None and lease.sequence > instead_of:
+                return agent, lease
+            outcome = await self._attest(agent_id)
+            lease = self._leases.get(agent_id)
+        if outcome.status.code or lease is None:
+            raise RpcError(outcome.status if outcome.status.code else no_lease_status(outcome.agent))
+        return outcome.agent, lease
+
+    async def revoke(self, record: AgentRecord) -> None:
+        """What follows from a quarantine: no more commands, and everything under way on the agent's channel ends."""
+        self._leases.revoke(record.agent_id)
+        self._feed.publish(record)
+        await self._client.forget(record.agent_id)
+
+    async def _known(self, agent_id: str) -> AgentRecord:
+        agent = await self._store.agent(agent_id)
+        if agent is None:
+            raise UnknownAgentError(agent_id)
+        return agent
+
+    async def _attest(self, agent_id: str) -> Outcome:
+        agent = await self._known(agent_id)
+        if agent.state in {State.QUARANTINED, State.RETIRED}:
+            return Outcome(agent=agent, status=no_lease_status(agent))
+        async with self._slots:
+            challenge, report = await self._challenge(agent)
+            if isinstance(report, Report) and report.verdict is Verdict.CHALLENGE_MISMATCH:
+                challenge, report = await self._challenge(agent)
+        if not isinstance(report, Report):
+            return await self._stale(agent, report)
+        if report.verdict is Verdict.EXPIRED:
+            return await self._stale(agent, "the answer came after the challenge had expired", report.checks)
+        if report.proved is None:
+            return await self._failed(agent, report)
+        return await self._passed(agent, challenge, report.proved, report.checks)
+
+    async def _challenge(self, agent: AgentRecord) -> tuple[Challenge, Report | str]:
+        """One challenge and its judgement, or why no evidence came."""
+        known = await self._store.known_firmware(self._policy.firmware_floor)
+        challenge = self._challenges.issue(agent.agent_id, (self._policy.pcr,))
+        try:
+            evidence, controller_spki = await self._client.attest(agent, challenge.nonce, challenge.pcrs)
+        except RpcError as error:
+            self._challenges.consume(challenge.nonce, agent.agent_id)
+            return challenge, f"no evidence from {agent.address}: {describe(error.status)}"
+        consumed = self._challenges.consume(challenge.nonce, agent.agent_id)
+        policy = VerifierPolicy(
+            release_key=self._policy.release_key,
+            firmware_floor=self._policy.firmware_floor,
+            pcr=self._policy.pcr,
+            controller_spki=controller_spki,
+            known_firmware=known,
+            lease_ns=self._policy.lease_ns,
+        )
+        return challenge, verify(agent, consumed, evidence, policy)
+
+    async def _stale(self, agent: AgentRecord, why: str, checks: Sequence[Check] = ()) -> Outcome:
+        record = await self._change(agent.agent_id, Event.CONTACT_LOST, why)
+        self._leases.revoke(agent.agent_id)
+        self._feed.publish(record)
+        _log.info("attestation without an answer", agent_id=agent.agent_id, reason=why)
+        return Outcome(agent=record, status=no_lease_status(record), checks=tuple(checks))
+
+    async def _failed(self, agent: AgentRecord, report: Report) -> Outcome:
+        record = await self._change(agent.agent_id, Event.ATTESTATION_FAILED, report.reason)
+        _log.warning("attestation failed", agent_id=agent.agent_id, state=str(record.state), reason=report.reason)
+        await self.revoke(record)
+        return Outcome(agent=record, status=no_lease_status(record), checks=report.checks)
+
+    async def _passed(
+        self, agent: AgentRecord, challenge: Challenge, proved: PassedAttestation, checks: tuple[Check, ...]
+    ) -> Outcome:
+        record, head = await self._store.record_passed(agent.agent_id, proved)
+        if record.state is not State.VERIFIED:
+            return Outcome(agent=record, status=no_lease_status(record), checks=checks)
+        sequence = record.lease_sequence
+        lease = make_lease(
+            self._signer,
+            agent.agent_id,
+            proved,
+            sequence=sequence,
+            head=head,
+            nonce=challenge.nonce,
+            issue_time_ns=time.time_ns(),
+        )
+        try:
+            await self._client.renew_lease(record, lease)
+        except RpcError as error:
+            return await self._stale(record, f"the lease was not accepted: {describe(error.status)}", checks)
+        # A quarantine may have come while the lease was under way.
+        record = await self._known(agent.agent_id)
+        if record.state is not State.VERIFIED:
+            return Outcome(agent=record, status=no_lease_status(record), checks=checks)
+        self._leases.put(
+            ActiveLease(
+                agent_id=agent.agent_id,
+                sequence=sequence,
+                session_id=proved.session_id,
+                start_ns=challenge.sent_ns,
+                duration_ns=proved.lease_ns,
+            )
+        )
+        if agent.state is not State.VERIFIED:
+            _log.info("agent verified", agent_id=agent.agent_id, firmware=proved.firmware_sha256.hex(), lease=sequence)
+        self._feed.publish(record)
+        return Outcome(agent=record, status=OK, checks=checks)
+
+    async def _change(self, agent_id: str, event: Event, reason: str) -> AgentRecord:
+        try:
+            return await self._store.change_state(agent_id, event, reason)
+        except IllegalTransitionError:  # it was retired or quarantined meanwhile, and stays so
+            return await self._known(agent_id)
+
+
+def no_lease_status(agent: AgentRecord) -> status_pb2.Status:
+    """Why an agent in this state gets no command."""
+    metadata = {"agent_id": agent.agent_id, "state": str(agent.state), "reason": agent.reason}
+    if agent.state is State.QUARANTINED:
+        message = f"agent is quarantined: {agent.reason}"
+        return error_status(code_pb2.FAILED_PRECONDITION, "AGENT_QUARANTINED", message, metadata=metadata)
+    if agent.state is State.RETIRED:
+        return error_status(code_pb2.FAILED_PRECONDITION, "AGENT_RETIRED", "agent is retired", metadata=metadata)
+    message = f"agent is not proved genuine now: {agent.reason}"
+    return error_status(code_pb2.UNAVAILABLE, "ATTESTATION_STALE", message, metadata=metadata)
+
+
+def describe(status: status_pb2.Status) -> str:
+    """A status in one line."""
+    reason = reason_of(status) or code_pb2.Code.Name(code_pb2.Code.ValueType(status.code))
+    return f"{reason}: {status.message}"

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps every agent proved: one task per agent, an attestation every interval with jitter, backoff while there is no answer.
+
+A quarantined agent is left alone until somebody releases it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+import structlog
+
+from jarvis_controller.attestation import Attester, UnknownAgentError
+from jarvis_controller.state_feed import StateFeed
+from jarvis_controller.states import State
+from jarvis_controller.store import Store
+
+_log = structlog.get_logger()
+_FIRST_BACKOFF_S = 0.5
+_SETTLED = {State.QUARANTINED, State.RETIRED}
+
+
+def next_delay_s(interval_s: float, failures: int, draw: Callable[[float, float], float]) -> float:
+    """Seconds until the next attestation.
+
+    Args:
+        interval_s: the configured interval.
+        failures: attestations in a row without an answer; 0 after a pass.
+        draw: uniform random number between two bounds.
+    """
+    if failures == 0:
+        return draw(0.9 * interval_s, 1.1 * interval_s)
+    # Full jitter: agents behind one broken switch must not all come back at the same moment.
+    return draw(0.0, min(interval_s, _FIRST_BACKOFF_S * 2.0 ** min(failures, 20)))
+
+
+class AttestationLoop:
+    """One supervising task per agent that can be attested."""
+
+    def __init__(self, *, store: Store, attester: Attester, feed: StateFeed, interval_s: float) -> None:
+        self._store = store
+        self._attester = attester
+        self._feed = feed
+        self._interval_s = interval_s
+        self._agents: dict[str, asyncio.Task[None]] = {}
+        self._wake: dict[str, asyncio.Event] = {}
+        self._draw = random.SystemRandom().uniform
+
+    async def run(self) -> None:
+        """Supervises until it is cancelled: those enrolled now, and whoever enrols or is released later."""
+        with self._feed.listen() as listener:
+            try:
+                for agent in await self._store.agents():
+                    self._watch(agent.agent_id, agent.state)
+                while True:
+                    for record in await listener.changed():
+                        self._watch(record.agent_id, record.state)
+            finally:
+                tasks = list(self._agents.values())
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def attest_soon(self, agent_id: str) -> None:
+        """Does not wait for the agent's next turn: it has just enrolled or was released."""
+        if agent_id in self._agents:
+            self._wake[agent_id].set()
+        else:
+            self._watch(agent_id, State.STALE)
+
+    def _watch(self, agent_id: str, state: State) -> None:
+        if state not in _SETTLED and agent_id not in self._agents:
+            self._wake[agent_id] = asyncio.Event()
+            self._agents[agent_id] = asyncio.get_running_loop().create_task(self._supervise(agent_id), name=f"attest {agent_id}")
+
+    async def _supervise(self, agent_id: str) -> None:
+        failures = 0
+        try:
+            while True:
+                try:
+                    outcome = await self._attester.attest(agent_id)
+                except UnknownAgentError:
+                    return
+                except Exception:  # noqa: BLE001 - logged with its trace
+                    # A fault of ours must not end the supervision, nor leave a lease being renewed: it lapses by itself.
+                    _log.exception("attestation could not be carried out", agent_id=agent_id)
+                    failures += 1
+                else:
+                    if outcome.agent.state in _SETTLED:
+                        return
+                    failures = failures + 1 if outcome.status.code else 0
+                await self._pause(agent_id, next_delay_s(self._interval_s, failures, self._draw))
+        finally:
+            self._agents.pop(agent_id, None)
+            self._wake.pop(agent_id, None)
+
+    async def _pause(self, agent_id: str, delay_s: float) -> None:
+        wake = self._wake[agent_id]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(wake.wait(), delay_s)
+        wake.clear()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call what: one table over every method that the two ports serve, everything else denied.
+
+The caller is whom the SPIFFE id of its client certificate names, over TLS 1.3, of this fleet. DNS names, subjects and anything
+in the request say nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from google.rpc import code_pb2
+from jarvis_trust.errors import IdentityError
+from jarvis_trust.identities import Identity, Role
+
+from jarvis_controller.rpc_status import RpcError, abort, refuse
+
+_log = structlog.get_logger()
+
+FLEET_SERVICE = "/jarvis.capture.v1.FleetService/"
+ENROLLMENT_SERVICE = "/jarvis.capture.v1.EnrollmentService/"
+_HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch")
+_REFLECTION = (
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+)
+
+OPERATOR_METHODS: Mapping[str, Role] = {
+    FLEET_SERVICE + "ListAgents": Role.VIEWER,
+    FLEET_SERVICE + "AttestAgents": Role.OPERATOR,
+    FLEET_SERVICE + "StartCaptures": Role.OPERATOR,
+    FLEET_SERVICE + "StopCaptures": Role.OPERATOR,
+    FLEET_SERVICE + "GetCaptureStatuses": Role.VIEWER,
+    FLEET_SERVICE + "WatchMetrics": Role.VIEWER,
+    FLEET_SERVICE + "ListFlows": Role.VIEWER,
+    FLEET_SERVICE + "WatchFlows": Role.VIEWER,
+    FLEET_SERVICE + "CreateJoinToken": Role.ADMIN,
+    FLEET_SERVICE + "QuarantineAgent": Role.OPERATOR,
+    FLEET_SERVICE + "ReleaseAgent": Role.ADMIN,
+    FLEET_SERVICE + "ListAuditEvents": Role.VIEWER,
+    **dict.fromkeys(_HEALTH, Role.VIEWER),
+    **dict.fromkeys(_REFLECTION, Role.VIEWER),
+}
+"""The operators' port: method -> least role."""
+
+ENROLLMENT_METHODS: Mapping[str, None] = dict.fromkeys((ENROLLMENT_SERVICE + "Enroll", *_HEALTH))
+"""The enrolment port: nobody there has shown who it is."""
+
+
+def caller_of(context: grpc.aio.ServicerContext[Any, Any], fleet: str) -> Identity:
+    """Whom the client certificate names.
+
+    Raises:
+        RpcError: UNAUTHENTICATED without TLS 1.3 and exactly one SPIFFE id of this fleet.
+    """
+    facts: Mapping[str, Any] = context.auth_context()
+    require_tls13(context)
+    ids = list(facts.get("peer_spiffe_id", ()))
+    if len(ids) != 1:
+        raise refuse(
+            code_pb2.UNAUTHENTICATED, "IDENTITY_MISSING", f"the client certificate has {len(ids)} SPIFFE ids; one is accepted"
+        )
+    try:
+        identity = Identity.parse(ids[0].decode("ascii", "replace"))
+    except IdentityError as error:
+        raise refuse(code_pb2.UNAUTHENTICATED, error.reason, error.message) from error
+    if identity.fleet != fleet:
+        raise refuse(code_pb2.UNAUTHENTICATED, "IDENTITY_INVALID", f"{identity.uri} is of another fleet; {fleet} is accepted")
+    return identity
+
+
+def require_tls13(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """GRPC cannot be told a least version, so it is checked on every call.
+
+    Raises:
+        RpcError: UNAUTHENTICATED.
+    """
+    facts: Mapping[str, Any] = context.auth_context()
+    version = list(facts.get("ssl_tls_version", ()))
+    if version != [b"TLSv1.3"]:
+        found = version[0].decode("ascii", "replace") if version else "no TLS"
+        raise refuse(code_pb2.UNAUTHENTICATED, "TLS_VERSION", f"the connection uses {found}; TLSv1.3 is accepted")
+
+
+def require_role(identity: Identity, method: str) -> None:
+    """Refuses a caller whose role is below what the method needs, and every method that is not in the table.
+
+    Raises:
+        RpcError: PERMISSION_DENIED, ROLE_DENIED.
+    """
+    required = OPERATOR_METHODS.get(method)
+    if required is None or not identity.role.permits(required):
+        needed = "nobody" if required is None else f"at least the role {required}"
+        message = f"{identity.uri} may not call {method}: {needed} is accepted"
+        raise refuse(code_pb2.PERMISSION_DENIED, "ROLE_DENIED", message, metadata={"method": method, "role": str(identity.role)})
+
+
+class AuthorizationInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+    """Stands before every handler of a port, health and reflection included."""
+
+    def __init__(self, check: Callable[[grpc.aio.ServicerContext[Any, Any], str], None]) -> None:
+        self._check = check
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wraps the handler: the peer is known only once the call runs."""
+        handler: Any = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None:
+            return None  # type: ignore[return-value]  # gRPC answers UNIMPLEMENTED; its types know only served methods
+        if handler.response_streaming:
+            behaviour = self._streaming(handler.unary_stream or handler.stream_stream, method)
+            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        else:
+            behaviour = self._single(handler.unary_unary or handler.stream_unary, method)
+            make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(behaviour, handler.request_deserializer, handler.response_serializer)
+        return wrapped
+
+    def _single(self, behaviour: Any, method: str) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                self._check(context, method)
+                return await behaviour(request, context)
+            except RpcError as error:
+                await abort(context, error.status)
+
+        return call
+
+    def _streaming(self, behaviour: Any, method: str) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                self._check(context, method)
+                answers = behaviour(request, context)
+                if hasattr(answers, "__aiter__"):
+                    async for answer in answers:
+                        yield answer
+                else:  # handlers that write to the context themselves
+                    await answers
+            except RpcError as error:
+                await abort(context, error.status)
+
+        return call
+
+
+def operator_check(fleet: str) -> Callable[[grpc.aio.ServicerContext[Any, Any], str], None]:
+    """The operators' port: TLS 1.3, a SPIFFE id of the fleet, a role that the method's row permits."""
+
+    def check(context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+        require_role(caller_of(context, fleet), method)
+
+    return check
+
+
+def enrollment_check(context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+    """The enrolment port: TLS 1.3, and only the methods that are open.
+
+    Raises:
+        RpcError: UNAUTHENTICATED, PERMISSION_DENIED.
+    """
+    require_tls13(context)
+    if method not in ENROLLMENT_METHODS:
+        raise refuse(code_pb2.PERMISSION_DENIED, "ROLE_DENIED", f"{method} is not served on the enrolment port")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jarvis-controller init`: a fleet from nothing. CA, command key, controller certificate, first administrator, configuration.
+
+    DIR/controller.toml  jarvisctl.toml   ca/ca.crt  ca/ca.key   command.key  controller.pem   admin.crt  admin.key
+        release.pub  ek-roots/*.pem       (copies of what was given)
+
+Every file is written once, 0600 in a directory that is 0700; a second run is refused before anything is touched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography import x509
+from jarvis_trust.ca import FleetCA, generate_key, public_key_of
+from jarvis_trust.commands import generate_command_key
+from jarvis_trust.errors import FirmwareError, IdentityError
+from jarvis_trust.firmware import load_release_public_key
+from jarvis_trust.identities import Identity, Role, validate_fleet_name
+from jarvis_trust.keyfiles import write_private
+
+from jarvis_controller.server import CA_DIRECTORY, COMMAND_KEY_FILE
+from jarvis_controller.tls import CERTIFICATE_FILE, controller_identity, issue_controller_pem
+
+CONFIG_FILE = "controller.toml"
+CTL_FILE = "jarvisctl.toml"
+OPERATOR_LIFETIME = timedelta(days=365)
+OPERATOR_PORT = 7440
+ENROLL_PORT = 7441
+
+
+class InitError(Exception):
+    """The fleet cannot be made; the message names the option or file, what was found and what would be accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitOptions:
+    """What `init` was asked for."""
+
+    directory: Path
+    fleet: str
+    name: str
+    host: str
+    """Where agents and operators reach this controller: a DNS name or an address."""
+    ek_roots: Sequence[Path]
+    release_key: Path
+
+
+def initialise(options: InitOptions) -> None:
+    """Makes everything, or refuses before it makes anything.
+
+    Raises:
+        InitError: the directory holds a fleet already, or an option cannot be used.
+    """
+    roots, release_key = _check(options)
+    directory = options.directory
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    try:
+        _write(options, roots, release_key)
+    except OSError as error:
+        raise InitError(f"{error.filename}: {error.strerror}") from error
+
+
+def _write(options: InitOptions, roots: Sequence[bytes], release_key: bytes) -> None:
+    directory = options.directory
+    ca = FleetCA.create(options.fleet)
+    (directory / CA_DIRECTORY).mkdir(mode=0o700)
+    ca.save(directory / CA_DIRECTORY)
+    write_private(directory / COMMAND_KEY_FILE, generate_command_key()[0])
+    write_private(directory / CERTIFICATE_FILE, issue_controller_pem(ca, controller_identity(options.fleet, options.name)))
+    write_private(directory / "release.pub", release_key)
+    (directory / "ek-roots").mkdir(mode=0o700)
+    names = [f"ek-roots/{index:02}-{path.stem}.pem" for index, path in enumerate(options.ek_roots, start=1)]
+    for name, pem in zip(names, roots, strict=True):
+        write_private(directory / name, pem)
+    issue_operator(
+        ca, Identity(fleet=options.fleet, role=Role.ADMIN, name="admin"), directory, host=options.host, config=CTL_FILE
+    )
+    # Last: its presence says that everything else is there.
+    write_private(directory / CONFIG_FILE, _controller_toml(options, names).encode())
+
+
+def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, host: str, config: str) -> None:
+    """Writes an operator's key, certificate and jarvisctl configuration into an existing directory; never over existing files.
+
+    Raises:
+        OSError: a file exists or cannot be written.
+    """
+    key = generate_key()
+    write_private(directory / f"{identity.name}.key", key)
+    write_private(directory / f"{identity.name}.crt", ca.issue(identity, public_key_of(key), OPERATOR_LIFETIME))
+    if not (directory / "fleet-ca.crt").exists():
+        write_private(directory / "fleet-ca.crt", ca.certificate_pem)
+    lines = {
+        "endpoint": _join(host, OPERATOR_PORT),
+        "fleet": identity.fleet,
+        "ca": "fleet-ca.crt",
+        "certificate": f"{identity.name}.crt",
+        "key": f"{identity.name}.key",
+    }
+    text = "# jarvisctl; paths are relative to this file.\n" + "".join(
+        f"{key} = {json.dumps(value)}\n" for key, value in lines.items()
+    )
+    write_private(directory / config, text.encode())
+
+
+def _check(options: InitOptions) -> tuple[list[bytes], bytes]:
+    directory = options.directory
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InitError(f"DIR {directory} is not empty: a fleet is made once, in a new or empty directory")
+    try:
+        validate_fleet_name(options.fleet)
+        controller_identity(options.fleet, options.name)
+    except IdentityError as error:
+        raise InitError(error.message) from error
+    if not options.host or any(character.isspace() for character in options.host):
+        raise InitError(f"--host {options.host!r}: a DNS name or an address is accepted")
+    if not options.ek_roots:
+        raise InitError("--ek-root is missing: at least one PEM file of a TPM vendor's root certificate is accepted")
+    return [_root(path) for path in options.ek_roots], _release_key(options.release_key)
+
+
+def _root(path: Path) -> bytes:
+    try:
+        pem = path.read_bytes()
+        x509.load_pem_x509_certificates(pem)
+    except OSError as error:
+        raise InitError(f"--ek-root {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InitError(f"--ek-root {path}: not a certificate in PEM: {error}") from error
+    return pem
+
+
+def _release_key(path: Path) -> bytes:
+    try:
+        pem = path.read_bytes()
+        load_release_public_key(pem)
+    except OSError as error:
+        raise InitError(f"--release-key {path}: {error.strerror}") from error
+    except FirmwareError as error:
+        raise InitError(f"--release-key {path}: {error.message}") from error
+    return pem
+
+
+def _controller_toml(options: InitOptions, ek_roots: Sequence[str]) -> str:
+    return f"""\
+# jarvis-controller; every field is described in controller.example.toml. Paths are relative to this file.
+fleet = {json.dumps(options.fleet)}
+name = {json.dumps(options.name)}
+state_directory = "."
+advertise_enroll = {json.dumps(_join(options.host, ENROLL_PORT))}
+release_key = "release.pub"
+ek_roots = {json.dumps(list(ek_roots))}
+"""
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks operators' requests before any agent is asked: what is wrong everywhere is refused once, naming the field.
+
+Whether an interface exists, a backend works or a filter compiles is each agent's to say.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from google.protobuf.duration_pb2 import Duration
+from jarvis.capture.v1 import capture_pb2
+
+from jarvis_controller.rpc_status import bad_field
+
+_MS = 10**6
+_S = 10**9
+_INTERFACE = re.compile(r"[^\s/:]{1,15}")
+
+
+def check_spec(spec: capture_pb2.CaptureSpec) -> None:
+    """A capture that an agent could start.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    if bool(spec.interface) == bool(spec.files):
+        raise bad_field(
+            "spec.interface", f"{spec.interface!r} with {len(spec.files)} files: exactly one of interface and files is accepted"
+        )
+    if spec.interface and _INTERFACE.fullmatch(spec.interface) is None:
+        raise bad_field("spec.interface", f"{spec.interface[:40]!r}: a network interface's name of 1-15 characters is accepted")
+    _range("spec.snaplen", spec.snaplen, 64, 262_144)
+    _range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
+    _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
+    for field in ("idle_timeout", "active_timeout"):
+        if spec.HasField(field):
+            _duration_range(f"spec.{field}", getattr(spec, field), 0, 24 * 3600 * _S)
+
+
+def check_query(query: capture_pb2.FlowQuery) -> None:
+    """A query of live flows.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    _range("query.limit", query.limit, 1, 100_000)
+    if query.sort_by not in capture_pb2.FlowSort.values():
+        raise bad_field("query.sort_by", f"{query.sort_by}: one of FlowSort's values is accepted")
+
+
+def check_subscription(subscription: capture_pb2.FlowSubscription, *, agents: int) -> None:
+    """A subscription of finished flows of so many agents.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    if subscription.WhichOneof("start") == "resume_token" and agents != 1:
+        raise bad_field(
+            "subscription.resume_token", f"{agents} agents are selected: a token is of one agent, exactly one is accepted"
+        )
+    if subscription.WhichOneof("start") == "last_records":
+        _range("subscription.last_records", subscription.last_records or -1, 1, 2**32 - 1)
+    _range("subscription.max_batch_records", subscription.max_batch_records, 1, 10_000)
+    if subscription.HasField("max_batch_delay"):
+        _duration_range("subscription.max_batch_delay", subscription.max_batch_delay, 10 * _MS, 10 * _S)
+
+
+def check_interval(interval: Duration) -> None:
+    """The interval of metrics.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    _duration_range("interval", interval, 100 * _MS, 3600 * _S)
+
+
+def check_lifetime_ns(lifetime: Duration) -> int:
+    """The lifetime of a join token in ns.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    return _duration_range("lifetime", lifetime, 60 * _S, 7 * 24 * 3600 * _S)
+
+
+def check_request_id(request_id: str) -> str:
+    """The id in its one spelling; a new one when it is empty.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    if not request_id:
+        return str(uuid.uuid4())
+    if re.fullmatch(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", request_id) is None:
+        raise bad_field("request_id", f"{request_id[:60]!r}: a UUID is accepted")
+    return request_id.lower()
+
+
+def check_reason(reason: str) -> str:
+    """Why an operator does something: it is shown and audited.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    text = reason.strip()
+    if not text or len(text) > 500 or not text.isprintable():
+        raise bad_field("reason", f"{reason[:60]!r}: 1-500 printable characters are accepted")
+    return text
+
+
+def check_page_size(size: int) -> int:
+    """The page size in force.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    _range("page_size", size, 1, 1000)
+    return size or 100
+
+
+def _range(field: str, value: int, low: int, high: int) -> None:
+    if value and not low <= value <= high:
+        raise bad_field(field, f"{value}: {low}..{high} is accepted")
+
+
+def _duration_range(field: str, duration: Duration, low_ns: int, high_ns: int) -> int:
+    value = duration.seconds * _S + duration.nanos
+    if not low_ns <= value <= high_ns:
+        raise bad_field(field, f"{value / _S:g} s: {low_ns / _S:g} s to {high_ns / _S:g} s is accepted")
+    return value

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""jarvis-controller: init, run, operator, version.
+
+Exit codes: 0 done; 1 something failed while running; 2 the command line, the configuration or a file it names cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+from jarvis_trust.ca import FleetCA
+from jarvis_trust.errors import TrustError
+from jarvis_trust.identities import Identity, Role
+
+from jarvis_controller import __version__
+from jarvis_controller.bootstrap import (
+    CONFIG_FILE,
+    CTL_FILE,
+    RELEASE_KEY_FILE,
+    InitError,
+    InitOptions,
+    initialise,
+    issue_operator,
+    join_address,
+)
+from jarvis_controller.config import ConfigError, load_config
+from jarvis_controller.server import CA_DIRECTORY, serve
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The fleet's controller.", pretty_exceptions_enable=False)
+
+_DEFAULT_CONFIG = Path("/etc/jarvis-capture/controller.toml")
+
+
+@app.command()
+def init(  # noqa: PLR0917 - typer gives them by name
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="New directory for the fleet's keys, state and configuration.")
+    ],
+    fleet: Annotated[str, typer.Option(help="The fleet's name: a lower-case DNS name, e.g. lab.example.")],
+    release_key: Annotated[
+        Path | None, typer.Option(help="PEM of the public key that firmware manifests are signed with.")
+    ] = None,
+    ek_root: Annotated[list[Path] | None, typer.Option(help="PEM of a TPM vendor's root; may be given several times.")] = None,
+    host: Annotated[str, typer.Option(help="Where agents and operators reach this host.")] = socket.gethostname(),
+    port: Annotated[int, typer.Option(help="TCP port for operators.", min=1, max=65535)] = 7440,
+    enroll_port: Annotated[int, typer.Option(help="TCP port for enrolment.", min=1, max=65535)] = 7441,
+    name: Annotated[str, typer.Option(help="This controller's name.")] = "main",
+) -> None:
+    """Make a fleet: CA, command key, controller certificate, first administrator, configuration."""
+    options = InitOptions(
+        directory=directory,
+        fleet=fleet,
+        name=name,
+        host=host,
+        port=port,
+        enroll_port=enroll_port,
+        ek_roots=ek_root or (),
+        release_key=release_key,
+    )
+    try:
+        initialise(options)
+    except InitError as error:
+        _fail(str(error))
+    typer.echo(f"Fleet {fleet} is in {directory}.")
+    if release_key is None:
+        typer.echo(f"  Before it runs: put the public release key at {directory / RELEASE_KEY_FILE}")
+    if not ek_root:
+        typer.echo(f"  Before it runs: name the TPM vendors' root certificates at ek_roots in {directory / CONFIG_FILE}")
+    typer.echo(f"  jarvis-controller run --config {directory / CONFIG_FILE}")
+    typer.echo(f"  jarvisctl --config {directory / CTL_FILE} agents list")
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option(envvar="JARVIS_CONTROLLER_CONFIG", help="controller.toml")] = _DEFAULT_CONFIG,
+    verbose: Annotated[bool, typer.Option(help="Also log what goes as it should, in detail.")] = False,
+) -> None:
+    """Serve operators and agents until SIGTERM or SIGINT."""
+    level = logging.DEBUG if verbose else logging.INFO
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    try:
+        asyncio.run(serve(load_config(config)))
+    except ConfigError as error:
+        _fail(str(error))
+
+
+@app.command()
+def operator(  # noqa: PLR0917 - typer gives them by name
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The operator's name.")],
+    role: Annotated[Role, typer.Option(help="viewer, operator or admin.")],
+    out: Annotated[Path, typer.Option(help="New directory for the key, the certificate and jarvisctl.toml.")],
+    config: Annotated[Path, typer.Option(envvar="JARVIS_CONTROLLER_CONFIG", help="controller.toml")] = _DEFAULT_CONFIG,
+    host: Annotated[str, typer.Option(help="Where operators reach this host.")] = socket.gethostname(),
+    port: Annotated[int, typer.Option(help="TCP port for operators.", min=1, max=65535)] = 7440,
+) -> None:
+    """Issue an operator's certificate (one year) with a jarvisctl configuration. Run it where the CA is."""
+    if not role.is_operator:
+        _fail(f"--role {role}: viewer, operator and admin are accepted")
+    try:
+        settings = load_config(config)
+        ca = FleetCA.load(settings.state_directory / CA_DIRECTORY)
+        identity = Identity(fleet=settings.fleet, role=role, name=name)
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        issue_operator(ca, identity, out, endpoint=join_address(host, port))
+    except (ConfigError, TrustError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename2 or error.filename}: {error.strerror}")
+    typer.echo(f"{identity.uri} is in {out}.")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"jarvis-controller {__version__}")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"jarvis-controller: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point of the jarvis-controller program."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

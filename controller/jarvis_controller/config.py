@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller's configuration: one TOML file, read in one place into one frozen dataclass."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from jarvis_trust.errors import IdentityError
+from jarvis_trust.identities import Identity, Role, validate_fleet_name
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message names the field, the value and what would be accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerConfig:
+    """controller.toml. Paths are relative to the file that names them."""
+
+    fleet: str
+    """The fleet's name: SPIFFE trust domain and tail of the DNS names."""
+    name: str
+    """This controller's name, a DNS label."""
+    state_directory: Path
+    """Holds ca/, command.key, controller.pem and the database, as `jarvis-controller init` made them."""
+    advertise_enroll: str
+    """host:port where agents reach the enrolment port; goes into join files."""
+    release_key: Path
+    """PEM of the public key that firmware manifests must be signed with."""
+    ek_roots: tuple[Path, ...]
+    """PEM files of the TPM vendors' root certificates; at least one."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty = SQLite file controller.db in the state directory."""
+    listen: str = "0.0.0.0:7440"
+    """host:port for operators (mTLS)."""
+    enroll_listen: str = "0.0.0.0:7441"
+    """host:port for enrolment (TLS without client certificates)."""
+    firmware_floor: int = 0
+    """Least security_version of a manifest."""
+    attest_interval_s: float = 60.0
+    """Seconds between attestations of one agent (each drawn from 0.9 to 1.1 of it), 0.5..3600."""
+    attest_concurrency: int = 32
+    """Attestations under way at once, 1..1024."""
+    lease_s: float = 600.0
+    """Length of a lease in seconds, counted by the agent from its quote; more than attest_interval_s, at most 86400."""
+    agent_certificate_h: float = 24.0
+    """Lifetime of agents' certificates in hours, 0.1..24."""
+    agent_timeout_s: float = 10.0
+    """Deadline of one call to one agent in seconds, 0.1..300."""
+    command_concurrency: int = 64
+    """Agents that one request commands at once, 1..1024."""
+    pcr: int = 14
+    """PCR of the sha256 bank that firmware is measured into, 0..15 (16 and 23 can be reset from user space)."""
+    subscriber_queue_messages: int = 4096
+    """Messages held for one subscriber of flows before the oldest batch is dropped, 2..1,000,000."""
+    subscriber_queue_bytes: int = 64 * 1024 * 1024
+    """Bytes held for one subscriber of flows before the oldest batch is dropped, 1 MiB..4 GiB."""
+
+    def __post_init__(self) -> None:
+        try:
+            validate_fleet_name(self.fleet)
+            Identity(fleet=self.fleet, role=Role.CONTROLLER, name=self.name)
+        except IdentityError as error:
+            raise ConfigError(error.message) from error
+        for field, low, high in _RANGES:
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise ConfigError(f"{field} = {value}: {low}..{high} is accepted")
+        if self.lease_s <= self.attest_interval_s:
+            raise ConfigError(f"lease_s = {self.lease_s}: more than attest_interval_s = {self.attest_interval_s} is accepted")
+        if not self.ek_roots:
+            raise ConfigError("ek_roots = []: at least one PEM file of a TPM vendor's root is accepted")
+        for field in ("listen", "enroll_listen", "advertise_enroll"):
+            _check_address(field, getattr(self, field))
+
+    @property
+    def database(self) -> str:
+        """The URL in force."""
+        return self.database_url or f"sqlite:///{self.state_directory / 'controller.db'}"
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("firmware_floor", 0, 2**63 - 1),
+    ("attest_interval_s", 0.5, 3600),
+    ("attest_concurrency", 1, 1024),
+    ("lease_s", 1, 86400),
+    ("agent_certificate_h", 0.1, 24),
+    ("agent_timeout_s", 0.1, 300),
+    ("command_concurrency", 1, 1024),
+    ("pcr", 0, 15),
+    ("subscriber_queue_messages", 2, 1_000_000),
+    ("subscriber_queue_bytes", 1 << 20, 1 << 32),
+)
+
+
+def _check_address(field: str, value: str) -> None:
+    host, _, port = value.rpartition(":")
+    # Port 0 in a listening address lets the system choose: tests do.
+    if not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"{field} = {value!r}: host:port is accepted")
+
+
+def load_config(path: Path) -> ControllerConfig:
+    """Reads controller.toml.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or a field is missing, unknown, of the wrong type or out of range.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    try:
+        return ControllerConfig(**_typed(table, path.parent))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _typed(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    known = {field.name: field for field in fields(ControllerConfig)}
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"unknown field {key!r}; accepted are {', '.join(sorted(known))}")
+    hints = get_type_hints(ControllerConfig)
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        if name in table:
+            values[name] = _convert(name, table[name], hints[name], base)
+        elif field.default is field.default_factory:  # both are MISSING: it has no default
+            raise ConfigError(f"{name} is missing")
+    return values
+
+
+def _convert(name: str, value: Any, hint: Any, base: Path) -> Any:
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_convert(name, item, get_args(hint)[0], base) for item in value)
+    if hint is Path and isinstance(value, str) and value:
+        return base / value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, str):
+        return value
+    wanted = {Path: "a path", float: "a number", int: "a whole number", str: "a string"}.get(hint, "a list of paths")
+    raise ConfigError(f"{name} = {value!r}: {wanted} is accepted")

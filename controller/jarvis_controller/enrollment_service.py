@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EnrollmentService: a host proves its TPM and gets a certificate that names it by its endorsement key.
+
+    params    -> token (unknown hosts), CSR, EK certificate chain, EK and AK templates, agent id from the EK
+    challenge <- MakeCredential(EK, AK's Name, secret): only the TPM that holds both keys learns the secret
+    proof     -> HMAC with the secret over both messages; one attempt, 60 s
+    result    <- certificate
+
+Open to everybody, so everything is bounded: message sizes (by the server), time, and calls under way. Refusals are audited, but
+no faster than once a second: a stranger must not be able to fill the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.rpc import code_pb2
+from jarvis.capture.v1 import enrollment_pb2
+from jarvis_trust.ca import FleetCA, certificate_not_after, public_key_from_csr, spki_sha256
+from jarvis_trust.credential import make_credential
+from jarvis_trust.ek_certificate import verify_ek_certificate
+from jarvis_trust.enrollment import check_enrollment_proof, new_secret
+from jarvis_trust.errors import EnrollmentError, TrustError
+from jarvis_trust.identities import Identity, Role, agent_id_from_ek
+from jarvis_trust.joinfile import check_address
+from jarvis_trust.tpm_structures import TpmPublic, parse_public
+from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
+
+from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.models import AgentRecord
+from jarvis_controller.records import EnrolledAgent
+from jarvis_controller.rpc_status import bad_field, refuse, refuse_trust
+from jarvis_controller.states import State
+from jarvis_controller.store import Store
+
+_log = structlog.get_logger()
+
+_STEP_TIMEOUT_S = 60.0
+_MAX_UNDER_WAY = 64
+_MAX_CHAIN = 8
+_TEXT = re.compile(r"[!-~](?:[ -~]{0,251}[!-~])?")
+_NEEDS_TOKEN = {State.QUARANTINED, State.RETIRED}
+_CODES = {
+    "TOKEN_UNKNOWN": code_pb2.PERMISSION_DENIED,
+    "TOKEN_EXPIRED": code_pb2.PERMISSION_DENIED,
+    "TOKEN_REUSED": code_pb2.PERMISSION_DENIED,
+    "TOKEN_REQUIRED": code_pb2.PERMISSION_DENIED,
+    "AK_CHANGED": code_pb2.PERMISSION_DENIED,
+    "ENROLLMENT_PROOF_INVALID": code_pb2.PERMISSION_DENIED,
+}
+"""Any other reason is INVALID_ARGUMENT: the message itself is at fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A host whose params hold; nothing is proved yet."""
+
+    params: enrollment_pb2.EnrollParams
+    agent_id: str
+    ek: TpmPublic
+    ak: TpmPublic
+    tls_key: ec.EllipticCurvePublicKey
+    token: str | None
+    """None when the agent is known and in good standing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollmentPolicy:
+    """What enrolment demands and gives."""
+
+    fleet: str
+    ek_roots: Sequence[bytes]
+    """PEM."""
+    certificate_lifetime: timedelta
+
+
+class EnrollmentService:
+    """The one handler of the enrolment port. One instance per controller."""
+
+    def __init__(
+        self, *, policy: EnrollmentPolicy, ca: FleetCA, store: Store, on_enrolled: Callable[[AgentRecord], None]
+    ) -> None:
+        """Args: on_enrolled: called on the event loop after an agent got a certificate."""
+        self._policy = policy
+        self._ca = ca
+        self._store = store
+        self._on_enrolled = on_enrolled
+        self._under_way = 0
+        self._refusals_unsaid = 0
+        self._refusal_said_s = float("-inf")
+
+    async def enroll(
+        self, requests: AsyncIterator[enrollment_pb2.EnrollRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[enrollment_pb2.EnrollResponse, None]:
+        """Enroll."""
+        if self._under_way >= _MAX_UNDER_WAY:
+            raise refuse(
+                code_pb2.RESOURCE_EXHAUSTED, "ENROLLMENT_BUSY", f"{_MAX_UNDER_WAY} enrolments are under way; try again later"
+            )
+        self._under_way += 1
+        try:
+            candidate = await self._candidate(await _step(requests, "params"))
+            challenge, secret = _challenge(candidate)
+            yield enrollment_pb2.EnrollResponse(challenge=challenge)
+            proof = (await _step(requests, "proof")).proof
+            transcript = (candidate.params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True))
+            check_enrollment_proof(secret, *transcript, proof)
+            record, certificate = await self._accept(candidate)
+        except TrustError as error:
+            await self._audit_refusal(context, error)
+            raise refuse_trust(_CODES.get(error.reason, code_pb2.INVALID_ARGUMENT), error) from error
+        finally:
+            self._under_way -= 1
+        yield enrollment_pb2.EnrollResponse(result=self._result(record, certificate))
+
+    async def _candidate(self, request: enrollment_pb2.EnrollRequest) -> _Candidate:
+        params = request.params
+        _check_texts(params)
+        ek, ak = parse_public(params.ek_public), parse_public(params.ak_public)
+        check_ek_template(ek)
+        check_ak_template(ak)
+        verify_ek_certificate(params.ek_certificate, tuple(params.ek_chain), self._policy.ek_roots, ek, datetime.now(UTC))
+        agent_id = agent_id_from_ek(ek.spki_der)
+        known = await self._store.agent(agent_id)
+        token: str | None = params.token
+        if known is not None and known.ak_name != ak.name:
+            raise EnrollmentError("AK_CHANGED", f"ak_public is not the attestation key that agent {agent_id} enrolled with")
+        if known is not None and known.state not in _NEEDS_TOKEN:
+            token = None  # its TPM alone brings it back
+        elif not params.token:
+            standing = "is not enrolled" if known is None else f"is {known.state}"
+            raise EnrollmentError("TOKEN_REQUIRED", f"token is empty: agent {agent_id} {standing} and needs a join token")
+        if token is not None:
+            await self._store.check_token(token)
+        return _Candidate(params=params, agent_id=agent_id, ek=ek, ak=ak, tls_key=public_key_from_csr(params.csr), token=token)
+
+    async def _accept(self, candidate: _Candidate) -> tuple[AgentRecord, bytes]:
+        identity = Identity(fleet=self._policy.fleet, role=Role.AGENT, name=candidate.agent_id)
+        certificate = self._ca.issue(identity, candidate.tls_key, self._policy.certificate_lifetime)
+        params = candidate.params
+        record = await self._store.enroll(
+            EnrolledAgent(
+                agent_id=candidate.agent_id,
+                ek_certificate=params.ek_certificate,
+                ek_public=params.ek_public,
+                ak_public=params.ak_public,
+                ak_name=candidate.ak.name,
+                tls_spki=spki_sha256(certificate),
+                certificate_expire_ns=int(certificate_not_after(certificate).timestamp()) * 10**9,
+                address=params.address,
+                hostname=params.hostname,
+                version=params.version,
+            ),
+            candidate.token,
+        )
+        _log.info(
+            "certificate issued",
+            agent_id=record.agent_id,
+            hostname=record.hostname,
+            address=record.address,
+            state=str(record.state),
+        )
+        self._on_enrolled(record)
+        return record, certificate
+
+    def _result(self, record: AgentRecord, certificate: bytes) -> enrollment_pb2.EnrollResult:
+        ca_pem = self._ca.certificate_pem
+        result = enrollment_pb2.EnrollResult(agent_id=record.agent_id, certificate_pem=certificate + ca_pem, ca_pem=ca_pem)
+        result.expire_time.FromNanoseconds(record.certificate_expire_ns)
+        return result
+
+    async def _audit_refusal(self, context: grpc.aio.ServicerContext[Any, Any], error: TrustError) -> None:
+        self._refusals_unsaid += 1
+        now = time.monotonic()
+        if now - self._refusal_said_s < 1.0:
+            return
+        self._refusal_said_s = now
+        detail = {"message": error.message, "peer": context.peer(), "reason": error.reason, "refusals": self._refusals_unsaid}
+        self._refusals_unsaid = 0
+        await self._store.audit(AuditEntry(principal=CONTROLLER, action="enroll.refused", detail=detail))
+
+
+async def _step(requests: AsyncIterator[enrollment_pb2.EnrollRequest], wanted: str) -> enrollment_pb2.EnrollRequest:
+    try:
+        request = await asyncio.wait_for(anext(requests), _STEP_TIMEOUT_S)
+    except TimeoutError:
+        raise refuse(code_pb2.DEADLINE_EXCEEDED, "ENROLLMENT_TIMEOUT", f"no {wanted} within {_STEP_TIMEOUT_S:g} s") from None
+    except StopAsyncIteration:
+        raise bad_field("step", f"the stream ended; {wanted} was due") from None
+    found = request.WhichOneof("step")
+    if found != wanted:
+        raise bad_field("step", f"{found}: {wanted} was due")
+    return request
+
+
+def _challenge(candidate: _Candidate) -> tuple[enrollment_pb2.EnrollChallenge, bytes]:
+    secret = new_secret()
+    blob, encrypted = make_credential(candidate.ek, candidate.ak.name, secret)
+    return enrollment_pb2.EnrollChallenge(credential_blob=blob, encrypted_secret=encrypted), secret
+
+
+def _check_texts(params: enrollment_pb2.EnrollParams) -> None:
+    """What will be shown to operators and written to logs must not carry control characters."""
+    check_address(params.address)
+    for field in ("hostname", "version"):
+        value = getattr(params, field)
+        if _TEXT.fullmatch(value) is None:
+            raise bad_field(f"params.{field}", f"{value[:60]!r}: 1-253 printable ASCII characters are accepted")
+    if len(params.ek_chain) > _MAX_CHAIN:
+        raise bad_field("params.ek_chain", f"{len(params.ek_chain)} certificates: at most {_MAX_CHAIN} are accepted")

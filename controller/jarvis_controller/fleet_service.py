@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FleetService: what operators may ask of the fleet, over a selector of agents, with one answer per agent as it comes.
+
+Roles are checked before a handler runs (authorization.py). Flow bytes are never parsed on their way through (flow_relay.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2
+from jarvis.capture.v1 import agent_pb2, fleet_pb2
+from jarvis_trust.joinfile import JoinFile, new_token
+
+from jarvis_controller.agent_client import AgentClient, Command
+from jarvis_controller.attestation import Attester, UnknownAgentError
+from jarvis_controller.attestation_loop import AttestationLoop
+from jarvis_controller.audit_log import AuditEntry
+from jarvis_controller.authorization import caller_of
+from jarvis_controller.capture_request import (
+    check_interval,
+    check_lifetime_ns,
+    check_page_size,
+    check_query,
+    check_reason,
+    check_request_id,
+    check_spec,
+    check_subscription,
+)
+from jarvis_controller.commander import Commander, fan_out
+from jarvis_controller.flow_relay import FlowRelay, RelayLimits
+from jarvis_controller.flow_wire import FlowWireError, agent_id_suffix, check_batch
+from jarvis_controller.metrics_relay import MetricsRelay
+from jarvis_controller.models import AgentRecord
+from jarvis_controller.records import RequestConflictError
+from jarvis_controller.rpc_status import OK, RpcError, bad_field, malformed_answer, refuse
+from jarvis_controller.selectors import Selector, SelectorError, check_labels, check_prefix, resolve
+from jarvis_controller.state_feed import StateFeed
+from jarvis_controller.states import Event, IllegalTransitionError
+from jarvis_controller.store import Store
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_DEFAULT_TOKEN_LIFETIME_NS = 3600 * 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings:
+    """What the service needs to know of the configuration."""
+
+    fleet: str
+    ca_pem: bytes
+    command_public_pem: bytes
+    advertise_enroll: str
+    concurrency: int
+    relay_limits: RelayLimits
+
+
+class FleetService:
+    """The handlers. One instance per controller."""
+
+    def __init__(
+        self,
+        *,
+        settings: FleetSettings,
+        store: Store,
+        client: AgentClient,
+        attester: Attester,
+        loop: AttestationLoop,
+        commander: Commander,
+        feed: StateFeed,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._client = client
+        self._attester = attester
+        self._loop = loop
+        self._commander = commander
+        self._feed = feed
+        self._draining = asyncio.Event()
+        self._under_way: set[asyncio.Future[fleet_pb2.CaptureOutcome]] = set()
+
+    def drain(self) -> None:
+        """Ends the streams that would go on for ever; their callers come back later."""
+        self._draining.set()
+
+    async def settle(self) -> None:
+        """Waits for the commands under way and their audit entries."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    # -- registry --
+
+    async def list_agents(self, request: fleet_pb2.ListAgentsRequest, _context: Context) -> fleet_pb2.ListAgentsResponse:
+        """ListAgents."""
+        size = check_page_size(request.page_size)
+        selector = _selector(request.selector)
+        selected = _select(selector, await self._store.agents(), may_be_empty=selector.is_everything)
+        rest = [agent for agent in selected if agent.agent_id > request.page_token]
+        more = rest[size - 1].agent_id if len(rest) > size else ""
+        return fleet_pb2.ListAgentsResponse(agents=[agent.message() for agent in rest[:size]], next_page_token=more)
+
+    async def create_join_token(
+        self, request: fleet_pb2.CreateJoinTokenRequest, context: Context
+    ) -> fleet_pb2.CreateJoinTokenResponse:
+        """CreateJoinToken."""
+        lifetime_ns = check_lifetime_ns(request.lifetime) if request.HasField("lifetime") else _DEFAULT_TOKEN_LIFETIME_NS
+        try:
+            check_labels(request.labels)
+        except SelectorError as error:
+            raise bad_field(error.field, error.message) from error
+        token = new_token()
+        join_file = JoinFile(
+            fleet=self._settings.fleet,
+            token=token,
+            ca_pem=self._settings.ca_pem.decode("ascii"),
+            command_public_pem=self._settings.command_public_pem.decode("ascii"),
+            address=self._settings.advertise_enroll,
+        )
+        expire_ns = await self._store.create_token(token, request.labels, lifetime_ns, principal=self._principal(context))
+        answer = fleet_pb2.CreateJoinTokenResponse(join_file=join_file.to_json())
+        answer.expire_time.FromNanoseconds(expire_ns)
+        return answer
+
+    async def quarantine_agent(
+        self, request: fleet_pb2.QuarantineAgentRequest, context: Context
+    ) -> fleet_pb2.QuarantineAgentResponse:
+        """QuarantineAgent."""
+        principal = self._principal(context)
+        reason = f"by {principal}: {check_reason(request.reason)}"
+        record = await self._order(request.agent_id, Event.QUARANTINE_ORDERED, reason, principal)
+        await self._attester.revoke(record)
+        return fleet_pb2.QuarantineAgentResponse(agent=record.message())
+
+    async def release_agent(self, request: fleet_pb2.ReleaseAgentRequest, context: Context) -> fleet_pb2.ReleaseAgentResponse:
+        """ReleaseAgent."""
+        principal = self._principal(context)
+        reason = f"released by {principal}: {check_reason(request.reason)}"
+        record = await self._order(request.agent_id, Event.RELEASE_ORDERED, reason, principal)
+        self._feed.publish(record)
+        self._loop.attest_soon(record.agent_id)
+        return fleet_pb2.ReleaseAgentResponse(agent=record.message())
+
+    async def list_audit_events(
+        self, request: fleet_pb2.ListAuditEventsRequest, _context: Context
+    ) -> fleet_pb2.ListAuditEventsResponse:
+        """ListAuditEvents."""
+        size = check_page_size(request.page_size)
+        token = request.page_token or "0"
+        if not token.isascii() or not token.isdecimal() or len(token) > 18:
+            raise bad_field("page_token", f"{token[:40]!r}: the next_page_token of an earlier answer is accepted")
+        events = await self._store.audit_page(int(token), size + 1)
+        more = str(events[size - 1].sequence) if len(events) > size else ""
+        return fleet_pb2.ListAuditEventsResponse(events=events[:size], next_page_token=more)
+
+    # -- attestation and captures --
+
+    async def attest_agents(
+        self, request: fleet_pb2.AttestAgentsRequest, context: Context
+    ) -> AsyncGenerator[fleet_pb2.AttestAgentsResponse, None]:
+        """AttestAgents."""
+        agents = await self._selected(request.selector)
+        await self._audit(context, "attest", agents, {})
+
+        async def one(agent: AgentRecord) -> fleet_pb2.AttestAgentsResponse:
+            try:
+                outcome = await self._attester.attest(agent.agent_id)
+            except UnknownAgentError:
+                return fleet_pb2.AttestAgentsResponse(agent=agent.message(), status=_gone(agent).status)
+            return outcome.to_message()
+
+        async with contextlib.aclosing(fan_out(agents, one, concurrency=self._settings.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def start_captures(
+        self, request: fleet_pb2.StartCapturesRequest, context: Context
+    ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
+        """StartCaptures."""
+        check_spec(request.spec)
+        command = agent_pb2.StartCaptureRequest(spec=request.spec)
+        async with contextlib.aclosing(
+            self._mutate(request, "StartCapture", command, agent_pb2.StartCaptureResponse, context)
+        ) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def stop_captures(
+        self, request: fleet_pb2.StopCapturesRequest, context: Context
+    ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
+        """StopCaptures."""
+        command = agent_pb2.StopCaptureRequest(discard=request.discard)
+        async with contextlib.aclosing(
+            self._mutate(request, "StopCapture", command, agent_pb2.StopCaptureResponse, context)
+        ) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def get_capture_statuses(
+        self, request: fleet_pb2.GetCaptureStatusesRequest, _context: Context
+    ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
+        """GetCaptureStatuses."""
+        agents = await self._selected(request.selector)
+
+        async def one(agent: AgentRecord) -> fleet_pb2.CaptureOutcome:
+            try:
+                proved, _ = await self._attester.ensure_lease(agent.agent_id)
+                answer = await self._client.status(proved)
+            except RpcError as error:
+                return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=error.status)
+            except UnknownAgentError:
+                return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=_gone(agent).status)
+            return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=OK, capture=answer.capture)
+
+        async with contextlib.aclosing(fan_out(agents, one, concurrency=self._settings.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _mutate(
+        self,
+        request: fleet_pb2.StartCapturesRequest | fleet_pb2.StopCapturesRequest,
+        rpc: str,
+        message: Message,
+        kind: type[agent_pb2.StartCaptureResponse | agent_pb2.StopCaptureResponse],
+        context: Context,
+    ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
+        """A command to every selected agent; outcomes known from an earlier request with this id are given again."""
+        request_id = check_request_id(request.request_id)
+        principal = self._principal(context)
+        agents = await self._selected(request.selector)
+        asked = type(request).FromString(request.SerializeToString())
+        asked.ClearField("request_id")
+        payload = asked.SerializeToString(deterministic=True)
+        try:
+            known = await self._store.begin_request(request_id, principal=principal, method=rpc, payload=payload)
+        except RequestConflictError as error:
+            raise bad_field("request_id", f"{error}; a new UUID is accepted") from error
+        command = Command(rpc=rpc, request=message, principal=principal, request_id=request_id)
+        action = {"StartCapture": "capture.start", "StopCapture": "capture.stop"}[rpc]
+
+        async def one(agent: AgentRecord) -> fleet_pb2.CaptureOutcome:
+            if agent.agent_id in known:
+                return fleet_pb2.CaptureOutcome.FromString(known[agent.agent_id])
+            outcome = await self._command_one(agent, command, kind)
+            detail = {
+                "code": code_pb2.Code.Name(code_pb2.Code.ValueType(outcome.status.code)),
+                "message": outcome.status.message,
+                "request": MessageToDict(message, preserving_proto_field_name=True),
+            }
+            entry = AuditEntry(principal=principal, action=action, agent_id=agent.agent_id, detail=detail, request_id=request_id)
+            await self._store.record_outcome(entry, outcome)
+            return outcome
+
+        async def to_the_end(agent: AgentRecord) -> fleet_pb2.CaptureOutcome:
+            # Once an agent was commanded its outcome is audited, even when the operator goes away in the middle.
+            task = asyncio.ensure_future(one(agent))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            return await asyncio.shield(task)
+
+        async with contextlib.aclosing(fan_out(agents, to_the_end, concurrency=self._settings.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _command_one(
+        self,
+        agent: AgentRecord,
+        command: Command,
+        kind: type[agent_pb2.StartCaptureResponse | agent_pb2.StopCaptureResponse],
+    ) -> fleet_pb2.CaptureOutcome:
+        try:
+            answer = kind.FromString(await self._commander.call(agent.agent_id, command))
+        except RpcError as error:
+            return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=error.status)
+        except DecodeError:
+            return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=malformed_answer().status)
+        return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=OK, capture=answer.status)
+
+    # -- what is measured --
+
+    async def watch_metrics(
+        self, request: fleet_pb2.WatchMetricsRequest, context: Context
+    ) -> AsyncGenerator[fleet_pb2.WatchMetricsResponse, None]:
+        """WatchMetrics."""
+        agents = await self._selected(request.selector)
+        if request.HasField("interval"):
+            check_interval(request.interval)
+        relay = MetricsRelay(
+            commander=self._commander, principal=self._principal(context), concurrency=self._settings.concurrency
+        )
+        messages = relay.follow(agents, request, self._draining) if request.follow else relay.once(agents)
+        async with contextlib.aclosing(messages) as answers:
+            async for answer in answers:
+                yield answer
+        if request.follow:
+            raise _stopping()
+
+    async def list_flows(self, request: fleet_pb2.FleetListFlowsRequest, context: Context) -> AsyncGenerator[bytes, None]:
+        """ListFlows: FleetListFlowsResponse bytes."""
+        check_query(request.query)
+        agents = await self._selected(request.selector)
+        message = agent_pb2.ListFlowsRequest(query=request.query)
+        command = Command(rpc="ListFlows", request=message, principal=self._principal(context))
+
+        async def one(agent: AgentRecord) -> bytes:
+            try:
+                answer = await self._commander.call(agent.agent_id, command)
+                if answer:
+                    check_batch(answer)
+            except RpcError as error:
+                return fleet_pb2.FleetListFlowsResponse(agent_id=agent.agent_id, status=error.status).SerializeToString()
+            except FlowWireError:
+                return fleet_pb2.FleetListFlowsResponse(
+                    agent_id=agent.agent_id, status=malformed_answer().status
+                ).SerializeToString()
+            return (answer or b"\x12\x00") + agent_id_suffix(agent.agent_id)
+
+        async with contextlib.aclosing(fan_out(agents, one, concurrency=self._settings.concurrency)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def watch_flows(self, request: fleet_pb2.WatchFlowsRequest, context: Context) -> AsyncGenerator[bytes, None]:
+        """WatchFlows: WatchFlowsResponse bytes."""
+        agents = await self._selected(request.selector)
+        check_subscription(request.subscription, agents=len(agents))
+        if request.slow_consumer_policy not in fleet_pb2.SlowConsumerPolicy.values():
+            raise bad_field(
+                "slow_consumer_policy", f"{request.slow_consumer_policy}: one of SlowConsumerPolicy's values is accepted"
+            )
+        relay = FlowRelay(
+            commander=self._commander,
+            feed=self._feed,
+            selector=_selector(request.selector),
+            request=request,
+            principal=self._principal(context),
+            limits=self._settings.relay_limits,
+        )
+        async with contextlib.aclosing(relay.messages(agents, self._draining)) as messages:
+            async for message in messages:
+                yield message
+        if self._draining.is_set():
+            raise _stopping()
+
+    # -- shared --
+
+    def _principal(self, context: Context) -> str:
+        return caller_of(context, self._settings.fleet).uri
+
+    async def _selected(self, message: fleet_pb2.AgentSelector) -> list[AgentRecord]:
+        return _select(_selector(message), await self._store.agents(), may_be_empty=False)
+
+    async def _order(self, prefix: str, event: Event, reason: str, principal: str) -> AgentRecord:
+        try:
+            check_prefix("agent_id", prefix)
+            agent_id = resolve(await self._store.agents(), prefix, "agent_id")
+        except SelectorError as error:
+            raise bad_field(error.field, error.message) from error
+        if agent_id is None:
+            raise refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"agent_id {prefix!r}: no such agent is enrolled")
+        try:
+            return await self._store.change_state(agent_id, event, reason, principal=principal)
+        except IllegalTransitionError as error:
+            raise refuse(code_pb2.FAILED_PRECONDITION, "AGENT_STATE", f"agent {agent_id}: {error}") from error
+
+    async def _audit(self, context: Context, action: str, agents: Sequence[AgentRecord], detail: dict[str, object]) -> None:
+        described = {"agents": [agent.agent_id for agent in agents], **detail}
+        await self._store.audit(AuditEntry(principal=self._principal(context), action=action, detail=described))
+
+
+def _selector(message: fleet_pb2.AgentSelector) -> Selector:
+    try:
+        return Selector(message)
+    except SelectorError as error:
+        raise bad_field(error.field, error.message) from error
+
+
+def _select(selector: Selector, agents: Sequence[AgentRecord], *, may_be_empty: bool) -> list[AgentRecord]:
+    try:
+        selected = selector.select(agents)
+    except SelectorError as error:
+        raise bad_field(error.field, error.message) from error
+    if not selected and not may_be_empty:
+        raise refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"the selector matches none of {len(agents)} agents")
+    return selected
+
+
+def _gone(agent: AgentRecord) -> RpcError:
+    return refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"agent {agent.agent_id} is not enrolled")
+
+
+def _stopping() -> RpcError:
+    return refuse(code_pb2.UNAVAILABLE, "CONTROLLER_STOPPING", "the controller is stopping; come back later")

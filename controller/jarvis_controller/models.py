@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables. Times are ns since the Unix epoch; digests and keys are raw bytes.
+
+Rows never leave the store's thread: what the rest of the controller sees is AgentRecord, frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jarvis.capture.v1 import fleet_pb2
+from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from jarvis_controller.states import State
+
+ASSURANCE = "L1"
+"""What this verifier can say: firmware is self-measured and signed. The boot chain's own log is not judged, so never more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TpmMoment:
+    """Where a TPM stood at its last accepted quote."""
+
+    clock: int
+    """Milliseconds the TPM was powered."""
+    reset_count: int
+    restart_count: int
+    firmware_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRecord:
+    """All that is known of one agent."""
+
+    agent_id: str
+    state: State
+    reason: str
+    """Why it is in this state; for QUARANTINED every failed check."""
+    state_time_ns: int
+    labels: Mapping[str, str]
+    address: str
+    """host:port where it is dialled."""
+    hostname: str
+    version: str
+    enroll_time_ns: int
+    ek_certificate: bytes
+    ek_public: bytes
+    ak_public: bytes
+    """TPMT_PUBLIC."""
+    ak_name: bytes
+    tls_spkis: tuple[bytes, ...]
+    """SHA-256 of the SubjectPublicKeyInfo of its last issued certificates that can still be valid, newest first (at most two)."""
+    certificate_expire_ns: int
+    verify_time_ns: int | None
+    """Of the last passed attestation."""
+    tpm: TpmMoment | None
+    """None until the first attestation passed."""
+    boot_id: bytes
+    session_id: bytes
+    firmware_sha256: bytes
+    firmware_version: str
+    lease_sequence: int
+    lease_expire_ns: int | None
+
+    def message(self) -> fleet_pb2.Agent:
+        """As operators see it."""
+        agent = fleet_pb2.Agent(
+            agent_id=self.agent_id,
+            state=self.state.wire,
+            reason=self.reason,
+            labels=self.labels,
+            address=self.address,
+            hostname=self.hostname,
+            version=self.version,
+            firmware_sha256=self.firmware_sha256,
+            firmware_version=self.firmware_version,
+            assurance=ASSURANCE if self.state is State.VERIFIED else "",
+            channel_bound=False,  # direct carrier: the controller dials and cannot see which key answered
+        )
+        agent.enroll_time.FromNanoseconds(self.enroll_time_ns)
+        agent.state_time.FromNanoseconds(self.state_time_ns)
+        agent.certificate_expire_time.FromNanoseconds(self.certificate_expire_ns)
+        if self.verify_time_ns is not None:
+            agent.verify_time.FromNanoseconds(self.verify_time_ns)
+        if self.lease_expire_ns is not None and self.state is State.VERIFIED:
+            agent.lease_expire_time.FromNanoseconds(self.lease_expire_ns)
+        return agent
+
+
+class Base(DeclarativeBase):
+    """Declarative base of every table."""
+
+
+class AgentRow(Base):
+    """One enrolled TPM."""
+
+    __tablename__ = "agents"
+
+    agent_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str]
+    state_time_ns: Mapped[int] = mapped_column(BigInteger)
+    labels: Mapped[dict[str, str]] = mapped_column(JSON)
+    address: Mapped[str]
+    hostname: Mapped[str]
+    version: Mapped[str]
+    enroll_time_ns: Mapped[int] = mapped_column(BigInteger)
+    ek_certificate: Mapped[bytes] = mapped_column(LargeBinary)
+    ek_public: Mapped[bytes] = mapped_column(LargeBinary)
+    ak_public: Mapped[bytes] = mapped_column(LargeBinary)
+    ak_name: Mapped[bytes] = mapped_column(LargeBinary)
+    tls_spki: Mapped[bytes] = mapped_column(LargeBinary)
+    previous_tls_spki: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    certificate_expire_ns: Mapped[int] = mapped_column(BigInteger)
+    verify_time_ns: Mapped[int | None] = mapped_column(BigInteger)
+    # 64-bit unsigned in the TPM, one wider than BIGINT: kept as text.
+    tpm_clock: Mapped[str | None]
+    tpm_firmware_version: Mapped[str | None]
+    reset_count: Mapped[int | None] = mapped_column(BigInteger)
+    restart_count: Mapped[int | None] = mapped_column(BigInteger)
+    boot_id: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    session_id: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    firmware_sha256: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    firmware_version: Mapped[str] = mapped_column(default="")
+    lease_sequence: Mapped[int] = mapped_column(BigInteger, default=0)
+    lease_expire_ns: Mapped[int | None] = mapped_column(BigInteger)
+
+    def record(self) -> AgentRecord:
+        """A frozen copy."""
+        return AgentRecord(
+            agent_id=self.agent_id,
+            state=State(self.state),
+            reason=self.reason,
+            state_time_ns=self.state_time_ns,
+            labels=dict(self.labels),
+            address=self.address,
+            hostname=self.hostname,
+            version=self.version,
+            enroll_time_ns=self.enroll_time_ns,
+            ek_certificate=self.ek_certificate,
+            ek_public=self.ek_public,
+            ak_public=self.ak_public,
+            ak_name=self.ak_name,
+            tls_spkis=tuple(spki for spki in (self.tls_spki, self.previous_tls_spki) if spki),
+            certificate_expire_ns=self.certificate_expire_ns,
+            verify_time_ns=self.verify_time_ns,
+            tpm=self._moment(),
+            boot_id=self.boot_id,
+            session_id=self.session_id,
+            firmware_sha256=self.firmware_sha256,
+            firmware_version=self.firmware_version,
+            lease_sequence=self.lease_sequence,
+            lease_expire_ns=self.lease_expire_ns,
+        )
+
+    def _moment(self) -> TpmMoment | None:
+        if self.tpm_clock is None or self.tpm_firmware_version is None or self.reset_count is None or self.restart_count is None:
+            return None
+        return TpmMoment(
+            clock=int(self.tpm_clock),
+            reset_count=self.reset_count,
+            restart_count=self.restart_count,
+            firmware_version=int(self.tpm_firmware_version),
+        )
+
+
+class JoinTokenRow(Base):
+    """A join token; only its hash is known."""
+
+    __tablename__ = "join_tokens"
+
+    token_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    labels: Mapped[dict[str, str]] = mapped_column(JSON)
+    create_time_ns: Mapped[int] = mapped_column(BigInteger)
+    expire_time_ns: Mapped[int] = mapped_column(BigInteger)
+    used_by: Mapped[str | None] = mapped_column(ForeignKey("agents.agent_id"))
+
+
+class FirmwareRow(Base):
+    """A firmware object that a manifest with a good signature has named.
+
+    A host that moved from one release to the next without a reboot still has the old one in its event log.
+    """
+
+    __tablename__ = "firmware"
+
+    object: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    version: Mapped[str]
+    security_version: Mapped[int] = mapped_column(BigInteger)
+
+
+class RequestRow(Base):
+    """A mutation's request id, so that a repeated one is recognised."""
+
+    __tablename__ = "requests"
+
+    request_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    principal: Mapped[str]
+    method: Mapped[str]
+    payload_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
+    time_ns: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class OutcomeRow(Base):
+    """What one agent answered to a mutation: given again to a repeated request."""
+
+    __tablename__ = "outcomes"
+
+    request_id: Mapped[str] = mapped_column(ForeignKey("requests.request_id"), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    outcome: Mapped[bytes] = mapped_column(LargeBinary)
+    """CaptureOutcome as sent."""
+
+
+class AuditRow(Base):
+    """One entry of the audit chain; never updated, never deleted."""
+
+    __tablename__ = "audit"
+
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    time_ns: Mapped[int] = mapped_column(BigInteger)
+    principal: Mapped[str]
+    action: Mapped[str]
+    agent_id: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str]
+    request_id: Mapped[str]
+    previous_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))

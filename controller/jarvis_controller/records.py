@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is handed to the store: the facts of an enrolment and of a passed attestation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jarvis_controller.models import TpmMoment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolledAgent:
+    """An agent whose AK was proved to live beside its EK, and the certificate it was given."""
+
+    agent_id: str
+    ek_certificate: bytes
+    ek_public: bytes
+    ak_public: bytes
+    ak_name: bytes
+    tls_spki: bytes
+    """SHA-256 of the SubjectPublicKeyInfo."""
+    certificate_expire_ns: int
+    """Unix epoch."""
+    address: str
+    hostname: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassedAttestation:
+    """What a passed attestation proved, and the lease that it yields."""
+
+    ak_name: bytes
+    """The key that was judged: compared again when the result is stored."""
+    tpm: TpmMoment
+    boot_id: bytes
+    session_id: bytes
+    tls_spki: bytes
+    firmware_sha256: bytes
+    firmware_version: str
+    security_version: int
+    objects: Mapping[str, str]
+    """The manifest's: file name -> SHA-256 hex."""
+    lease_ns: int
+
+
+class RequestConflictError(Exception):
+    """A request id that was used for another request."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request_id {request_id!r} was used for another request in the last 24 h")
+        self.request_id = request_id

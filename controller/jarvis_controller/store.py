@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller's memory: one database, one thread, one transaction per operation.
+
+The event loop never waits for the disk: every operation is a function over a session, run on the store's own thread, and
+what comes back is frozen. A single thread also makes every operation serial, which the audit chain and the single use of
+tokens rely on. A change of state and its audit entry are always one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from jarvis.capture.v1 import fleet_pb2
+from jarvis_trust.audit import AuditHead
+from jarvis_trust.errors import EnrollmentError
+from jarvis_trust.joinfile import token_sha256
+from sqlalchemy import create_engine, delete, event, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from jarvis_controller import audit_log
+from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.models import (
+    AgentRecord,
+    AgentRow,
+    Base,
+    FirmwareRow,
+    JoinTokenRow,
+    OutcomeRow,
+    RequestRow,
+)
+from jarvis_controller.records import EnrolledAgent, PassedAttestation, RequestConflictError
+from jarvis_controller.states import Event, State, transition
+
+T = TypeVar("T")
+
+_REQUEST_LIFETIME_NS = 24 * 3600 * 10**9
+
+
+class Store:
+    """All that survives a restart. Methods are coroutines for the one event loop; each is atomic."""
+
+    def __init__(self, url: str, *, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._engine = _engine(url)
+        self._now_ns = wall_clock_ns
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+
+    async def open(self) -> None:
+        """Creates the tables where they are missing."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, Base.metadata.create_all, self._engine)
+
+    async def close(self) -> None:
+        """Ends the thread after what is queued."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
+        self._thread.shutdown()
+
+    async def run(self, operation: Callable[[Session], T]) -> T:
+        """Runs `operation` in one transaction: committed when it returns, rolled back when it raises."""
+
+        def in_transaction() -> T:
+            with Session(self._engine) as session, session.begin():
+                return operation(session)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, in_transaction)
+
+    # -- agents --
+
+    async def agents(self) -> Sequence[AgentRecord]:
+        """Every agent, ordered by id."""
+        return await self.run(
+            lambda session: [row.record() for row in session.scalars(select(AgentRow).order_by(AgentRow.agent_id))]
+        )
+
+    async def agent(self, agent_id: str) -> AgentRecord | None:
+        """One agent, or None."""
+
+        def find(session: Session) -> AgentRecord | None:
+            row = session.get(AgentRow, agent_id)
+            return None if row is None else row.record()
+
+        return await self.run(find)
+
+    async def change_state(
+        self,
+        agent_id: str,
+        happened: Event,
+        reason: str,
+        *,
+        principal: str = CONTROLLER,
+        detail: Mapping[str, object] | None = None,
+    ) -> AgentRecord:
+        """Applies an event to an agent; a change of state, and everything an operator does, is audited with it.
+
+        Raises:
+            IllegalTransitionError: the event cannot happen in its state.
+            KeyError: no such agent.
+        """
+
+        def change(session: Session) -> AgentRecord:
+            row = _row(session, agent_id)
+            self._apply(session, row, happened, reason, principal=principal, detail=detail or {})
+            return row.record()
+
+        return await self.run(change)
+
+    async def record_passed(self, agent_id: str, passed: PassedAttestation) -> tuple[AgentRecord, AuditHead]:
+        """Stores what a passed attestation proved and takes the next lease sequence; the record says whether it is VERIFIED.
+
+        Nothing of it is stored when the agent was quarantined, retired or given another AK while the evidence was under way.
+        """
+
+        def record(session: Session) -> tuple[AgentRecord, AuditHead]:
+            row = _row(session, agent_id)
+            if row.ak_name != passed.ak_name or State(row.state) in {State.QUARANTINED, State.RETIRED}:
+                return row.record(), audit_log.head(session)
+            changed = row.session_id != passed.session_id or row.firmware_sha256 != passed.firmware_sha256
+            _remember(session, row, passed, self._now_ns())
+            detail: dict[str, object] = {
+                "assurance": "L1",
+                "boot_id": passed.boot_id.hex(),
+                "firmware_sha256": passed.firmware_sha256.hex(),
+                "firmware_version": passed.firmware_version,
+                "lease_sequence": row.lease_sequence,
+                "session_id": passed.session_id.hex(),
+                "tpm_reset_count": passed.tpm.reset_count,
+            }
+            self._apply(session, row, Event.ATTESTATION_PASSED, "", detail=detail, always_audited=changed)
+            return row.record(), audit_log.head(session)
+
+        return await self.run(record)
+
+    def _apply(
+        self,
+        session: Session,
+        row: AgentRow,
+        happened: Event,
+        reason: str,
+        *,
+        principal: str = CONTROLLER,
+        detail: Mapping[str, object],
+        always_audited: bool = False,
+    ) -> None:
+        before = State(row.state)
+        after = transition(before, happened)
+        if after is before and principal == CONTROLLER and not always_audited:
+            if before is State.STALE:
+                row.reason = reason
+            return
+        row.state = after
+        # A second failure must not hide why an agent was quarantined in the first place.
+        if after is not before or after is not State.QUARANTINED:
+            row.reason = reason
+        if after is not before:
+            row.state_time_ns = self._now_ns()
+        if happened is Event.RELEASE_ORDERED:
+            # The operator accepts the TPM as it is now (new firmware, another clock); the next nonce proves freshness anyway.
+            row.tpm_clock = row.tpm_firmware_version = row.reset_count = row.restart_count = None
+        if after is not State.VERIFIED:
+            row.lease_expire_ns = None
+        described = {"event": str(happened), "from": str(before), "reason": reason, "to": str(after), **detail}
+        entry = AuditEntry(principal=principal, action="agent.state", agent_id=row.agent_id, detail=described)
+        audit_log.append(session, entry, self._now_ns())
+
+    # -- enrolment --
+
+    async def create_token(self, token: str, labels: Mapping[str, str], lifetime_ns: int, *, principal: str) -> int:
+        """Keeps a join token's hash; returns the wall-clock time of its end, ns."""
+
+        def create(session: Session) -> int:
+            now = self._now_ns()
+            row = JoinTokenRow(
+                token_sha256=token_sha256(token), labels=dict(labels), create_time_ns=now, expire_time_ns=now + lifetime_ns
+            )
+            session.add(row)
+            detail = {"expire_time_ns": row.expire_time_ns, "labels": row.labels, "token_sha256": row.token_sha256.hex()}
+            audit_log.append(session, AuditEntry(principal=principal, action="enroll.token", detail=detail), now)
+            return row.expire_time_ns
+
+        return await self.run(create)
+
+    async def check_token(self, token: str) -> None:
+        """Refuses a token that could not enrol anybody now.
+
+        Raises:
+            EnrollmentError: TOKEN_UNKNOWN, TOKEN_EXPIRED, TOKEN_REUSED.
+        """
+        await self.run(lambda session: _usable_token(session, token, self._now_ns()))
+
+    async def enroll(self, agent: EnrolledAgent, token: str | None) -> AgentRecord:
+        """Stores an agent whose TPM was proved, and consumes the token with it. Never changes the state of a known one.
+
+        Raises:
+            EnrollmentError: the token's, or AK_CHANGED.
+        """
+
+        def store(session: Session) -> AgentRecord:
+            now = self._now_ns()
+            used = None if token is None else _usable_token(session, token, now)
+            row = session.get(AgentRow, agent.agent_id)
+            if row is None:
+                if used is None:
+                    raise EnrollmentError(
+                        "TOKEN_REQUIRED", f"token: agent {agent.agent_id} is not enrolled and needs a join token"
+                    )
+                row = _new_row(agent, used.labels, now)
+                session.add(row)
+                session.flush()
+            elif row.ak_name != agent.ak_name:
+                raise EnrollmentError(
+                    "AK_CHANGED", f"ak_public is not the attestation key that agent {agent.agent_id} enrolled with"
+                )
+            else:
+                _renew(row, agent)
+            if used is not None:
+                used.used_by = agent.agent_id
+            detail = {
+                "address": agent.address,
+                "certificate_expire_ns": agent.certificate_expire_ns,
+                "hostname": agent.hostname,
+                "state": row.state,
+                "tls_spki_sha256": agent.tls_spki.hex(),
+                "token_sha256": "" if used is None else used.token_sha256.hex(),
+            }
+            entry = AuditEntry(principal=CONTROLLER, action="enroll.certificate", agent_id=agent.agent_id, detail=detail)
+            audit_log.append(session, entry, now)
+            return row.record()
+
+        return await self.run(store)
+
+    # -- firmware --
+
+    async def known_firmware(self, floor: int) -> frozenset[tuple[str, str]]:
+        """(object, SHA-256 hex) of every object of a signed manifest seen so far that is not below the floor."""
+
+        def find(session: Session) -> frozenset[tuple[str, str]]:
+            rows = session.scalars(select(FirmwareRow).where(FirmwareRow.security_version >= floor))
+            return frozenset((row.object, row.sha256.hex()) for row in rows)
+
+        return await self.run(find)
+
+    # -- mutations --
+
+    async def begin_request(self, request_id: str, *, principal: str, method: str, payload: bytes) -> Mapping[str, bytes]:
+        """Registers a mutation; for a repeated one, gives the outcomes that are known: agent id -> CaptureOutcome bytes.
+
+        Raises:
+            RequestConflictError: the id was used for something else in the last 24 h.
+        """
+        digest = hashlib.sha256(payload).digest()
+
+        def begin(session: Session) -> Mapping[str, bytes]:
+            now = self._now_ns()
+            _forget_old_requests(session, now - _REQUEST_LIFETIME_NS)
+            row = session.get(RequestRow, request_id)
+            if row is None:
+                session.add(
+                    RequestRow(request_id=request_id, principal=principal, method=method, payload_sha256=digest, time_ns=now)
+                )
+                return {}
+            if (row.principal, row.method, row.payload_sha256) != (principal, method, digest):
+                raise RequestConflictError(request_id)
+            outcomes = session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id))
+            return {outcome.agent_id: outcome.outcome for outcome in outcomes}
+
+        return await self.run(begin)
+
+    async def record_outcome(self, entry: AuditEntry, outcome: fleet_pb2.CaptureOutcome) -> None:
+        """Audits what an agent answered to a mutation; keeps a success for a repeated request."""
+
+        def record(session: Session) -> None:
+            if outcome.status.code == 0:
+                session.merge(
+                    OutcomeRow(request_id=entry.request_id, agent_id=entry.agent_id, outcome=outcome.SerializeToString())
+                )
+            audit_log.append(session, entry, self._now_ns())
+
+        await self.run(record)
+
+    # -- audit --
+
+    async def audit(self, entry: AuditEntry) -> AuditHead:
+        """Appends one entry."""
+        return await self.run(lambda session: audit_log.append(session, entry, self._now_ns()))
+
+    async def audit_page(self, after_sequence: int, limit: int) -> Sequence[fleet_pb2.AuditEvent]:
+        """Entries after a sequence, oldest first."""
+        return await self.run(lambda session: audit_log.page(session, after_sequence, limit))
+
+    async def verify_audit(self) -> None:
+        """Recomputes the chain.
+
+        Raises:
+            AuditError: it was edited.
+        """
+        await self.run(audit_log.verify)
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: sqlite3.Connection, _record: object) -> None:
+            connection.isolation_level = None  # or sqlite3 itself begins and commits behind SQLAlchemy's back
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # an audit entry that was acknowledged survives a power cut
+            connection.execute("PRAGMA foreign_keys=ON")
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: object) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # type: ignore[attr-defined]
+
+    return engine
+
+
+def _row(session: Session, agent_id: str) -> AgentRow:
+    row = session.get(AgentRow, agent_id)
+    if row is None:
+        raise KeyError(agent_id)
+    return row
+
+
+def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns: int) -> None:
+    row.tpm_clock = str(passed.tpm.clock)
+    row.tpm_firmware_version = str(passed.tpm.firmware_version)
+    row.reset_count = passed.tpm.reset_count
+    row.restart_count = passed.tpm.restart_count
+    row.boot_id = passed.boot_id
+    row.session_id = passed.session_id
+    row.firmware_sha256 = passed.firmware_sha256
+    row.firmware_version = passed.firmware_version
+    row.verify_time_ns = now_ns
+    row.lease_sequence += 1
+    row.lease_expire_ns = now_ns + passed.lease_ns
+    for name, digest in passed.objects.items():
+        session.merge(
+            FirmwareRow(
+                object=name,
+                sha256=bytes.fromhex(digest),
+                version=passed.firmware_version,
+                security_version=passed.security_version,
+            )
+        )
+
+
+def _usable_token(session: Session, token: str, now_ns: int) -> JoinTokenRow:
+    row = session.get(JoinTokenRow, token_sha256(token))
+    if row is None:
+        raise EnrollmentError("TOKEN_UNKNOWN", "token: this controller made no such join token")
+    if row.used_by is not None:
+        raise EnrollmentError("TOKEN_REUSED", "token: it was used before; a join token enrols one agent")
+    if now_ns >= row.expire_time_ns:
+        raise EnrollmentError("TOKEN_EXPIRED", f"token: it ended {(now_ns - row.expire_time_ns) // 10**9} s ago")
+    return row
+
+
+def _new_row(agent: EnrolledAgent, labels: Mapping[str, str], now_ns: int) -> AgentRow:
+    return AgentRow(
+        agent_id=agent.agent_id,
+        state=transition(State.UNKNOWN, Event.ENROLLED),
+        reason="waiting for its first attestation",
+        state_time_ns=now_ns,
+        labels=dict(labels),
+        address=agent.address,
+        hostname=agent.hostname,
+        version=agent.version,
+        enroll_time_ns=now_ns,
+        ek_certificate=agent.ek_certificate,
+        ek_public=agent.ek_public,
+        ak_public=agent.ak_public,
+        ak_name=agent.ak_name,
+        tls_spki=agent.tls_spki,
+        certificate_expire_ns=agent.certificate_expire_ns,
+        lease_sequence=0,
+    )
+
+
+def _renew(row: AgentRow, agent: EnrolledAgent) -> None:
+    row.state = transition(State(row.state), Event.ENROLLED)
+    row.address, row.hostname, row.version = agent.address, agent.hostname, agent.version
+    if row.tls_spki != agent.tls_spki:
+        row.previous_tls_spki, row.tls_spki = row.tls_spki, agent.tls_spki
+    row.certificate_expire_ns = agent.certificate_expire_ns
+
+
+def _forget_old_requests(session: Session, before_ns: int) -> None:
+    old = select(RequestRow.request_id).where(RequestRow.time_ns < before_ns)
+    session.execute(delete(OutcomeRow).where(OutcomeRow.request_id.in_(old)))
+    session.execute(delete(RequestRow).where(RequestRow.time_ns < before_ns))
