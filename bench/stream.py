@@ -81,7 +81,7 @@ def _fill(fleet: Fleet, agent: Agent, capture: Path) -> None:
 
     def finished() -> bool:
         (row,) = fleet.rows("capture", "status", "--agent", agent.agent_id)
-        return bool(row["state"] == "stopped")
+        return bool(row["capture"]["state"] == "stopped")
 
     wait_for("the agent to meter the file", finished, seconds=120, log=agent.log)
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from testbed.netns import Namespace
-from testbed.swtpm import Swtpm, TpmFactory
+from testbed.swtpm import Swtpm, TpmVendor
 
 FIRMWARE = Path(sys.prefix) / "lib" / "jarvis-capture"
 """Where the build put the signed library."""
@@ -144,14 +144,14 @@ class Fleet:
 
     agents: dict[str, Agent] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
-    tpms: TpmFactory = field(init=False)
+    tpms: TpmVendor = field(init=False)
     ports: tuple[int, int] = field(init=False)
     _cleanup: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         self.directory = self.directory.resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.tpms = TpmFactory(self.directory / "tpm-vendor")
+        self.tpms = TpmVendor(self.directory / "tpm-vendor")
         self.ports = (free_port(), free_port())
         self._init_controller()
         return self
@@ -176,7 +176,7 @@ class Fleet:
     def _init_controller(self) -> None:
         command = [
             program("jarvis-controller"), "init", str(self.controller_directory), "--fleet", self.name, "--host", self.place.address,
-            "--ek-root", str(self.tpms.roots), "--release-key", str(FIRMWARE / "release.pub"),
+            "--ek-root", str(self.vendor.root_path), "--release-key", str(FIRMWARE / "release.pub"),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -212,7 +212,7 @@ class Fleet:
         join_file = directory / "join.json"
         label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
         self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
-        tpm = self.tpms.make(directory / "tpm", namespace=place.namespace)
+        tpm = Swtpm(self.vendor.manufacture(directory / "tpm"), prefix=place.command())
         tpm.start()
         agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
         set_toml(
