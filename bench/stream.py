@@ -97,7 +97,7 @@ def report(console: Console) -> None:
     capture, truth = capture_file(2 * FLOWS, FLOWS, console)
     with tempfile.TemporaryDirectory(prefix="jarvis-bench-", dir=capture.parent) as directory, Fleet(directory=Path(directory)) as fleet:
         fleet.start()
-        agent = fleet.add_agent("host", record_log=2 << 20)
+        agent = fleet.add_agent("host", flow_log_records=2 << 20)
         fleet.wait_for_state(agent, "verified")
         _fill(fleet, agent, capture)
         config = fleet.controller_directory / "jarvisctl.toml"
