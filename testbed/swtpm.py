@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
+
+from testbed.netns import Namespace
 
 INTERMEDIATE_NV_INDEX = 0x01C00100
 """First NV index of the EK certificate chain, TCG EK Credential Profile 2.4, 2.2.1.5."""
@@ -49,14 +52,18 @@ class TpmVendor:
         self._config = self._write_config()
 
     @property
-    def root_path(self) -> Path:
-        """PEM file of the vendor's self-signed root: what a controller trusts. Exists once a TPM was manufactured."""
-        return self._ca / "swtpm-localca-rootca-cert.pem"
+    def roots(self) -> Path:
+        """PEM file of the vendor's self-signed root: what a controller trusts. The CA is made with the first TPM."""
+        path = self._ca / "swtpm-localca-rootca-cert.pem"
+        if not path.exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                self.manufacture(Path(scratch) / "tpm")
+        return path
 
     @property
     def root_pem(self) -> bytes:
         """The vendor's self-signed root."""
-        return self.root_path.read_bytes()
+        return self.roots.read_bytes()
 
     @property
     def issuer_der(self) -> bytes:
@@ -85,6 +92,10 @@ class TpmVendor:
         with Swtpm(state) as tpm:
             _write_intermediate(tpm.tcti, self.issuer_der)
         return state
+
+    def make(self, state_directory: Path, *, namespace: Namespace | None = None) -> Swtpm:
+        """Manufactures a TPM of its own kind and gives it not yet started; it will run in `namespace` if one is given."""
+        return Swtpm(self.manufacture(state_directory), namespace=namespace)
 
     def copy_of(self, name: str, state_directory: Path) -> Path:
         """A copy of this vendor's TPM `name`, manufactured when it is first asked for. Two copies of one name are clones."""
@@ -117,9 +128,15 @@ class TpmVendor:
 class Swtpm:
     """One running software TPM on a pair of loopback TCP ports (command P, control P + 1). Not thread-safe."""
 
-    def __init__(self, state_directory: Path) -> None:
-        """Nothing runs yet; `state_directory` is a manufactured one."""
+    def __init__(self, state_directory: Path, *, namespace: Namespace | None = None) -> None:
+        """Nothing runs yet.
+
+        Args:
+            state_directory: a manufactured one.
+            namespace: network namespace whose loopback it listens on; None = ours.
+        """
         self.state_directory = state_directory.absolute()
+        self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._log = self.state_directory / "swtpm.log"
@@ -175,37 +192,25 @@ class Swtpm:
         self.stop()
 
     def _spawn(self, port: int) -> subprocess.Popen[bytes]:
+        command = [
+            "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.state_directory}",
+            "--server", f"type=tcp,bindaddr=127.0.0.1,port={port}",
+            "--ctrl", f"type=tcp,bindaddr=127.0.0.1,port={port + 1}", "--flags", "not-need-init,startup-clear",
+        ]  # fmt: skip
+        if self._namespace is not None:
+            return self._namespace.start(command, log=self._log)
         with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [
-                    "swtpm",
-                    "socket",
-                    "--tpm2",
-                    "--tpmstate",
-                    f"dir={self.state_directory}",
-                    "--server",
-                    f"type=tcp,bindaddr=127.0.0.1,port={port}",
-                    "--ctrl",
-                    f"type=tcp,bindaddr=127.0.0.1,port={port + 1}",
-                    "--flags",
-                    "not-need-init,startup-clear",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _answers(self, port: int) -> bool:
-        """Waits until the control port is open; the command port serves one client only and is left alone."""
+        """Waits until both ports listen. Looks from outside: the command port serves one client only and is left alone."""
         deadline = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 return False
-            try:
-                with socket.create_connection(("127.0.0.1", port + 1), timeout=1.0):
-                    return True
-            except OSError:
-                time.sleep(0.01)
+            if {port, port + 1} <= _listening_ports(self._process.pid):
+                return True
+            time.sleep(0.005)
         return False
 
     def _reap(self, signal_number: int) -> None:
@@ -232,6 +237,16 @@ def _free_port_pair() -> int:
                 continue
             return port
     raise TestbedError("no pair of neighbouring free TCP ports on 127.0.0.1")
+
+
+def _listening_ports(pid: int) -> set[int]:
+    """TCP ports that listen in the process's network namespace, from the kernel's table (proc_net_tcp: state 0A)."""
+    try:
+        table = Path(f"/proc/{pid}/net/tcp").read_text(encoding="ascii")
+    except OSError:
+        return set()
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
 
 
 def _write_intermediate(tcti: str, issuer_der: bytes) -> None:
