@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* JSON and CSV lines, numbers, and addresses against inet_ntop. */
+#include <arpa/inet.h>
+
+#include "check.h"
+#include "export/columns.h"
+#include "export/text.h"
+
+static struct capture_flow sample(void) {
+    return (struct capture_flow){.flow_id = 0xab,
+                                 .src_addr = {10, 0, 0, 1},
+                                 .dst_addr = {192, 168, 255, 254},
+                                 .src_port = 4000,
+                                 .dst_port = 443,
+                                 .ip_version = 4,
+                                 .ip_protocol = 6,
+                                 .vlan_id = 7,
+                                 .fwd_packets = 3,
+                                 .fwd_octets = 180,
+                                 .rev_packets = 2,
+                                 .rev_octets = 99999,
+                                 .start_time_ns = 1700000000000000001,
+                                 .end_time_ns = 1700000001000000002,
+                                 .first_packet_id = 1,
+                                 .last_packet_id = 100,
+                                 .fwd_tcp_flags = 0x02,
+                                 .rev_tcp_flags = 0x12,
+                                 .interface_index = 1,
+                                 .icmp_type = 8,
+                                 .icmp_code = 9,
+                                 .dscp = 46,
+                                 .state = 2,
+                                 .end_reason = 4};
+}
+
+static void a_json_line_has_the_documented_keys_in_order(void) {
+    struct capture_flow flow = sample();
+    char line[TEXT_RECORD_MAX + 1];
+    *text_json_line(line, &flow) = 0;
+    CHECK_TEXT("{\"src_addr\":\"10.0.0.1\",\"dst_addr\":\"192.168.255.254\",\"src_port\":4000,\"dst_port\":443,\"ip_protocol\":6,"
+               "\"vlan_id\":7,\"fwd_packets\":3,\"fwd_octets\":180,\"rev_packets\":2,\"rev_octets\":99999,"
+               "\"start_time_unix_ns\":1700000000000000001,\"end_time_unix_ns\":1700000001000000002,\"tcp_flags\":18,\"end_reason\":4,"
+               "\"flow_id\":\"00000000000000ab\",\"fwd_tcp_flags\":2,\"rev_tcp_flags\":18,\"state\":2,\"interface_index\":1,"
+               "\"icmp_type\":8,\"icmp_code\":9,\"dscp\":46,\"first_packet_id\":1,\"last_packet_id\":100}\n",
+               line);
+}
+
+static void a_csv_line_has_the_headers_columns(void) {
+    struct capture_flow flow = sample();
+    char line[TEXT_RECORD_MAX + 1];
+    *text_csv_line(line, &flow) = 0;
+    CHECK_TEXT("src_addr,dst_addr,src_port,dst_port,ip_protocol,vlan_id,fwd_packets,fwd_octets,rev_packets,rev_octets,"
+               "start_time_unix_ns,end_time_unix_ns,tcp_flags,end_reason,flow_id,fwd_tcp_flags,rev_tcp_flags,state,interface_index,"
+               "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id\n",
+               capture_csv_header());
+    CHECK_TEXT("10.0.0.1,192.168.255.254,4000,443,6,7,3,180,2,99999,1700000000000000001,1700000001000000002,18,4,00000000000000ab,"
+               "2,18,2,1,8,9,46,1,100\n",
+               line);
+}
+
+static void the_longest_record_fits_its_bound(void) {
+    struct capture_flow flow;
+    char line[4096];
+    memset(&flow, 0xff, sizeof(flow));
+    flow.ip_version = 6;
+    CHECK(text_json_line(line, &flow) - line <= TEXT_RECORD_MAX);
+    CHECK(text_csv_line(line, &flow) - line <= TEXT_RECORD_MAX);
+}
+
+static void numbers_of_every_length_are_written(void) {
+    char text[32], expected[32];
+    for (uint64_t value = 1, step = 0; step < 20; step++, value *= 10) {
+        for (int offset = -1; offset <= 1; offset++) {
+            *text_unsigned(text, value + (uint64_t)offset) = 0;
+            snprintf(expected, sizeof(expected), "%" PRIu64, value + (uint64_t)offset);
+            CHECK_TEXT(expected, text);
+        }
+    }
+    *text_unsigned(text, UINT64_MAX) = 0;
+    CHECK_TEXT("18446744073709551615", text);
+}
+
+static void check_address(const uint8_t *addr, uint8_t version) {
+    char text[TEXT_ADDRESS_MAX + 8], expected[64];
+    *text_address(text, addr, version) = 0;
+    inet_ntop(version == 4 ? AF_INET : AF_INET6, addr, expected, sizeof(expected));
+    CHECK_TEXT(expected, text);
+}
+
+/* Every pattern of zero groups, with small and large ones, is what inet_ntop writes. */
+static void addresses_are_written_as_inet_ntop_writes_them(void) {
+    static const uint16_t values[] = {1, 0xffff, 0x0abc, 0x00ff, 0x1000};
+    uint8_t addr[16];
+    for (int value = 0; value < 5; value++) {
+        for (int pattern = 0; pattern < 256; pattern++) {
+            for (int group = 0; group < 8; group++) {
+                uint16_t word = pattern >> group & 1 ? values[(value + group) % 5] : 0;
+                addr[2 * group] = (uint8_t)(word >> 8);
+                addr[2 * group + 1] = (uint8_t)word;
+            }
+            check_address(addr, 6);
+            check_address(addr, 4);
+        }
+    }
+    uint8_t mapped[16] = {[10] = 0xff, [11] = 0xff, [12] = 10, [15] = 200};
+    check_address(mapped, 6);
+}
+
+static void columns_hold_the_records_values(void) {
+    struct capture_flow flow = sample();
+    uint8_t src[32] = {0};
+    uint64_t octets[2] = {0};
+    int64_t start[2] = {0};
+    struct capture_flow_columns columns = {.src_addr = src, .rev_octets = octets, .start_time_ns = start};
+    columns_put(&columns, 1, &flow);
+    CHECK(memcmp(src + 16, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\1", 16) == 0);
+    CHECK_EQUAL(0, src[15]);
+    CHECK_EQUAL(99999, octets[1]);
+    CHECK_EQUAL(1700000000000000001, start[1]);
+}
+
+int main(void) {
+    RUN(a_json_line_has_the_documented_keys_in_order);
+    RUN(a_csv_line_has_the_headers_columns);
+    RUN(the_longest_record_fits_its_bound);
+    RUN(numbers_of_every_length_are_written);
+    RUN(addresses_are_written_as_inet_ntop_writes_them);
+    RUN(columns_hold_the_records_values);
+    return 0;
+}
