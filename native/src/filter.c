@@ -13,6 +13,7 @@
 #include "filter_program.h"
 #include "link_type.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,16 +34,36 @@ struct frame_filter {
     uint8_t *scratch; /* snaplen + VLAN_TAG bytes, for frames whose tag is put back */
 };
 
+/* libpcap's handle for a capture file of this link type, written by this machine. A handle of pcap_open_dead would be taken for a
+ * live one, where BSD loopback frames carry this platform's address family numbers; in a file they carry those of any BSD. */
+static pcap_t *open_as_file(uint16_t link_type, uint32_t snaplen, char *message) {
+    const struct pcap_file_header header = {.magic = 0xa1b2c3d4,
+                                            .version_major = PCAP_VERSION_MAJOR,
+                                            .version_minor = PCAP_VERSION_MINOR,
+                                            .snaplen = snaplen,
+                                            .linktype = link_type};
+    uint8_t bytes[sizeof header];
+    memcpy(bytes, &header, sizeof bytes);
+    FILE *file = fmemopen(bytes, sizeof bytes, "r");
+    if (!file)
+        return NULL;
+    pcap_t *handle = pcap_fopen_offline(file, message); /* reads the header, keeps the file */
+    if (!handle)
+        fclose(file);
+    return handle;
+}
+
 int filter_program_compile(const char *expression, uint16_t link_type, uint32_t snaplen, struct bpf_program *out,
                            struct capture_error_info *error) {
-    pcap_t *dead = pcap_open_dead(link_type_to_dlt(link_type), (int)snaplen);
-    if (!dead)
-        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "filter", "no memory to compile the filter");
+    char message[PCAP_ERRBUF_SIZE] = "no memory";
+    pcap_t *handle = open_as_file(link_type, snaplen, message);
+    if (!handle)
+        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "filter", "the filter cannot be compiled: %s", message);
     int code = CAPTURE_OK;
-    if (pcap_compile(dead, out, expression, 1, PCAP_NETMASK_UNKNOWN) != 0)
+    if (pcap_compile(handle, out, expression, 1, PCAP_NETMASK_UNKNOWN) != 0)
         code = capture_fail(error, CAPTURE_ERR_FILTER, "filter", "filter \"%.120s\" does not compile: %s", expression,
-                            pcap_geterr(dead));
-    pcap_close(dead);
+                            pcap_geterr(handle));
+    pcap_close(handle);
     return code;
 }
 

@@ -13,13 +13,6 @@ static const struct {
 
 enum { PAIRS = sizeof pairs / sizeof pairs[0], DLT_RAW_OPENBSD = 14 };
 
-int link_type_to_dlt(uint16_t link_type) {
-    for (int i = 0; i < PAIRS; i++)
-        if (pairs[i].link_type == link_type)
-            return pairs[i].dlt;
-    return link_type;
-}
-
 uint16_t link_type_from_dlt(int dlt) {
     if (dlt == DLT_RAW_OPENBSD)
         return LINK_RAW_IP;

@@ -8,9 +8,6 @@
 /* https://www.tcpdump.org/linktypes.html */
 enum link_type { LINK_ETHERNET = 1, LINK_RAW_IP = 101 };
 
-/* LINKTYPE_* to this platform's DLT_*. */
-int link_type_to_dlt(uint16_t link_type);
-
 /* DLT_* of this platform to LINKTYPE_*. Also makes LINKTYPE_RAW of the DLT_RAW values 12 and 14 that some writers put into files.
  */
 uint16_t link_type_from_dlt(int dlt);

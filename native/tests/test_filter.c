@@ -102,6 +102,16 @@ static void an_expression_without_meaning_on_a_link_type_matches_none_of_its_fra
     CHECK(frame_matches("ip", &raw));
 }
 
+static void bsd_loopback_frames_match_with_the_address_families_of_every_bsd(void) {
+    for (uint32_t family = 0; family < 40; family++) {
+        uint8_t data[44] = {(uint8_t)family, 0, 0, 0, 0x60, [10] = 6};
+        struct frame frame = {.data = data, .caplen = sizeof data, .wirelen = sizeof data, .link_type = 0};
+        CHECK_EQUAL(family == 24 || family == 28 || family == 30,
+                    frame_matches("ip6", &frame)); /* Net/OpenBSD, FreeBSD, Darwin */
+        CHECK_EQUAL(family == 2, frame_matches("ip", &frame));
+    }
+}
+
 static void a_damaged_frame_passes_any_filter_so_that_it_is_counted_as_malformed(void) {
     struct frame damaged = {.data = ip_packet, .link_type = 0, .flags = FRAME_DAMAGED};
     CHECK(frame_matches("udp", &damaged));
@@ -195,6 +205,7 @@ int main(void) {
     RUN(a_stripped_frame_too_short_for_a_tag_is_not_read_past);
     RUN(one_filter_serves_many_link_types);
     RUN(an_expression_without_meaning_on_a_link_type_matches_none_of_its_frames);
+    RUN(bsd_loopback_frames_match_with_the_address_families_of_every_bsd);
     RUN(a_damaged_frame_passes_any_filter_so_that_it_is_counted_as_malformed);
     RUN(a_bad_expression_is_refused_with_libpcaps_message);
     RUN(flows_match_in_either_direction);
