@@ -18,7 +18,6 @@ import typer
 import typer.core
 import typer.main
 
-from jarvisctl import __version__
 from jarvisctl.errors import CtlError, ExitCode
 from jarvisctl.settings import OutputFormat, Settings
 
@@ -136,8 +135,7 @@ def root(
 
 
 def main() -> None:
-    """Entry point of the `jarvisctl` script, version in __version__."""
+    """Entry point of the `jarvisctl` script."""
+    # What gRPC's core says of a failed handshake is said better by status.py.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app(prog_name="jarvisctl")
-
-
-__all__ = ["__version__", "app", "main"]

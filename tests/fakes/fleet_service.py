@@ -63,7 +63,7 @@ class FakeFleetService(FleetServiceServicer):
         self.checks: dict[str, list[fleet_pb2.AttestationCheck]] = {}
         #: One list of responses per WatchFlows call; then the call ends as `flow_endings` says (None: OK).
         self.flow_calls: list[list[fleet_pb2.WatchFlowsResponse]] = []
-        self.flow_endings: list[grpc.StatusCode | None] = []
+        self.flow_endings: list[grpc.StatusCode | status_pb2.Status | None] = []
         self.live_flows: list[fleet_pb2.FleetListFlowsResponse] = []
         self.requests: list[Any] = []
         #: Set while a WatchFlows call without end is waiting for its client to go.
@@ -191,7 +191,9 @@ class FakeFleetService(FleetServiceServicer):
             yield response
         if self.flow_endings:
             ending = self.flow_endings.pop(0)
-            if ending is not None:
+            if isinstance(ending, status_pb2.Status):
+                await self._abort(context, ending)
+            elif ending is not None:
                 await context.abort(ending, "the fake ends the stream")
             return
         self.streaming.set()

@@ -25,20 +25,17 @@ from jarvisctl.errors import ExitCode
 from jarvisctl.format.flow_events import Tally, loss_object, loss_text, status_object, status_text, watermark_object
 from jarvisctl.format.flows import FlowJson, FlowText, arrow_for_output
 from jarvisctl.format.table import is_terminal
-from jarvisctl.status import translate
+from jarvisctl.status import failure_of_call, translate
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 10.0
 _SHOWN_OF_AGENT = 8
-#: A resume token that the agent no longer knows (it was restarted, or its log has gone round).
-_TOKEN_REFUSED = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.FAILED_PRECONDITION,
-    }
-)
+#: ErrorInfo reasons of a resume token that means nothing any more: a new capture, or a log that has gone round.
+_REFUSALS = "RESUME_TOKEN_"
+#: What a controller that went away, or does not answer, looks like from here.
+_CONNECTION_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+_PLACE_LOST = "its stream goes on with all that it still keeps, flows that ended before and were not sent yet may be missing"
 
 
 class FlowStream:
@@ -56,19 +53,28 @@ class FlowStream:
         )
         self._tally = Tally()
         self._token = b""
+        self._place_lost = False
         #: When the connection was lost, seconds since the epoch; None while it is there.
         self._lost_at: float | None = None
-        #: Whether this call, and any call, has brought a message.
+        #: Whether this call has brought a message, and whether the controller ever answered.
         self._answered = False
-        self._ever_answered = False
+        self._reached = False
+        #: What was last said of each agent: True while its flows arrive.
+        self._streaming: dict[str, bool] = {}
 
     async def run(self) -> ExitCode:
-        """Until the stream ends, the limit is reached or the task is cancelled (Ctrl-C); says the tally in every case."""
+        """Until the stream ends, the limit is reached or the task is cancelled (Ctrl-C); says the tally in every case.
+
+        Returns:
+            FAILED when what agents keep was asked for and one of them could not give it. Agents that come and go while a stream
+            is followed are no failure of the command.
+        """
         try:
             await self._keep_up()
         finally:
             self._say_tally()
-        return ExitCode.OK
+        incomplete = not self._request.subscription.follow and not all(self._streaming.values())
+        return ExitCode.FAILED if incomplete else ExitCode.OK
 
     async def _keep_up(self) -> None:
         delay = _FIRST_DELAY_S
@@ -87,15 +93,23 @@ class FlowStream:
             self._set_start_again()
 
     async def _stream(self) -> None:
+        if self._request.subscription.follow:
+            await self._reach()
         timeout = None if self._request.subscription.follow else self._fleet.timeout_s
         call = self._fleet.stub.WatchFlows(self._request, timeout=timeout)
         async for answer in call:
-            if not self._answered:
-                self._connected()
+            self._answered = True
             self._take(answer)
             if self._limit and self._tally.flows >= self._limit:
                 call.cancel()
                 return
+
+    async def _reach(self) -> None:
+        """A stream may be silent for long: a short call tells at once whether the controller is there and who is selected."""
+        request = fleet_pb2.ListAgentsRequest(selector=self._request.selector, page_size=1)
+        await self._fleet.stub.ListAgents(request, timeout=self._fleet.timeout_s)
+        self._reached = True
+        self._say_connected_again()
 
     def _take(self, answer: fleet_pb2.WatchFlowsResponse) -> None:
         output, agent_id = self._fleet.output, answer.agent_id
@@ -106,6 +120,7 @@ class FlowStream:
             self._tally.loss(answer.loss)
             self._say(loss_object(agent_id, answer.loss), loss_text(agent_id, answer.loss))
         elif kind == "status":
+            self._streaming[agent_id] = answer.status.streaming
             self._say(status_object(agent_id, answer.status), status_text(agent_id, answer.status))
         elif kind == "watermark" and output.json:
             output.line(watermark_object(agent_id, answer.watermark))
@@ -126,13 +141,14 @@ class FlowStream:
     def _may_retry(self, error: aio.AioRpcError) -> bool:
         """Whether the stream goes on over another call. The first connection must come about: its failure ends the command."""
         subscription = self._request.subscription
-        if not subscription.follow or not self._ever_answered:
+        if not subscription.follow or not self._reached:
             return False
-        if subscription.resume_token and error.code() in _TOKEN_REFUSED:
-            self._token = b""
-            self._say_connection("refused", f"the agent does not know any more where the stream stopped: {error.details()}")
+        if subscription.resume_token and failure_of_call(error).reason.startswith(_REFUSALS):
+            # What the agent keeps now is all new to us: see flow_relay of the controller, which does the same for its streams.
+            self._token, self._place_lost = b"", True
+            self._say_connection("refused", f"the agent lost the place ({error.details()}): {_PLACE_LOST}")
             return True
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        if error.code() not in _CONNECTION_LOST:
             return False
         cause = translate(error, self._fleet.config, self._fleet.timeout_s).message
         self._lost_at = self._lost_at or time.time()
@@ -144,12 +160,14 @@ class FlowStream:
         subscription = self._request.subscription
         if self._token and self._one_agent:
             subscription.resume_token = self._token
+        elif self._place_lost:
+            self._place_lost = False
+            subscription.ClearField("start")
         elif self._tally.flows:
             subscription.only_new = True
 
-    def _connected(self) -> None:
-        """The first message of a call: a connection that was lost is back, and what that means for the flows is said."""
-        self._answered = self._ever_answered = True
+    def _say_connected_again(self) -> None:
+        """What a lost connection that is back means for the flows."""
         if self._lost_at is None:
             return
         lost_at, self._lost_at = datetime.fromtimestamp(self._lost_at, UTC).astimezone(), None

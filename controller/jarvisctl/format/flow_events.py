@@ -78,10 +78,9 @@ class Tally:
 
     def text(self) -> str:
         """The last line on stderr."""
-        return (
-            f"{self.flows:,} flows from {len(self.agents)} agent{'' if len(self.agents) == 1 else 's'},"
-            f" lost on the way: {self.lost_records:,} flow records, {self.lost_packets:,} packets"
-        )
+        flows = f"{self.flows:,} flow{'' if self.flows == 1 else 's'}"
+        agents = f"{len(self.agents)} agent{'' if len(self.agents) == 1 else 's'}"
+        return f"{flows} from {agents}, lost on the way: {self.lost_records:,} flow records, {self.lost_packets:,} packets"
 
     def to_object(self) -> dict[str, Any]:
         """The last object."""
