@@ -35,7 +35,7 @@ from jarvis_agent.capture_spec import CapturePlan, plan_capture
 from jarvis_agent.errors import CaptureRefusedError
 
 _LOG = logging.getLogger(__name__)
-_POLL_S = 0.1
+_POLL_S = 0.05
 
 
 class CaptureRun:
@@ -49,7 +49,7 @@ class CaptureRun:
         self.start_time_ns = 0
         self.state: CaptureState.ValueType = CAPTURE_STATE_RUNNING
         self.message = ""
-        self.asked_to_stop = False
+        self._stopped = threading.Event()
         self.is_abandoned = False
         self._thread = threading.Thread(target=self._pump, name="capture", daemon=True)
 
@@ -74,7 +74,7 @@ class CaptureRun:
         Raises:
             CaptureError: the native core could not stop in order.
         """
-        self.asked_to_stop = True
+        self._stopped.set()
         self.engine.stop(graceful)
         self._thread.join()
 
@@ -85,20 +85,20 @@ class CaptureRun:
 
     def _pump(self) -> None:
         try:
-            while self.engine.poll(_POLL_S):
-                pass
-            failure = self.engine.last_error()
+            # poll comes back as soon as records are ready, which is the streams' business: look up at intervals only.
+            while self.engine.poll(0.0):
+                self._stopped.wait(_POLL_S)
             self.engine.stop(graceful=True)
+            damage = self.engine.last_error()
         except CaptureError as error:
-            failure = error
+            _LOG.error("capture %s failed: %s", self.capture_id, error.message)
             self._end_flows()
-        if failure is None:
-            self.message = "" if self.asked_to_stop else "the end of the input was reached"
-            self.state = CAPTURE_STATE_STOPPED
-        else:
-            _LOG.error("capture %s failed: %s", self.capture_id, failure.message)
-            self.message = failure.message
+            self.message = error.message
             self.state = CAPTURE_STATE_FAILED
+            return
+        ended = "" if self._stopped.is_set() else "the end of the input was reached"
+        self.message = ended if damage is None else damage.message
+        self.state = CAPTURE_STATE_STOPPED
 
     def _end_flows(self) -> None:
         """After a failure: what was metered so far still reaches its readers."""

@@ -176,7 +176,7 @@ def _read_key(path: Path) -> bytes:
 
 
 def _read_capped(path: Path) -> bytes:
-    """The file's bytes; empty when it is not there or is larger than evidence carries (the controller then says what is missing)."""
+    """The file's bytes; empty when it is not there, or larger than evidence carries (the controller will miss it)."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_MANIFEST_BYTES + 1)

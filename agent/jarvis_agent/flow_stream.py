@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
 from jarvis.capture.v1.agent_pb2 import StreamFlowsResponse
@@ -24,6 +25,7 @@ from jarvis.capture.v1.capture_pb2 import FlowSubscription
 from jarvis.capture.v1.flow_pb2 import LossNotice, Watermark
 from jarvis_native import CaptureError, FlowBatchBytes, FlowReader
 from jarvis_native.engine import ReaderStart
+from jarvis_native.errors import CaptureStateError
 
 from jarvis_agent import wire
 from jarvis_agent.captures import CaptureManager, CaptureRun
@@ -38,6 +40,8 @@ MIN_DELAY_S, MAX_DELAY_S = 0.01, 10.0
 WATERMARK_INTERVAL_S = 1.0
 EXPIRY_MARGIN_NS = 2 * 10**9
 """Flows past their idle timeout are ended within this time (the core sweeps its tables about once a second)."""
+_RECORD_BYTES_MAX = 1_024
+"""A batch that leaves less room than this is full (one record takes at most 192 bytes; see jarvis_capture.h)."""
 _SLICE_S = 0.05
 """How often a waiting stream looks up: bounds its answer to an ended lease, a drain, a full batch."""
 
@@ -191,6 +195,7 @@ class FlowStream:
 
     async def _read_source(self, source: _Source) -> AsyncIterator[bytes]:
         """Everything of one capture, from the reader's place to its end (without follow: to what is there now)."""
+        round_ = _Round(self._plan.batch_records)
         while True:
             self._check_lease()
             if source.run.is_abandoned:
@@ -203,12 +208,13 @@ class FlowStream:
                 yield self._sent(_loss_message(notice))
             if batch.records:
                 yield self._sent(batch.data)
-            drained = not batch.more and batch.records < self._plan.batch_records
-            if batch.end or (drained and not (self._plan.follow and was_active)):
+            if batch.end or (was_active and not batch.more and not self._plan.follow):
                 return
-            if not drained:
+            # A stopped capture may hold flows that wait for the slowest lossless reader: until `end` there is more.
+            if round_.goes_on(batch) or (batch.records and not was_active):
                 await asyncio.sleep(0)
                 continue
+            round_ = round_.next()
             for message in self._idle_messages(source):
                 yield message
             await self._wait_for_batch(source, written)
@@ -222,11 +228,12 @@ class FlowStream:
     async def _wait_for_batch(self, source: _Source, written: int) -> None:
         """Until the delay is over, a full batch has come together, or the stream or the capture is to end."""
         deadline = time.monotonic() + self._plan.delay_s
-        while (left := deadline - time.monotonic()) > 0 and not self._is_draining() and source.run.is_active:
+        while (left := deadline - time.monotonic()) > 0:
             await asyncio.sleep(min(left, _SLICE_S))
             metrics = source.run.engine.get_metrics()
             self._losses.observe(metrics)
-            if metrics.log_records_written - written >= self._plan.batch_records:
+            full = metrics.log_records_written - written >= self._plan.batch_records
+            if full or self._is_draining() or not source.run.is_active:
                 return
 
     async def _next_source(self) -> None:
@@ -273,18 +280,48 @@ class FlowStream:
         self._attached.set()
 
     def _open(self, run: CaptureRun, start: ReaderStart, since_ns: int) -> None:
-        reader = run.engine.open_flow_reader(
+        open_reader = partial(
+            run.engine.open_flow_reader,
             filter=self._plan.filter,
             min_packets=self._plan.min_packets,
             since_ns=since_ns,
             start=start,
             last_records=self._plan.last_records if start == "last" else 0,
             token=self._plan.token if start == "token" else b"",
-            lossless=not run.plan.is_live and run.is_active,
         )
+        try:
+            reader = open_reader(lossless=not run.plan.is_live and run.is_active)
+        except CaptureStateError:  # the core waits for a few readers only; the next ones are told what they miss
+            reader = open_reader()
         # From the oldest record on, the capture's losses so far belong to the story; from anywhere else only those to come.
         self._losses.start_counting(None if start == "oldest" else run.engine.get_metrics())
         self._sources.append(_Source(run=run, reader=reader))
+
+
+class _Round:
+    """Reads from one wait to the next: full batches, and at most one partial batch a shard.
+
+    On a busy link there is always something more ready: going on because of it would send a batch for every few records.
+    """
+
+    def __init__(self, full: int, places: dict[int, int] | None = None) -> None:
+        self._full = full
+        self._partial: set[int] = set()
+        self._places = {} if places is None else places
+
+    def goes_on(self, batch: FlowBatchBytes) -> bool:
+        """Whether to read on at once after this batch."""
+        looked = batch.next_sequence - self._places.get(batch.shard, batch.first_sequence)
+        self._places[batch.shard] = batch.next_sequence
+        if max(batch.records, looked) >= self._full or len(batch.data) > MAX_BATCH_BYTES - _RECORD_BYTES_MAX:
+            return batch.more
+        fresh = batch.shard not in self._partial
+        self._partial.add(batch.shard)
+        return fresh and batch.more
+
+    def next(self) -> _Round:
+        """The round after the wait."""
+        return _Round(self._full, self._places)
 
 
 def _watermark_message(source: _Source | None) -> bytes:

@@ -22,10 +22,10 @@ pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is not installed: the agent
 if shutil.which("swtpm") is None or shutil.which("swtpm_setup") is None:
     pytest.skip("swtpm and swtpm-tools are not installed", allow_module_level=True)
 
-from jarvis_agent.tpm import TpmWorker  # noqa: E402 - after the reasons to skip
-from testbed.swtpm import Swtpm, TpmVendor  # noqa: E402
+from jarvis_agent.tpm import TpmWorker
 
-from tests.integration.swtpm.small_controller import FLEET, SmallController  # noqa: E402
+from testbed.swtpm import Swtpm, TpmVendor
+from tests.integration.swtpm.small_controller import FLEET, SmallController
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ class AgentProcess:
         """Starts it and waits until it serves."""
         served = self.log.count('"serving on')
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
                 [sys.executable, "-m", "jarvis_agent", "run", "--config", str(self._config_path)],
                 env=self._environment,
                 stdout=log,
@@ -119,7 +119,7 @@ MakeAgent = Callable[..., AgentProcess]
 
 
 @pytest.fixture
-def make_agent(
+def make_agent(  # noqa: PLR0917 - fixtures
     tmp_path: Path,
     controller: SmallController,
     tpm: Swtpm,

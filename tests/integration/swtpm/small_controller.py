@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A controller reduced to what an agent must see of one: enrolment, challenges, leases and signed commands, built from jarvis_trust.
+"""A controller reduced to what an agent sees of one: enrolment, challenges, leases and signed commands, from jarvis_trust.
 
-It judges nothing by policy, so that tests can make it do what a real controller never would: sign stale leases, wrong digests, and
-commands that do not fit.
+It judges nothing by policy, so that tests can make it do what a real controller never would: sign stale leases, wrong digests
+and commands that do not fit.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Enrollments(EnrollmentServiceServicer):
         try:
             params = (await anext(request_iterator)).params
             ek, ak = parse_public(params.ek_public), parse_public(params.ak_public)
-            verify_ek_certificate(params.ek_certificate, list(params.ek_chain), self.roots, ek, datetime.now(UTC) + timedelta(minutes=5))
+            now = datetime.now(UTC) + timedelta(minutes=5)  # swtpm_localca's certificates begin this very second
+            verify_ek_certificate(params.ek_certificate, list(params.ek_chain), self.roots, ek, now)
             agent_id = agent_id_from_ek(ek.spki_der)
             self._spend_token(params, agent_id)
             secret = new_secret()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 from jarvis.capture.v1 import agent_pb2 as pb
+from jarvis.capture.v1.capture_pb2 import CaptureSpec, FlowSubscription
 from jarvis.capture.v1.trust_pb2 import Evidence
 from jarvis_trust.ca import spki_sha256
 from jarvis_trust.eventlog import parse_log, replay
@@ -22,6 +24,7 @@ from jarvis_trust.tpm_structures import parse_attest_quote, parse_ecdsa_signatur
 
 from tests.integration.swtpm.conftest import AgentProcess, MakeAgent
 from tests.integration.swtpm.small_controller import AgentLine, KnownAgent, SmallController
+from tests.support import DATA
 
 
 def info_of(error: grpc.aio.AioRpcError) -> ErrorInfo:
@@ -105,3 +108,22 @@ async def test_a_leased_agent_starts_streams_and_stops(running: tuple[AgentProce
     code, info = await refused(line.command("StopCapture", pb.StopCaptureRequest()))
     assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CAPTURE_NOT_RUNNING")
     await asyncio.sleep(0)
+
+
+async def test_a_replayed_file_reaches_its_subscriber_whole(running: tuple[AgentProcess, AgentLine]) -> None:
+    agent, line = running
+    shutil.copy(DATA / "connection.pcap", agent.directory / "replay" / "connection.pcap")
+    await line.take_lease()
+    stream = line.stream("StreamFlows", pb.StreamFlowsRequest(subscription=FlowSubscription(follow=True)))
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.3)
+    start = pb.StartCaptureRequest(spec=CaptureSpec(files=["connection.pcap"]))
+    started = pb.StartCaptureResponse.FromString(await line.command("StartCapture", start))
+    assert started.status.backend == "file"
+    message = pb.StreamFlowsResponse.FromString(await first)
+    while message.WhichOneof("event") == "watermark":
+        message = pb.StreamFlowsResponse.FromString(await anext(stream))
+    assert message.WhichOneof("event") == "batch", message
+    metrics = pb.GetMetricsResponse.FromString(await line.command("GetMetrics", pb.GetMetricsRequest())).metrics
+    packets = sum(record.fwd_packets + record.rev_packets for record in message.batch.records)
+    assert (packets, metrics.in_flight, metrics.dropped_user) == (metrics.metered, 0, 0)
