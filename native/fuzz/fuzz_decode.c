@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The decoder on arbitrary bytes: 4 bytes choose link type, kernel tag and wire length, the rest is the frame. */
+#include <stdlib.h>
+
+#include "decode/decode.h"
+#include "flow/flow_hash.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const uint16_t link_types[] = {1, 0, 12, 14, 101, 108, 113, 228, 229, 276, 105};
+    if (size < 4)
+        return 0;
+    struct frame frame = {
+        .data = data + 4,
+        .caplen = (uint32_t)(size - 4),
+        .wirelen = (uint32_t)(size - 4) + data[1] * 16u,
+        .link_type = link_types[data[0] % (sizeof(link_types) / sizeof(link_types[0]))],
+        .vlan_tci = (uint16_t)(data[2] << 8 | data[3]),
+        .flags = data[0] & 0x80 ? FRAME_VLAN : 0,
+    };
+    struct packet packet;
+    if (decode_frame(&frame, &packet) != DECODE_IP)
+        return 0;
+    if (packet.key.ip_version != 4 && packet.key.ip_version != 6)
+        abort();
+    if (packet.octets < (packet.key.ip_version == 4 ? 20u : 40u) || packet.key.vlan_id > 4095 || packet.dscp > 63)
+        abort();
+    packet_canonicalise(&packet);
+    if (!flow_key_source_is_lower(&packet.key))
+        abort();
+    flow_key_id(&packet.key);
+    return 0;
+}
