@@ -49,10 +49,11 @@ def read_private(path: Path) -> bytes:
     """The contents of a file that only its owner can reach.
 
     Raises:
-        IdentityError: KEY_FILE_EXPOSED (group or others have any access), KEY_FILE_INVALID (not a regular file, too long).
+        IdentityError: KEY_FILE_EXPOSED (group or others have any access, or somebody else owns it), KEY_FILE_INVALID (not a
+            regular file, too long).
         OSError: it cannot be opened.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_open_without_waiting) as file:
         status = os.fstat(file.fileno())  # of the open file, so that a swap of the name changes nothing
         if not stat.S_ISREG(status.st_mode):
             raise IdentityError("KEY_FILE_INVALID", f"{path} is not a regular file")
@@ -60,6 +61,10 @@ def read_private(path: Path) -> bytes:
         if mode & 0o077:
             raise IdentityError(
                 "KEY_FILE_EXPOSED", f"{path} has mode {mode:04o}: group and others must have no access, 0600 is accepted"
+            )
+        if status.st_uid not in {0, os.geteuid()}:
+            raise IdentityError(
+                "KEY_FILE_EXPOSED", f"{path} belongs to uid {status.st_uid}: root or uid {os.geteuid()} is accepted"
             )
         data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
@@ -78,6 +83,11 @@ def load_private_key(path: Path) -> bytes:
     if b"PRIVATE KEY-----" not in pem:
         raise IdentityError("KEY_FILE_INVALID", f"{path} holds no PEM private key")
     return pem
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A FIFO in the file's place would otherwise make us wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _sync_directory(directory: Path) -> None:

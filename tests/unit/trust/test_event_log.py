@@ -144,6 +144,12 @@ def test_pcrs_that_prove_nothing_are_refused(pcr: int) -> None:
     assert refused.value.reason == "PCR_INVALID"
 
 
+def test_a_mapping_needs_a_path_of_sane_length() -> None:
+    for path in ("", "/" * 4097):
+        with pytest.raises(AttestationError, match="path"):
+            encode_event(0, 14, dict(MAPPING, path=path))
+
+
 def test_a_record_number_out_of_range_is_refused() -> None:
     for recnum in (-1, 16_384):
         with pytest.raises(AttestationError, match="recnum"):

@@ -269,15 +269,32 @@ def test_a_mutated_csr_or_certificate_raises_nothing_but_a_reason(data: st.DataO
                 assert refused.reason  # noqa: PT017 - any reason will do, but nothing else may escape
 
 
-def test_a_certificate_with_two_uris_or_none_has_no_identity() -> None:
+def with_names(*names: x509.GeneralName) -> bytes:
+    """A bare certificate with these alternative names only."""
     key = ec.generate_private_key(ec.SECP256R1())
-    for uris in ([], [AGENT.uri, ADMIN.uri]):
-        builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(x509.Name([])).public_key(key.public_key())
-        builder = builder.serial_number(1).not_valid_before(datetime.now(UTC)).not_valid_after(datetime.now(UTC) + HOUR)
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("x"), *names]), critical=False)
-        with pytest.raises(IdentityError, match=f"{len(uris)} URI names"):
-            identity_of_certificate(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(x509.Name([])).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(datetime.now(UTC)).not_valid_after(datetime.now(UTC) + HOUR)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_a_certificate_with_two_uris_or_none_has_no_identity() -> None:
+    uris = [x509.UniformResourceIdentifier(identity.uri) for identity in (AGENT, ADMIN)]
+    for pem, words in (
+        (with_names(x509.DNSName("x")), "0 URI names"),
+        (with_names(*uris), "2 URI names"),
+        (with_names(), "no subjectAltName"),
+    ):
+        with pytest.raises(IdentityError, match=words) as refused:
+            identity_of_certificate(pem)
+        assert refused.value.reason == "CERTIFICATE_INVALID"
+
+
+def test_a_certificate_that_does_not_say_that_it_is_a_ca_is_none() -> None:
+    with pytest.raises(IdentityError, match="not a fleet CA") as refused:
+        fleet_of_ca(with_names(x509.UniformResourceIdentifier("spiffe://lab.example")))
+    assert refused.value.reason == "CA_INVALID"
 
 
 def test_garbage_certificates_and_keys_are_refused() -> None:
@@ -286,7 +303,8 @@ def test_garbage_certificates_and_keys_are_refused() -> None:
             load_certificate(data)
         assert refused.value.reason == "CERTIFICATE_INVALID"
     p384 = ec.generate_private_key(ec.SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    for data in (b"", b"garbage", p384):
+    rsa_key = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for data in (b"", b"garbage", p384, rsa_key):
         with pytest.raises(IdentityError) as refused:
             make_csr(data)
         assert refused.value.reason == "KEY_INVALID"

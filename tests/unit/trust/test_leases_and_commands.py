@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jarvis.capture.v1 import agent_pb2
 from jarvis.capture.v1.trust_pb2 import CommandAuthorization, Lease, SignedLease
-from jarvis_trust.ca import generate_key
+from jarvis_trust.ca import generate_key, public_key_of
 from jarvis_trust.commands import (
     AGENT_SERVICE,
     LEASED_METHODS,
@@ -251,12 +251,16 @@ def test_terms_that_make_no_sense_are_refused_even_when_signed() -> None:
     assert refused.value.reason == "COMMAND_INVALID"
 
 
+def ec_public_pem() -> bytes:
+    return public_key_of(generate_key()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
 def test_only_ed25519_keys_sign_and_verify() -> None:
     for pem in (generate_key(), b"", PUBLIC):
         with pytest.raises(IdentityError) as refused:
             CommandSigner(pem)
         assert refused.value.reason == "KEY_INVALID"
-    for pem in (b"", PRIVATE):
+    for pem in (b"", PRIVATE, ec_public_pem()):
         with pytest.raises(IdentityError) as refused:
             verify_lease(SIGNER.sign_lease(lease()), pem)
         assert refused.value.reason == "KEY_INVALID"

@@ -56,14 +56,24 @@ def test_a_file_that_others_have_any_access_to_is_refused(tmp_path: Path, mode: 
     assert refused.value.reason == "KEY_FILE_EXPOSED"
 
 
-def test_a_directory_a_device_and_a_huge_file_are_no_key_files(tmp_path: Path) -> None:
+def test_a_directory_a_device_a_fifo_and_a_huge_file_are_no_key_files(tmp_path: Path) -> None:
     write_private(tmp_path / "huge", bytes(70_000))
-    for path in (Path("/dev/null"), tmp_path / "huge"):
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for path in (Path("/dev/null"), tmp_path / "huge", tmp_path / "fifo"):
         with pytest.raises(IdentityError) as refused:
             read_private(path)
         assert refused.value.reason == "KEY_FILE_INVALID"
     with pytest.raises(IsADirectoryError):
         read_private(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_somebody_else_owns_is_refused(tmp_path: Path) -> None:
+    write_private(tmp_path / "key", b"secret")
+    os.chown(tmp_path / "key", 65534, -1)
+    with pytest.raises(IdentityError, match="uid 65534") as refused:
+        read_private(tmp_path / "key")
+    assert refused.value.reason == "KEY_FILE_EXPOSED"
 
 
 def test_a_private_key_is_loaded_and_anything_else_is_refused(tmp_path: Path) -> None:
