@@ -113,10 +113,11 @@ def arp() -> bytes:
 
 def pcap(packets: list[Packet], *, link: int = ETHERNET, order: str = "<", nanoseconds: bool = False, cut: int = 0) -> bytes:
     magic, divisor = (0xA1B23C4D, 1) if nanoseconds else (0xA1B2C3D4, 1000)
-    out = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 262144, link)
+    parts = [struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 262144, link)]
     for at, frame in packets:
         seconds, rest = divmod(at, 10**9)
-        out += struct.pack(order + "IIII", EPOCH_S + seconds, rest // divisor, len(frame), len(frame)) + frame
+        parts += (struct.pack(order + "IIII", EPOCH_S + seconds, rest // divisor, len(frame), len(frame)), frame)
+    out = b"".join(parts)
     return out[: len(out) - cut]
 
 

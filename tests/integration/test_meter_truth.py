@@ -4,9 +4,9 @@
 The captures are not part of the repository: $JARVIS_SHARED names the folder that holds pcaps/ and pcaps/truth.jsonl (by default
 ../shared beside the repository). A line's `compare` says what its maker vouches for; we hold every file to all of it.
 
-No file differs on purpose. Two could: fuzz-2020-02-16-11740.pcap (damaged; vouched for packets only) and quic-fuzz-overflow.pcapng
-(a fragment; vouched for all but the split per flow). Neither has a non-first fragment whose first one is there, which is what we
-would count otherwise than tshark: under its flow's ports instead of ports 0.
+No file differs on purpose. Two could: fuzz-2020-02-16-11740.pcap (damaged; vouched for packets only) and
+quic-fuzz-overflow.pcapng (a fragment; vouched for all but the split per flow). Neither has a non-first fragment whose first one is
+there, which is what we would count otherwise than tshark: under its flow's ports instead of ports 0.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from jarvis_native.loader import Firmware
+
 from tests.metering import flow_key, meter_files
 from tests.support import ROOT
 
@@ -65,6 +65,8 @@ def test_the_program_says_the_same_as_the_engine(program_environment: dict[str, 
     assert {key: summary[key] for key in ("packets", "ip_packets", "octets")} == {
         key: truth[key] for key in ("packets", "ip_packets", "octets")
     }
-    totals = {flow_key(record): record["fwd_packets"] + record["rev_packets"] for record in map(json.loads, done.stdout.splitlines())}
+    totals = {
+        flow_key(record): record["fwd_packets"] + record["rev_packets"] for record in map(json.loads, done.stdout.splitlines())
+    }
     assert totals == {key: packets for key, (packets, _) in truth["flows"].items()}
     assert summary["flows"] == len(done.stdout.splitlines())

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from jarvis_native.loader import Firmware
+
 from tests.metering import meter_files
 from tests.support import DATA
 
-EXPECTED: list[dict[str, Any]] = [
-    json.loads(line) for line in (DATA / "expected.jsonl").read_text(encoding="utf-8").splitlines()
-]
+EXPECTED: list[dict[str, Any]] = [json.loads(line) for line in (DATA / "expected.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("expected", EXPECTED, ids=[line["file"] for line in EXPECTED])

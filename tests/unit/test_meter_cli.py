@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`jarvis-agent meter` as users start it: outputs, exit codes, error sentences, interrupts, start-up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import runpy
+import select
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jarvis_agent import meter as offline
+from jarvis_agent.cli import plain_meter_options
+from jarvis_agent.commands import app
+from jarvis_agent.meter_output import OutputError, check_output
+from typer.testing import CliRunner
+
+from tests.support import DATA
+
+CONNECTION = str(DATA / "connection.pcap")
+SUMMARY_KEYS = ["packets", "ip_packets", "octets", "flows", "malformed", "dropped", "seconds", "packets_per_second"]
+RECORD_KEYS = [
+    "src_addr", "dst_addr", "src_port", "dst_port", "ip_protocol", "vlan_id", "fwd_packets", "fwd_octets", "rev_packets",
+    "rev_octets", "start_time_unix_ns", "end_time_unix_ns", "tcp_flags", "end_reason", "flow_id",
+]  # fmt: skip
+
+Environment = dict[str, str]
+
+
+def program(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jarvis_agent", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def meter(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return program(environment, "meter", *arguments)
+
+
+@pytest.fixture(scope="module")
+def many_flows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A capture of 100,000 flows of one packet each: more records than the core's log holds, more text than a pipe does."""
+    make = runpy.run_path(str(DATA / "make_captures.py"))
+    frame = make["ethernet"](0x0800, make["ip4"]("192.0.2.1", "192.0.2.2", 17, make["udp"](0, 0)))
+    packets = [(n * 1000, frame[:26] + (0x0A000000 + n).to_bytes(4, "big") + frame[30:]) for n in range(100_000)]
+    path = tmp_path_factory.mktemp("captures") / "many.pcap"
+    path.write_bytes(make["pcap"](packets))
+    return path
+
+
+# ---- what comes out
+
+
+def test_json_is_one_object_a_line_and_the_summary_is_on_stderr(program_environment: Environment) -> None:
+    done = meter(program_environment, CONNECTION)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    summary = json.loads(done.stderr)
+    assert done.returncode == 0
+    assert [list(record)[: len(RECORD_KEYS)] for record in records] == [RECORD_KEYS] * 3
+    assert list(summary)[: len(SUMMARY_KEYS)] == SUMMARY_KEYS
+    assert [summary[key] for key in SUMMARY_KEYS[:6]] == [12, 11, 1740, 3, 0, 0]
+    assert summary["packets_per_second"] == pytest.approx(12 / summary["seconds"], abs=1)
+
+
+def test_without_output_the_summary_is_the_only_line_on_stdout(program_environment: Environment) -> None:
+    done = meter(program_environment, CONNECTION, "--output", "none")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert json.loads(done.stdout)["flows"] == 3
+
+
+def test_csv_has_a_header_line_also_without_records(program_environment: Environment) -> None:
+    rows = list(csv.DictReader(meter(program_environment, CONNECTION, "--output", "csv").stdout.splitlines()))
+    assert list(rows[0])[: len(RECORD_KEYS)] == RECORD_KEYS
+    assert [row["fwd_octets"] for row in rows] == ["260", "84", "80"]
+    assert meter(program_environment, CONNECTION, "--output", "csv", "--filter", "host 203.0.113.1").stdout.startswith(
+        "src_addr,"
+    )
+
+
+def test_parquet_holds_the_same_records(program_environment: Environment, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    path = tmp_path / "flows.parquet"
+    done = meter(program_environment, CONNECTION, "--output", "parquet", "-o", str(path))
+    table = parquet.read_table(path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert table.column("fwd_octets").to_pylist() == [260, 84, 80]
+    assert table.column("end_reason").to_pylist() == [3, 4, 4]
+
+
+def test_every_record_comes_out_however_many(program_environment: Environment, many_flows: Path, tmp_path: Path) -> None:
+    path = tmp_path / "flows.json"
+    done = meter(program_environment, str(many_flows), "-o", str(path))
+    assert (done.returncode, done.stdout) == (0, "")
+    with path.open(encoding="utf-8") as lines:
+        sources = {json.loads(line)["src_addr"] for line in lines}
+    assert len(sources) == 100_000 == json.loads(done.stderr)["flows"]
+
+
+def test_a_named_file_appears_complete_and_leaves_nothing_beside_it(program_environment: Environment, tmp_path: Path) -> None:
+    path = tmp_path / "flows.json"
+    path.write_text("old", encoding="utf-8")
+    assert meter(program_environment, CONNECTION, "-o", str(path)).returncode == 0
+    assert path.read_text(encoding="utf-8").count("\n") == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["flows.json"]
+
+
+def test_a_failure_leaves_the_old_file_alone(program_environment: Environment, tmp_path: Path) -> None:
+    path = tmp_path / "flows.json"
+    path.write_text("old", encoding="utf-8")
+    assert meter(program_environment, str(tmp_path / "absent.pcap"), "-o", str(path)).returncode == 1
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["flows.json"]
+
+
+def test_a_fifo_is_written_in_place_and_never_replaced(program_environment: Environment, tmp_path: Path) -> None:
+    path = tmp_path / "flows.fifo"
+    os.mkfifo(path)
+    with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE, text=True) as cat:
+        done = meter(program_environment, CONNECTION, "-o", str(path))
+        text, _ = cat.communicate(timeout=10)
+    assert (done.returncode, text.count("\n")) == (0, 3)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_full_disk_is_an_error(program_environment: Environment) -> None:
+    done = meter(program_environment, CONNECTION, "-o", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == "error: /dev/full: No space left on device\n"
+
+
+# ---- options
+
+
+def test_filter_and_timeouts_reach_the_core(program_environment: Environment) -> None:
+    summary = json.loads(meter(program_environment, CONNECTION, "--output=none", "--filter", "icmp or ip6").stdout)
+    assert (summary["packets"], summary["ip_packets"], summary["filtered"], summary["flows"]) == (12, 4, 8, 2)
+    pauses = str(DATA / "pauses.pcap")
+    assert json.loads(meter(program_environment, pauses, "--output", "none").stdout)["flows"] == 3
+    assert json.loads(meter(program_environment, pauses, "--output", "none", "--idle", "0", "--active", "0").stdout)["flows"] == 1
+
+
+def test_a_small_table_evicts_and_counts(program_environment: Environment, many_flows: Path) -> None:
+    summary = json.loads(meter(program_environment, str(many_flows), "--output", "none", "--max-flows", "4096").stdout)
+    assert summary["flows"] == summary["ip_packets"] == 100_000
+    assert 0 < summary["evicted"] < 100_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ([CONNECTION, "--filter", "port port"], 2, "error: --filter"),
+        ([CONNECTION, "--idle", "0.5"], 2, "error: --idle is 0.5: accepted are 0 (never) and 1 to 86400"),
+        ([CONNECTION, "--active", "1e99"], 2, "error: --active is 1e+99: accepted are 0 (never) and 1 to 86400"),
+        ([CONNECTION, "--max-flows", "17"], 2, "error: --max-flows is 17: accepted are"),
+        ([CONNECTION, "--max-flows", "-17"], 2, "error: --max-flows is -17: accepted are"),
+        ([CONNECTION, "--output", "none", "-o", "x"], 2, "error: -o x: --output none writes no records"),
+        ([CONNECTION, "--output", "parquet"], 2, "error: --output parquet writes a file: name it with -o PATH"),
+        ([CONNECTION, "-o", "/nonexistent/flows.json"], 1, "error: -o /nonexistent/flows.json"),
+        ([CONNECTION, "-o", "/"], 1, "error: -o /: is a directory"),
+        (["/nonexistent.pcap"], 1, "error: /nonexistent.pcap cannot be opened: No such file or directory"),
+        ([str(DATA / "expected.jsonl")], 1, "is not a capture file"),
+        ([CONNECTION, str(DATA / "expected.jsonl")], 1, "expected.jsonl is not a capture file"),
+        ([CONNECTION, "--release-key", "/nonexistent.pub"], 3, "error: FIRMWARE_KEY_MISSING"),
+        ([CONNECTION, "--firmware-dir", "/nonexistent"], 3, "error: FIRMWARE_MISSING: /nonexistent/libjarvis_capture.so"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_its_exit_code(
+    program_environment: Environment, arguments: list[str], code: int, sentence: str
+) -> None:
+    done = meter(program_environment, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--output", "xml", CONNECTION], [CONNECTION, "--idle", "soon"], [CONNECTION, "--speed"], [CONNECTION, "-o"]],
+)
+def test_what_is_no_command_line_exits_with_2(program_environment: Environment, arguments: list[str]) -> None:
+    done = meter(program_environment, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_parquet_without_pyarrow_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(OutputError, match=r"pip install 'jarvis-capture\[arrow\]'"):
+        check_output("parquet", Path("flows.parquet"))
+
+
+LINES = [
+    ["a.pcap"],
+    ["a.pcap", "b.pcapng", "--output", "csv", "-o", "out.csv"],
+    ["--filter", "tcp port 80", "--idle=0", "--active", "60.5", "--max-flows", "4096", "a.pcap"],
+    ["a.pcap", "--filter=", "--release-key", "key.pub", "--firmware-dir=/lib/x", "--output=none"],
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=" ".join)
+def test_a_plain_line_means_the_same_with_and_without_typer(monkeypatch: pytest.MonkeyPatch, line: list[str]) -> None:
+    seen: list[Any] = []
+
+    def note(options: offline.MeterOptions) -> int:
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr(offline, "meter", note)
+    result = CliRunner().invoke(app, ["meter", *line])
+    assert result.exit_code == 0, result.output
+    assert plain_meter_options(line) == seen[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [[], ["-h"], ["a.pcap", "--help"], ["--"], ["a.pcap", "--idle", "-1"], ["a.pcap", "--idle", "1e3"], ["a.pcap", "-oout"],
+     ["a.pcap", "--output", "xml"], ["a.pcap", "--idle"], ["a.pcap", "--idle", "1", "--idle", "2"], ["--fil", "tcp", "a.pcap"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_any_other_line_is_left_to_typer(line: list[str]) -> None:
+    assert plain_meter_options(line) is None
+
+
+# ---- damage, interrupts, broken pipes
+
+
+def test_a_cut_tail_is_a_warning_that_names_the_file(program_environment: Environment) -> None:
+    done = meter(program_environment, str(DATA / "cut.pcap"), "--output", "none")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: ")
+    assert "cut.pcap is damaged at byte" in done.stderr
+    assert json.loads(done.stdout)["ip_packets"] == 10
+
+
+def test_damage_in_the_middle_is_metered_around_and_exits_with_1(program_environment: Environment, tmp_path: Path) -> None:
+    data = bytearray((DATA / "connection.pcap").read_bytes())
+    data[24 + 16 + 42 + 8 : 24 + 16 + 42 + 12] = (1 << 31).to_bytes(4, "little")  # the second record's captured length
+    damaged = tmp_path / "lying.pcap"
+    damaged.write_bytes(data)
+    done = meter(program_environment, str(damaged), CONNECTION, "--output", "none")
+    assert done.returncode == 1
+    assert "lying.pcap is damaged at byte 82" in done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["packets"], summary["ip_packets"], summary["malformed"]) == (14, 11, 1)
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(program_environment: Environment, many_flows: Path) -> None:
+    command = [sys.executable, "-m", "jarvis_agent", "meter", str(many_flows)]
+    with subprocess.Popen(command, env=program_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(100)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=10) == 141
+
+
+def test_ctrl_c_ends_with_whole_lines_the_summary_so_far_and_130(program_environment: Environment, many_flows: Path) -> None:
+    command = [sys.executable, "-m", "jarvis_agent", "meter", str(many_flows)]
+    with subprocess.Popen(command, env=program_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 10)[0], "no record came"
+        process.send_signal(signal.SIGINT)  # it is writing to a full pipe
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    lines = out.splitlines()
+    assert all(json.loads(line)["fwd_packets"] == 1 for line in lines)
+    assert json.loads(err)["flows"] == len(lines) > 0
+
+
+def test_untrusted_firmware_exits_with_3_and_the_reason(program_environment: Environment, tmp_path: Path) -> None:
+    source = Path(program_environment["JARVIS_FIRMWARE_DIR"])
+    for name in ("libjarvis_capture.so", "manifest.json", "manifest.sig"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    with (tmp_path / "libjarvis_capture.so").open("r+b") as library:
+        library.seek(1000)
+        library.write(b"\xff\xfe")
+    done = meter(program_environment, CONNECTION, "--firmware-dir", str(tmp_path))
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: FIRMWARE_ALTERED: ")
+
+
+# ---- start-up, help and the other commands
+
+
+def test_the_meter_imports_neither_grpc_nor_the_tpm_stack(program_environment: Environment) -> None:
+    code = f"""
+import sys
+sys.argv = ["jarvis-agent", "meter", {CONNECTION!r}, "--output", "none"]
+from jarvis_agent.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+print("\\n".join(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=program_environment, capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[1:]}
+    assert "jarvis_native" in loaded
+    assert not loaded & {"grpc", "google", "tpm2_pytss", "jarvis", "pyarrow", "rich", "typer", "pydantic", "structlog", "cffi"}
+
+
+def test_the_meter_starts_in_under_a_fifth_of_a_second(program_environment: Environment) -> None:
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert meter(program_environment, CONNECTION, "--output", "none").returncode == 0
+        taken.append(time.perf_counter() - began)
+    assert min(taken) < 0.2, taken
+
+
+@pytest.mark.parametrize("command", ["run", "meter", "backends", "version"])
+def test_the_help_of_every_command_documents_its_exit_codes(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Exit codes: 0" in result.output
+
+
+def test_the_shell_completion_script_is_offered(program_environment: Environment) -> None:
+    done = program(program_environment | {"_JARVIS_AGENT_COMPLETE": "source_bash"})
+    assert done.returncode == 0
+    assert "_JARVIS_AGENT_COMPLETE=complete_bash" in done.stdout
+
+
+def test_version_names_agent_and_firmware(program_environment: Environment) -> None:
+    done = program(program_environment, "version")
+    agent, library = done.stdout.splitlines()
+    assert (done.returncode, agent) == (0, "jarvis-agent 0.1.0")
+    assert library.startswith("libjarvis_capture 0.1.0 sha256:")
+
+
+def test_backends_are_shown_with_their_reasons(program_environment: Environment) -> None:
+    table = program(program_environment, "backends", "no-such-if0").stdout
+    assert "interface no-such-if0 does not exist" in table
+    rows = json.loads(program(program_environment, "backends", "--output", "json").stdout)
+    assert {row["name"] for row in rows} >= {"file", "pcap", "afpacket"}
+    assert all(row["reason"] for row in rows)
