@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jarvis_trust.ca import FleetCA, generate_key
+from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.commands import generate_command_key
 from jarvis_trust.enrollment import check_enrollment_proof, enrollment_proof, new_secret
 from jarvis_trust.errors import EnrollmentError, IdentityError
@@ -55,6 +56,7 @@ def test_a_join_file_on_disk_is_private_and_refused_when_it_is_not(tmp_path: Pat
     assert refused.value.reason == "KEY_FILE_EXPOSED"
 
 
+EC_PEM = public_key_of(generate_key()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 OTHER_CA = FleetCA.create("other.example").certificate_pem.decode()
 
 
@@ -76,6 +78,7 @@ OTHER_CA = FleetCA.create("other.example").certificate_pem.decode()
         (with_fields(ca_pem=CA_PEM + "é"), "ca_pem"),
         (with_fields(command_public_pem="garbage"), "command_public_pem"),
         (with_fields(command_public_pem=generate_key().decode()), "command_public_pem"),
+        (with_fields(command_public_pem=EC_PEM), "Ed25519 is accepted"),
         (with_fields(address="nowhere"), "address"),
         (with_fields()[:-1] + ', "token": "' + TOKEN + '"}', "twice"),
         (with_fields() + " " * MAX_JOIN_FILE_BYTES, "at most"),
