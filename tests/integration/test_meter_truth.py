@@ -5,8 +5,8 @@ The captures are not part of the repository: $JARVIS_SHARED names the folder tha
 ../shared beside the repository). A line's `compare` says what its maker vouches for; we hold every file to all of it.
 
 No file differs on purpose. Two could: fuzz-2020-02-16-11740.pcap (damaged; vouched for packets only) and
-quic-fuzz-overflow.pcapng (a fragment; vouched for all but the split per flow). Neither has a non-first fragment whose first one is
-there, which is what we would count otherwise than tshark: under its flow's ports instead of ports 0.
+quic-fuzz-overflow.pcapng (a fragment; vouched for all but the split per flow). Neither has a non-first fragment whose first one
+is there, which is what we would count otherwise than tshark: under its flow's ports instead of ports 0.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class PacketCaptureEngine:
         if self._stopping:
             return False
         with self._lifecycle:
-            return self._poll(timeout_ms)
+            return False if self._stopping else self._poll(timeout_ms)
 
     def _poll(self, timeout_ms: int) -> bool:
         capture = self._open_capture()

@@ -231,6 +231,40 @@ def test_stop_reaches_a_thread_that_polls(firmware: Firmware) -> None:
         assert time.monotonic() - began < 2
 
 
+def test_closing_while_other_threads_use_the_engine_harms_none_of_them(firmware: Firmware) -> None:
+    capture = PacketCaptureEngine(files=[CONNECTION] * 5000, firmware=firmware, workers=1)
+    capture.enable_flow_metering(log_records=1024)
+    capture.start()
+    reader = capture.open_flow_reader()
+    calls: list[Callable[[], Any]] = [
+        capture.poll,
+        capture.get_metrics,
+        capture.get_flows,
+        capture.open_flow_reader,
+        reader.read_batch,
+        lambda: reader.read_text("json"),
+    ]
+    done: list[str] = []
+
+    def use(call: Callable[[], Any]) -> None:
+        try:
+            for _ in range(100_000):
+                if call() is False:
+                    break
+        except CaptureStateError:  # closed
+            pass
+        done.append("ended well")
+
+    threads = [threading.Thread(target=use, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    capture.close()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert done == ["ended well"] * len(calls)
+
+
 def test_checking_a_filter_gives_libpcaps_message(firmware: Firmware) -> None:
     check_filter("tcp port 80 or ip6", firmware=firmware)
     with pytest.raises(FilterError) as caught:
