@@ -92,7 +92,7 @@ async def _list(fleet: Fleet, selector: fleet_pb2.AgentSelector) -> ExitCode:
     table = Table(
         columns=[
             Column(title="AGENT", cut=12),
-            Column(title="STATE"),
+            Column(title="STATE", states=True),
             Column(title="HOST"),
             Column(title="LABELS"),
             Column(title="FIRMWARE"),
@@ -158,7 +158,7 @@ def _print_agent(fleet: Fleet, agent: fleet_pb2.Agent) -> None:
     if fleet.output.json:
         fleet.output.line(to_object(agent))
         return
-    table = Table(columns=[Column(title="FIELD"), Column(title="VALUE", fold=True)])
+    table = Table(columns=[Column(title="FIELD"), Column(title="VALUE", fold=True, states=True)])
     table.add("agent id", agent.agent_id)
     table.add("state", enum_text(_STATE, agent.state))
     for name, text in (

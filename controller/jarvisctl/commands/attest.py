@@ -72,7 +72,12 @@ def _print(fleet: Fleet, answer: fleet_pb2.AttestAgentsResponse) -> None:
         return
     table = Table(
         title=title,
-        columns=[Column(title="CHECK"), Column(title="RESULT"), Column(title="REASON"), Column(title="MESSAGE", fold=True)],
+        columns=[
+            Column(title="CHECK"),
+            Column(title="RESULT", states=True),
+            Column(title="REASON"),
+            Column(title="MESSAGE", fold=True),
+        ],
     )
     for check in answer.checks:
         table.add(

@@ -175,7 +175,7 @@ def _table() -> Table:
     return Table(
         columns=[
             Column(title="AGENT", cut=12),
-            Column(title="STATE"),
+            Column(title="STATE", states=True),
             Column(title="SOURCE"),
             Column(title="BACKEND"),
             Column(title="UPTIME", right=True),
@@ -201,7 +201,7 @@ def _row(outcome: fleet_pb2.CaptureOutcome, failure: str) -> list[str]:
         "failed" if failure else state,
         printable(capture.spec.interface or ",".join(capture.spec.files)) or "-",
         printable(capture.backend) or "-",
-        span(seconds_of(capture.uptime)),
+        span(seconds_of(capture.uptime)) if capture.HasField("uptime") else "-",
         count(metrics.received),
         scaled(metrics.received_octets, "B"),
         count(metrics.dropped_nic + metrics.dropped_kernel + metrics.dropped_user),

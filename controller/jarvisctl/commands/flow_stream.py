@@ -71,8 +71,15 @@ class FlowStream:
         """
         try:
             await self._keep_up()
-        finally:
+        except asyncio.CancelledError:
             self._say_tally()
+            raise
+        except aio.AioRpcError:
+            # A tally of nothing would only hide the error of a stream that never began.
+            if self._tally.flows or self._tally.lost:
+                self._say_tally()
+            raise
+        self._say_tally()
         incomplete = not self._request.subscription.follow and not all(self._streaming.values())
         return ExitCode.FAILED if incomplete else ExitCode.OK
 
@@ -98,7 +105,7 @@ class FlowStream:
         timeout = None if self._request.subscription.follow else self._fleet.timeout_s
         call = self._fleet.stub.WatchFlows(self._request, timeout=timeout)
         async for answer in call:
-            self._answered = True
+            self._answered = self._reached = True
             self._take(answer)
             if self._limit and self._tally.flows >= self._limit:
                 call.cancel()

@@ -196,7 +196,7 @@ def _table(rows: list[_Row]) -> Table:
             Column(title="VLAN", right=True),
             Column(title="DURATION", right=True),
             Column(title="LAST", right=True),
-            Column(title="STATE"),
+            Column(title="STATE", states=True),
         ]
     )
     arrow = arrow_for_output()

@@ -156,7 +156,7 @@ class FlowJson:
         base, addresses, shard = batch.base_time_unix_ns, self._addresses, batch.shard
         text = []
         for record in batch.records:
-            forward_flags, reverse_flags = record.fwd_tcp_flags, record.rev_tcp_flags
+            forward_flags, reverse_flags, icmp = record.fwd_tcp_flags, record.rev_tcp_flags, record.icmp_type_code
             text.append(
                 f'{{"event":"flow","agent_id":{agent},"shard":{shard},"flow_id":"{record.flow_id:016x}"'
                 f',"src_addr":"{addresses[record.src_addr]}","dst_addr":"{addresses[record.dst_addr]}"'
@@ -167,7 +167,8 @@ class FlowJson:
                 f',"tcp_flags":{forward_flags | reverse_flags},"fwd_tcp_flags":{forward_flags},"rev_tcp_flags":{reverse_flags}'
                 f',"end_reason":"{_END_NAMES.get(record.end_reason, record.end_reason)}"'
                 f',"state":"{_STATE_NAMES.get(record.state, record.state)}"'
-                f',"interface_index":{record.interface_index},"icmp_type_code":{record.icmp_type_code},"dscp":{record.dscp}'
+                f',"interface_index":{record.interface_index}'
+                f',"icmp_type":{icmp >> 8},"icmp_code":{icmp & 255},"dscp":{record.dscp}'
                 f',"first_packet_id":{record.first_packet_id},"last_packet_id":{record.last_packet_id}}}\n'
             )
         return "".join(text)

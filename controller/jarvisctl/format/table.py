@@ -32,6 +32,8 @@ class Column:
     cut: int = 0
     #: Whether long text may take several lines on a terminal.
     fold: bool = False
+    #: Whether words of state are coloured.
+    states: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,7 +23,7 @@ def render(table: Table) -> RenderableType:
         cells = []
         for cell, column in zip(row, table.columns, strict=True):
             shown = cell[: column.cut] if column.cut else cell
-            cells.append(Text(shown, style=STATE_STYLES.get(cell, "")))
+            cells.append(Text(shown, style=STATE_STYLES.get(cell, "") if column.states else ""))
         rich_table.add_row(*cells)
     return rich_table
 

@@ -214,7 +214,7 @@ async def test_capture_status_humanises_for_people_and_is_exact_for_programs(con
     controller.service.add_agent(WEB)
     result = await controller.ctl("capture", "status")
     row = result.out.splitlines()[1].split()
-    assert row == [WEB, "running", "eth0", "pcap", "0.00s", "12,345", "6.7MB", "7", "42", "-"]
+    assert row == [WEB, "running", "eth0", "pcap", "-", "12,345", "6.7MB", "7", "42", "-"]
     as_json = await controller.ctl("--output", "json", "capture", "status")
     assert as_json.objects[0]["capture"]["metrics"]["received_octets"] == 6_700_000
     assert as_json.objects[0]["capture"]["uptime_s"] is None
@@ -302,3 +302,22 @@ async def test_configuration_is_found_by_environment_and_by_home(controller: Con
         (home / ".config" / "jarvis-capture" / name).symlink_to(tmp_path / name)
     by_home = await run_ctl("agents", "list", HOME=str(home), XDG_CONFIG_HOME="", JARVISCTL_CONFIG="")
     assert by_home.code == 0, by_home.err
+
+
+async def test_the_shell_completes_commands_and_agent_ids_and_stays_silent_without_a_controller(
+    controller: Controller, tmp_path: Path
+) -> None:
+    controller.service.add_agent(WEB)
+    controller.service.add_agent(LAB)
+    config = str(controller.config)
+    words = {
+        "_JARVISCTL_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"jarvisctl --config {config} agents show we",
+        "COMP_CWORD": "5",
+    }
+    assert (await run_ctl(**words)).out.split() == [WEB]
+    words |= {"COMP_WORDS": "jarvisctl capture st", "COMP_CWORD": "2"}
+    assert (await run_ctl(**words)).out.split() == ["start", "stop", "status"]
+    words |= {"COMP_WORDS": f"jarvisctl --config {tmp_path / 'none.toml'} agents show we", "COMP_CWORD": "5"}
+    without = await run_ctl(**words)
+    assert (without.out.strip(), without.err) == ("", "")

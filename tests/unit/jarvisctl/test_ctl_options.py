@@ -138,7 +138,7 @@ def test_a_status_becomes_one_sentence_that_says_nothing_twice() -> None:
 
 
 def test_a_table_on_a_terminal_is_coloured_and_cuts_ids_but_never_takes_text_for_markup() -> None:
-    table = Table(columns=[Column(title="AGENT", cut=8), Column(title="STATE"), Column(title="REASON", fold=True)])
+    table = Table(columns=[Column(title="AGENT", cut=8), Column(title="STATE", states=True), Column(title="REASON", fold=True)])
     table.add("a" * 32, "quarantined", "[red]PCR[/red] differs")
     console = Console(force_terminal=True, color_system="standard", width=80, record=True, no_color=False)
     with console.capture() as capture:
