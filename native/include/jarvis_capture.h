@@ -304,8 +304,8 @@ CAPTURE_API int capture_flow_enable(capture_t *capture, const struct capture_flo
 CAPTURE_API int capture_start(capture_t *capture, struct capture_error_info *error);
 
 /* Moves the capture forward for at most timeout_ms.
- * workers = 0: processes frames in the calling thread until the timeout, the end of input, or until a lossless reader must
- * drain its log. workers > 0: waits until records or packets are ready.
+ * workers = 0: processes frames in the calling thread until the timeout, the end of input, a damaged place in a file (see
+ * capture_get_error), or until a lossless reader must drain its log. workers > 0: waits until records or packets are ready.
  * Returns 1 while there is more to come, 0 at the end of input (files) or after capture_stop, or a negative error. */
 CAPTURE_API int capture_poll(capture_t *capture, uint32_t timeout_ms);
 

@@ -239,6 +239,13 @@ def test_a_cut_tail_is_a_warning_that_names_the_file(program_environment: Enviro
     assert json.loads(done.stdout)["ip_packets"] == 10
 
 
+def test_every_cut_file_is_named(program_environment: Environment) -> None:
+    done = meter(program_environment, str(DATA / "cut.pcap"), CONNECTION, str(DATA / "cut.pcapng"), "--output", "none")
+    assert done.returncode == 0
+    assert ["cut.pcap is" in line for line in done.stderr.splitlines()] == [True, False]
+    assert ["cut.pcapng is" in line for line in done.stderr.splitlines()] == [False, True]
+
+
 def test_damage_in_the_middle_is_metered_around_and_exits_with_1(program_environment: Environment, tmp_path: Path) -> None:
     data = bytearray((DATA / "connection.pcap").read_bytes())
     data[24 + 16 + 42 + 8 : 24 + 16 + 42 + 12] = (1 << 31).to_bytes(4, "little")  # the second record's captured length
