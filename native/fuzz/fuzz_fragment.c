@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The fragment cache on arbitrary sequences of fragments of few datagrams: ports are those of some first fragment or 0, counters add up. */
+/* The fragment cache on arbitrary sequences of fragments of few datagrams: ports are those of some first fragment or 0, counters
+ * add up. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -38,7 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .idle_timeout_ns = data[0] & 16 ? 30000000000 : 0,
         .active_timeout_ns = data[0] & 32 ? 300000000000 : 0,
         .hash_seed = data[1],
-        .hash_mask = data[0] & 64 ? 0 : data[0] & 128 ? 0xffff000000000007 : UINT64_MAX,
+        .hash_mask = data[0] & 64    ? 0
+                     : data[0] & 128 ? 0xffff000000000007
+                                     : UINT64_MAX,
         .emit = count_record,
     };
     packets_out = octets_out = records_out = 0;

@@ -90,8 +90,12 @@ static inline void add_udp(struct bytes *bytes, uint32_t src, uint32_t dst, uint
 }
 
 static inline struct frame frame_of(const struct bytes *bytes, uint16_t link_type) {
-    return (struct frame){
-        .data = bytes->data, .caplen = bytes->length, .wirelen = bytes->length, .link_type = link_type, .ts_ns = 7, .interface_index = 3};
+    return (struct frame){.data = bytes->data,
+                          .caplen = bytes->length,
+                          .wirelen = bytes->length,
+                          .link_type = link_type,
+                          .ts_ns = 7,
+                          .interface_index = 3};
 }
 
 /* A canonical UDP packet of flow number `flow`, from endpoint `from`; hash is not set. */

@@ -360,7 +360,8 @@ static void fragments_are_told_apart(void) {
     CHECK_EQUAL(0, packet.key.port[0]);
 }
 
-/* Every frame of the set at every captured length: malformed until the IP header is whole, then IP, with ports from 4 bytes on. */
+/* Every frame of the set at every captured length: malformed until the IP header is whole, then IP, with ports from 4 bytes on.
+ */
 static void a_frame_cut_anywhere_is_never_read_past_its_end(void) {
     for (int kind = 0; kind < 4; kind++) {
         struct bytes b = {0};

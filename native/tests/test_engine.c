@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole captures of files: life cycle, counters, deadline, queries, packet delivery. Readers: test_reader.c; threads: test_threads.c. */
+/* Whole captures of files: life cycle, counters, deadline, queries, packet delivery. Readers: test_reader.c; threads:
+ * test_threads.c. */
 #include "trace_file.h"
 
 enum { FLOWS = 500, PACKETS = 5000 };
@@ -134,8 +135,12 @@ static void flow_settings_out_of_range_are_named(void) {
         {{.active_timeout_ns = 86400000000001},
          "active_timeout_ns",
          "active_timeout_ns is 86400000000001: accepted are 0 (never) and 1000000000 (1 s) to 86400000000000 (24 h)"},
-        {{.log_records = 1025}, "log_records", "log_records is 1025: accepted are 0 (65536) and powers of two from 1024 to 16777216"},
-        {{.fragment_slots = 128}, "fragment_slots", "fragment_slots is 128: accepted are 0 (8192) and powers of two from 256 to 1048576"},
+        {{.log_records = 1025},
+         "log_records",
+         "log_records is 1025: accepted are 0 (65536) and powers of two from 1024 to 16777216"},
+        {{.fragment_slots = 128},
+         "fragment_slots",
+         "fragment_slots is 128: accepted are 0 (8192) and powers of two from 256 to 1048576"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         capture_t *capture = capture_of(&trace, (struct capture_options){.without_flows = true});

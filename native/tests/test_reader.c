@@ -38,7 +38,8 @@ static const uint8_t *token_in_buffer(uint32_t *length) {
 static void a_lossless_reader_gets_every_record_through_a_small_log(void) {
     struct trace_file trace = trace_of_flows(FLOWS, PACKETS);
     for (uint32_t workers = 0; workers <= 1; workers++) {
-        capture_t *capture = capture_of(&trace, (struct capture_options){.log_records = SMALL_LOG, .workers = workers, .active_s = 7});
+        capture_t *capture =
+            capture_of(&trace, (struct capture_options){.log_records = SMALL_LOG, .workers = workers, .active_s = 7});
         capture_flow_reader_t *reader = reader_of(capture, (struct capture_reader_config){.lossless = true});
         struct capture_batch_info info = {0};
         uint64_t records = 0, next = 0;
@@ -114,7 +115,8 @@ static void a_reader_that_was_lapped_is_told_exactly_what_it_lost(void) {
 
 static void a_token_resumes_without_repeating_or_skipping(void) {
     struct trace_file trace = trace_of_flows(FLOWS, PACKETS);
-    capture_t *capture = capture_of(&trace, (struct capture_options){0}), *other = capture_of(&trace, (struct capture_options){0});
+    capture_t *capture = capture_of(&trace, (struct capture_options){0}),
+              *other = capture_of(&trace, (struct capture_options){0});
     capture_flow_reader_t *reader = reader_of(capture, (struct capture_reader_config){0});
     start(capture);
     while (capture_poll(capture, 100) > 0)

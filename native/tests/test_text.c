@@ -37,25 +37,28 @@ static void a_json_line_has_the_documented_keys_in_order(void) {
     struct capture_flow flow = sample();
     char line[TEXT_RECORD_MAX + 1];
     *text_json_line(line, &flow) = 0;
-    CHECK_TEXT("{\"src_addr\":\"10.0.0.1\",\"dst_addr\":\"192.168.255.254\",\"src_port\":4000,\"dst_port\":443,\"ip_protocol\":6,"
-               "\"vlan_id\":7,\"fwd_packets\":3,\"fwd_octets\":180,\"rev_packets\":2,\"rev_octets\":99999,"
-               "\"start_time_unix_ns\":1700000000000000001,\"end_time_unix_ns\":1700000001000000002,\"tcp_flags\":18,\"end_reason\":4,"
-               "\"flow_id\":\"00000000000000ab\",\"fwd_tcp_flags\":2,\"rev_tcp_flags\":18,\"state\":2,\"interface_index\":1,"
-               "\"icmp_type\":8,\"icmp_code\":9,\"dscp\":46,\"first_packet_id\":1,\"last_packet_id\":100}\n",
-               line);
+    CHECK_TEXT(
+        "{\"src_addr\":\"10.0.0.1\",\"dst_addr\":\"192.168.255.254\",\"src_port\":4000,\"dst_port\":443,\"ip_protocol\":6,"
+        "\"vlan_id\":7,\"fwd_packets\":3,\"fwd_octets\":180,\"rev_packets\":2,\"rev_octets\":99999,"
+        "\"start_time_unix_ns\":1700000000000000001,\"end_time_unix_ns\":1700000001000000002,\"tcp_flags\":18,\"end_reason\":4,"
+        "\"flow_id\":\"00000000000000ab\",\"fwd_tcp_flags\":2,\"rev_tcp_flags\":18,\"state\":2,\"interface_index\":1,"
+        "\"icmp_type\":8,\"icmp_code\":9,\"dscp\":46,\"first_packet_id\":1,\"last_packet_id\":100}\n",
+        line);
 }
 
 static void a_csv_line_has_the_headers_columns(void) {
     struct capture_flow flow = sample();
     char line[TEXT_RECORD_MAX + 1];
     *text_csv_line(line, &flow) = 0;
-    CHECK_TEXT("src_addr,dst_addr,src_port,dst_port,ip_protocol,vlan_id,fwd_packets,fwd_octets,rev_packets,rev_octets,"
-               "start_time_unix_ns,end_time_unix_ns,tcp_flags,end_reason,flow_id,fwd_tcp_flags,rev_tcp_flags,state,interface_index,"
-               "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id\n",
-               capture_csv_header());
-    CHECK_TEXT("10.0.0.1,192.168.255.254,4000,443,6,7,3,180,2,99999,1700000000000000001,1700000001000000002,18,4,00000000000000ab,"
-               "2,18,2,1,8,9,46,1,100\n",
-               line);
+    CHECK_TEXT(
+        "src_addr,dst_addr,src_port,dst_port,ip_protocol,vlan_id,fwd_packets,fwd_octets,rev_packets,rev_octets,"
+        "start_time_unix_ns,end_time_unix_ns,tcp_flags,end_reason,flow_id,fwd_tcp_flags,rev_tcp_flags,state,interface_index,"
+        "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id\n",
+        capture_csv_header());
+    CHECK_TEXT(
+        "10.0.0.1,192.168.255.254,4000,443,6,7,3,180,2,99999,1700000000000000001,1700000001000000002,18,4,00000000000000ab,"
+        "2,18,2,1,8,9,46,1,100\n",
+        line);
 }
 
 static void the_longest_record_fits_its_bound(void) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One writer, many readers: a log under load, and a threaded capture with readers, queries and snapshots at once. Meant for TSan. */
+/* One writer, many readers: a log under load, and a threaded capture with readers, queries and snapshots at once. Meant for TSan.
+ */
 #include <pthread.h>
 #include <stdatomic.h>
 

@@ -101,8 +101,8 @@ static inline void start(capture_t *capture) {
 }
 
 static inline void check_balance(const struct capture_stats *stats) {
-    CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->non_ip + stats->malformed + stats->paused + stats->dropped_nic +
-                                     stats->dropped_kernel + stats->dropped_user + stats->in_flight);
+    CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->non_ip + stats->malformed + stats->paused +
+                                     stats->dropped_nic + stats->dropped_kernel + stats->dropped_user + stats->in_flight);
 }
 
 static inline struct capture_stats stats_of(capture_t *capture) {

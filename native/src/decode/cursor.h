@@ -15,23 +15,20 @@ struct cursor {
     uint32_t wire; /* bytes the frame had on the wire from `at` on; never less than left */
 };
 
-static inline uint16_t load_be16(const uint8_t *at)
-{
+static inline uint16_t load_be16(const uint8_t *at) {
     uint16_t value;
     memcpy(&value, at, sizeof(value));
     return __builtin_bswap16(value);
 }
 
-static inline uint32_t load_be32(const uint8_t *at)
-{
+static inline uint32_t load_be32(const uint8_t *at) {
     uint32_t value;
     memcpy(&value, at, sizeof(value));
     return __builtin_bswap32(value);
 }
 
 /* The caller has checked that `bytes` are left. */
-static inline void cursor_skip(struct cursor *cursor, uint32_t bytes)
-{
+static inline void cursor_skip(struct cursor *cursor, uint32_t bytes) {
     cursor->at += bytes;
     cursor->left -= bytes;
     cursor->wire -= bytes;

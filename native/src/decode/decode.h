@@ -17,7 +17,8 @@ enum decode_limits {
     DECODE_MAX_EXTENSION_HEADERS = 16, /* of one IPv6 packet: after that many the next header counts as the protocol */
 };
 
-/* Decodes the outermost IP header. packet->ts_ns and interface_index are copied from the frame; hash and packet_id are the caller's. */
+/* Decodes the outermost IP header. packet->ts_ns and interface_index are copied from the frame; hash and packet_id are the
+ * caller's. */
 enum decode_result decode_frame(const struct frame *frame, struct packet *packet);
 
 #endif

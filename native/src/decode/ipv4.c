@@ -8,8 +8,7 @@ enum {
     IPV4_FRAGMENT_OFFSET = 0x1fff,
 };
 
-enum decode_result decode_ipv4(struct cursor cursor, struct packet *packet)
-{
+enum decode_result decode_ipv4(struct cursor cursor, struct packet *packet) {
     const uint8_t *ip = cursor.at;
     if (cursor.left < IPV4_HEADER_MIN || ip[0] >> 4 != 4)
         return DECODE_MALFORMED;

@@ -20,10 +20,9 @@ enum extension_header {
     EXTENSION_SHIM6 = 140,
 };
 
-/* Length in bytes of the extension header of this type at `at` (2 bytes readable), 0 when the type is none. ESP (50) hides what follows:
- * it ends the chain, as no-next-header does. */
-static uint32_t extension_length(uint8_t type, const uint8_t *at)
-{
+/* Length in bytes of the extension header of this type at `at` (2 bytes readable), 0 when the type is none. ESP (50) hides what
+ * follows: it ends the chain, as no-next-header does. */
+static uint32_t extension_length(uint8_t type, const uint8_t *at) {
     switch (type) {
     case EXTENSION_HOP_BY_HOP:
     case EXTENSION_ROUTING:
@@ -41,17 +40,16 @@ static uint32_t extension_length(uint8_t type, const uint8_t *at)
     }
 }
 
-/* Payload length of a jumbogram: its option stands first in the hop-by-hop header, which stands first in the packet. 0: there is none. */
-static uint32_t jumbo_length(const struct cursor *after_header, uint8_t next)
-{
+/* Payload length of a jumbogram: its option stands first in the hop-by-hop header, which stands first in the packet. 0: there is
+ * none. */
+static uint32_t jumbo_length(const struct cursor *after_header, uint8_t next) {
     const uint8_t *at = after_header->at;
     if (next != EXTENSION_HOP_BY_HOP || after_header->left < 8 || at[2] != JUMBO_OPTION || at[3] != 4)
         return 0;
     return load_be32(at + 4);
 }
 
-static uint32_t ipv6_octets(const struct cursor *after_header, uint8_t next, uint32_t payload)
-{
+static uint32_t ipv6_octets(const struct cursor *after_header, uint8_t next, uint32_t payload) {
     if (payload == 0) {
         uint32_t jumbo = jumbo_length(after_header, next);
         if (jumbo > UINT16_MAX && jumbo <= UINT32_MAX - IPV6_HEADER)
@@ -63,8 +61,7 @@ static uint32_t ipv6_octets(const struct cursor *after_header, uint8_t next, uin
 }
 
 /* Notes a fragment header; an atomic fragment (RFC 6946) is a whole packet. */
-static void note_fragment(const uint8_t *at, struct packet *packet)
-{
+static void note_fragment(const uint8_t *at, struct packet *packet) {
     uint16_t offset_more = load_be16(at + 2);
     if (offset_more >> 3)
         packet->fragment = PACKET_FRAGMENT_LATER;
@@ -77,8 +74,7 @@ static void note_fragment(const uint8_t *at, struct packet *packet)
 }
 
 /* Walks the chain; the protocol is the first next-header value that is no readable extension header. */
-static void walk_extensions(struct cursor cursor, uint8_t next, struct packet *packet)
-{
+static void walk_extensions(struct cursor cursor, uint8_t next, struct packet *packet) {
     for (int headers = 0; headers < DECODE_MAX_EXTENSION_HEADERS && packet->fragment != PACKET_FRAGMENT_LATER; headers++) {
         uint32_t length = cursor.left >= 2 ? extension_length(next, cursor.at) : 0;
         if (length == 0 || length > cursor.left)
@@ -93,8 +89,7 @@ static void walk_extensions(struct cursor cursor, uint8_t next, struct packet *p
         decode_transport(cursor.at, cursor.left, packet);
 }
 
-enum decode_result decode_ipv6(struct cursor cursor, struct packet *packet)
-{
+enum decode_result decode_ipv6(struct cursor cursor, struct packet *packet) {
     const uint8_t *ip = cursor.at;
     if (cursor.left < IPV6_HEADER || ip[0] >> 4 != 6)
         return DECODE_MALFORMED;

@@ -26,8 +26,7 @@ enum ethertype {
     ETHERTYPE_QINQ = 0x9100, /* before 802.1ad */
 };
 
-static enum decode_result decode_raw(struct cursor cursor, struct packet *packet)
-{
+static enum decode_result decode_raw(struct cursor cursor, struct packet *packet) {
     if (cursor.left == 0)
         return DECODE_MALFORMED;
     switch (cursor.at[0] >> 4) {
@@ -41,8 +40,7 @@ static enum decode_result decode_raw(struct cursor cursor, struct packet *packet
 }
 
 /* RFC 3032. The stack does not say what it carries: the first nibble tells IP, anything else is a pseudowire. */
-static enum decode_result decode_mpls(struct cursor cursor, struct packet *packet)
-{
+static enum decode_result decode_mpls(struct cursor cursor, struct packet *packet) {
     for (int labels = 0; labels < DECODE_MAX_TAGS; labels++) {
         if (cursor.left < 4)
             return DECODE_MALFORMED;
@@ -59,8 +57,7 @@ static enum decode_result decode_mpls(struct cursor cursor, struct packet *packe
 }
 
 /* IEEE 802.2 LLC with SNAP and organisation 0 carries an Ethertype (RFC 1042). Returns it, or 0: anything else. */
-static uint16_t snap_ethertype(struct cursor *cursor)
-{
+static uint16_t snap_ethertype(struct cursor *cursor) {
     static const uint8_t snap[6] = {0xaa, 0xaa, 0x03, 0, 0, 0};
     if (cursor->left < 8 || memcmp(cursor->at, snap, sizeof(snap)) != 0)
         return 0;
@@ -70,8 +67,7 @@ static uint16_t snap_ethertype(struct cursor *cursor)
 }
 
 /* From behind an Ethertype on. tagged: the kernel has taken the outermost VLAN tag off already. */
-static enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, bool tagged, struct packet *packet)
-{
+static enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, bool tagged, struct packet *packet) {
     for (int tags = 0; tags <= DECODE_MAX_TAGS; tags++) {
         switch (type) {
         case ETHERTYPE_IPV4:
@@ -101,8 +97,7 @@ static enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, 
 }
 
 /* LINKTYPE_NULL and LINKTYPE_LOOP: an address family of 4 bytes, in the byte order of the writer or in network order. */
-static enum decode_result decode_loopback(struct cursor cursor, struct packet *packet)
-{
+static enum decode_result decode_loopback(struct cursor cursor, struct packet *packet) {
     if (cursor.left < 4)
         return DECODE_MALFORMED;
     uint32_t family = load_be32(cursor.at);
@@ -123,8 +118,8 @@ static enum decode_result decode_loopback(struct cursor cursor, struct packet *p
 }
 
 /* Linux cooked captures: `header` bytes with the Ethertype at `type_at`. */
-static enum decode_result decode_cooked(struct cursor cursor, uint32_t header, uint32_t type_at, bool tagged, struct packet *packet)
-{
+static enum decode_result decode_cooked(struct cursor cursor, uint32_t header, uint32_t type_at, bool tagged,
+                                        struct packet *packet) {
     if (cursor.left < header)
         return DECODE_MALFORMED;
     uint16_t type = load_be16(cursor.at + type_at);
@@ -135,8 +130,7 @@ static enum decode_result decode_cooked(struct cursor cursor, uint32_t header, u
     return decode_ethertype(cursor, type, tagged, packet);
 }
 
-enum decode_result decode_frame(const struct frame *frame, struct packet *packet)
-{
+enum decode_result decode_frame(const struct frame *frame, struct packet *packet) {
     uint32_t wire = frame->wirelen > frame->caplen ? frame->wirelen : frame->caplen;
     struct cursor cursor = {frame->data, frame->caplen, wire};
     bool tagged = frame->flags & FRAME_VLAN;

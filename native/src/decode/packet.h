@@ -28,24 +28,23 @@ enum packet_fragment {
 
 struct packet {
     struct flow_key key;
-    uint64_t hash;              /* of the canonical key; set by the worker */
-    uint64_t ts_ns;             /* ns since the Unix epoch */
-    uint64_t packet_id;         /* number within the worker, from 1 */
-    uint32_t octets;            /* IP total length */
-    uint32_t fragment_id;       /* IPv4 identification or the IPv6 fragment header's */
-    uint16_t tcp_flags;         /* 12 bits: reserved, CWR .. FIN (IE 6) */
+    uint64_t hash;        /* of the canonical key; set by the worker */
+    uint64_t ts_ns;       /* ns since the Unix epoch */
+    uint64_t packet_id;   /* number within the worker, from 1 */
+    uint32_t octets;      /* IP total length */
+    uint32_t fragment_id; /* IPv4 identification or the IPv6 fragment header's */
+    uint16_t tcp_flags;   /* 12 bits: reserved, CWR .. FIN (IE 6) */
     uint16_t interface_index;
-    uint8_t from;               /* which endpoint of the key sent it: 0 or 1 */
-    uint8_t fragment;           /* enum packet_fragment */
-    uint8_t fragment_protocol;  /* next header after the IPv6 fragment header, which every fragment repeats; IPv4: the protocol */
+    uint8_t from;              /* which endpoint of the key sent it: 0 or 1 */
+    uint8_t fragment;          /* enum packet_fragment */
+    uint8_t fragment_protocol; /* next header after the IPv6 fragment header, which every fragment repeats; IPv4: the protocol */
     uint8_t dscp;
     uint8_t icmp_type;
     uint8_t icmp_code;
 };
 
 /* As big-endian numbers: addresses first, then ports. */
-static inline bool flow_key_source_is_lower(const struct flow_key *key)
-{
+static inline bool flow_key_source_is_lower(const struct flow_key *key) {
     uint64_t word[4]; /* source, destination */
     memcpy(word, key->addr, sizeof(word));
     if (word[0] != word[2])
@@ -56,8 +55,7 @@ static inline bool flow_key_source_is_lower(const struct flow_key *key)
 }
 
 /* Puts the lower (address, port) first and notes which endpoint sent the packet. */
-static inline void packet_canonicalise(struct packet *packet)
-{
+static inline void packet_canonicalise(struct packet *packet) {
     struct flow_key *key = &packet->key;
     if (flow_key_source_is_lower(key))
         return;

@@ -13,8 +13,7 @@ enum ip_protocol {
     IP_PROTOCOL_SCTP = 132,
 };
 
-static inline void decode_transport(const uint8_t *at, uint32_t left, struct packet *packet)
-{
+static inline void decode_transport(const uint8_t *at, uint32_t left, struct packet *packet) {
     uint8_t protocol = packet->key.protocol;
     if (protocol == IP_PROTOCOL_TCP || protocol == IP_PROTOCOL_UDP || protocol == IP_PROTOCOL_SCTP) {
         if (left < 4)

@@ -10,15 +10,13 @@
 #include "engine/flow_config.h"
 #include "error.h"
 
-static char *copy_string(const char *text, bool *ok)
-{
+static char *copy_string(const char *text, bool *ok) {
     char *copy = text ? strdup(text) : NULL;
     *ok = *ok && (copy || !text);
     return copy;
 }
 
-static bool copy_config(struct capture_config *copy, const struct capture_config *config)
-{
+static bool copy_config(struct capture_config *copy, const struct capture_config *config) {
     bool ok = true;
     *copy = *config;
     copy->interface = copy_string(config->interface, &ok);
@@ -36,8 +34,7 @@ static bool copy_config(struct capture_config *copy, const struct capture_config
     return ok && (files || !config->file_count) && (cpus || !config->worker_cpus);
 }
 
-static void free_config(struct capture_config *config)
-{
+static void free_config(struct capture_config *config) {
     for (uint32_t i = 0; i < config->file_count; i++)
         free((char *)config->files[i]);
     free((void *)config->files);
@@ -47,21 +44,18 @@ static void free_config(struct capture_config *config)
     free((char *)config->filter);
 }
 
-static int no_memory(struct capture_error_info *error, const char *field, const char *what, uint64_t bytes)
-{
+static int no_memory(struct capture_error_info *error, const char *field, const char *what, uint64_t bytes) {
     return capture_fail(error, CAPTURE_ERR_NO_MEMORY, field, "%llu bytes for the %s could not be mapped",
                         (unsigned long long)bytes, what);
 }
 
-static int random_bytes(void *out, size_t size, struct capture_error_info *error)
-{
+static int random_bytes(void *out, size_t size, struct capture_error_info *error) {
     if (getrandom(out, size, 0) != (ssize_t)size)
         return capture_fail(error, CAPTURE_ERR_IO, "", "the operating system gave no random bytes");
     return CAPTURE_OK;
 }
 
-static void init_locks(struct capture *capture)
-{
+static void init_locks(struct capture *capture) {
     pthread_mutex_init(&capture->error_mutex, NULL);
     pthread_mutex_init(&capture->stats_mutex, NULL);
     pthread_mutex_init(&capture->wake_mutex, NULL);
@@ -78,8 +72,7 @@ static void init_locks(struct capture *capture)
     }
 }
 
-static int init_worker(struct worker *worker, struct capture_error_info *error)
-{
+static int init_worker(struct worker *worker, struct capture_error_info *error) {
     const struct capture *capture = worker->capture;
     const struct capture_config *config = &capture->config;
     int result = frame_filter_compile(config->filter, capture_config_snaplen(config), &worker->filter, error);
@@ -92,8 +85,7 @@ static int init_worker(struct worker *worker, struct capture_error_info *error)
     return result;
 }
 
-int capture_init(const struct capture_config *config, capture_t **out, struct capture_error_info *error)
-{
+int capture_init(const struct capture_config *config, capture_t **out, struct capture_error_info *error) {
     *out = NULL;
     int result = capture_config_validate(config, error);
     if (result != CAPTURE_OK)
@@ -132,8 +124,7 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
     return CAPTURE_OK;
 }
 
-static void free_worker(struct worker *worker)
-{
+static void free_worker(struct worker *worker) {
     worker_close_backend(worker);
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
@@ -147,8 +138,7 @@ static void free_worker(struct worker *worker)
     pthread_cond_destroy(&worker->scan.done);
 }
 
-void capture_destroy(capture_t *capture)
-{
+void capture_destroy(capture_t *capture) {
     if (!capture)
         return;
     if (capture->state == CAPTURE_RUNNING)
@@ -168,13 +158,11 @@ void capture_destroy(capture_t *capture)
     free(capture);
 }
 
-static void log_flow(void *log, const struct capture_flow *flow)
-{
+static void log_flow(void *log, const struct capture_flow *flow) {
     record_log_write(log, flow);
 }
 
-static int enable_worker(struct worker *worker, const struct capture_flow_config *config, struct capture_error_info *error)
-{
+static int enable_worker(struct worker *worker, const struct capture_flow_config *config, struct capture_error_info *error) {
     uint32_t workers = worker->capture->worker_count;
     struct flow_table_config table = {
         .max_flows = (config->max_flows + workers - 1) / workers,
@@ -194,16 +182,14 @@ static int enable_worker(struct worker *worker, const struct capture_flow_config
     return CAPTURE_OK;
 }
 
-static void disable_worker(struct worker *worker)
-{
+static void disable_worker(struct worker *worker) {
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
     if (worker->log.slots)
         record_log_destroy(&worker->log);
 }
 
-int capture_flow_enable(capture_t *capture, const struct capture_flow_config *config, struct capture_error_info *error)
-{
+int capture_flow_enable(capture_t *capture, const struct capture_flow_config *config, struct capture_error_info *error) {
     if (capture->state != CAPTURE_CREATED)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "flow metering can only be enabled before the capture is started");
     if (capture->metering)

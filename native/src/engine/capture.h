@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The parts of one capture: its workers, each with a backend queue, a flow table and a record log of its own, and what they share.
+/* The parts of one capture: its workers, each with a backend queue, a flow table and a record log of its own, and what they
+ * share.
  *
  * Who touches what
- *   owner mutex of a worker   held by whoever moves it: its thread for as long as that lives, capture_poll, or a caller after the stop.
- *                             Table, fragments, filter and the backend's read side belong to the holder.
- *   counters, log, deadline   atomics, any thread.
+ *   owner mutex of a worker   held by whoever moves it: its thread for as long as that lives, capture_poll, or a caller after the
+ * stop. Table, fragments, filter and the backend's read side belong to the holder. counters, log, deadline   atomics, any thread.
  *   stats mutex               the backend's stats() against its close(); what the last snapshot said.
  */
 #ifndef JARVIS_CAPTURE_INTERNAL_H
@@ -44,18 +44,15 @@ struct worker_counters {
     counter_t rates_known;
 };
 
-static inline uint64_t counter_get(const counter_t *counter)
-{
+static inline uint64_t counter_get(const counter_t *counter) {
     return atomic_load_explicit(counter, memory_order_acquire);
 }
 
-static inline void counter_set(counter_t *counter, uint64_t value)
-{
+static inline void counter_set(counter_t *counter, uint64_t value) {
     atomic_store_explicit(counter, value, memory_order_release);
 }
 
-static inline void counter_add(counter_t *counter, uint64_t value)
-{
+static inline void counter_add(counter_t *counter, uint64_t value) {
     if (value)
         counter_set(counter, atomic_load_explicit(counter, memory_order_relaxed) + value);
 }
@@ -92,10 +89,10 @@ struct worker {
     struct record_log log;
     struct flow_scan scan;
     uint64_t packet_id;
-    uint64_t newest_ns;  /* packet time of the newest frame, and the monotonic clock when it came */
+    uint64_t newest_ns; /* packet time of the newest frame, and the monotonic clock when it came */
     uint64_t newest_mono_ns;
     uint64_t rate_mono_ns, rate_frames, rate_octets; /* when the rates were last taken, and the counters then */
-    uint64_t log_seen;   /* capture_poll: records already announced */
+    uint64_t log_seen;                               /* capture_poll: records already announced */
     struct worker_counters counters;
     struct frame_batch frames;
     struct packet packets[FRAME_BATCH];
@@ -122,11 +119,12 @@ struct capture {
     counter_t deadline_boottime_ns;
     atomic_bool stop_requested;
     atomic_bool stop_gracefully;
-    atomic_bool released;  /* after capture_stop: workers belong to whoever comes */
-    atomic_bool finished;  /* every worker is done */
+    atomic_bool released; /* after capture_stop: workers belong to whoever comes */
+    atomic_bool finished; /* every worker is done */
 
     pthread_mutex_t error_mutex;
     struct capture_error_info last_error;
+    atomic_uint errors_noted; /* how many there were: an inline poll returns at each, so that none is overwritten unseen */
     atomic_bool failed; /* the input ended by an error */
 
     pthread_mutex_t stats_mutex;
@@ -148,8 +146,7 @@ struct capture {
     bool packets_out;
 };
 
-static inline uint64_t clock_ns(clockid_t clock)
-{
+static inline uint64_t clock_ns(clockid_t clock) {
     struct timespec now;
     clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;

@@ -16,10 +16,9 @@ enum {
 };
 
 #define TIMEOUT_LEAST_NS 1000000000ull
-#define TIMEOUT_MOST_NS (24 * 3600 * 1000000000ull)
+#define TIMEOUT_MOST_NS  (24 * 3600 * 1000000000ull)
 
-static int resolve_max_flows(uint32_t *value, struct capture_error_info *error)
-{
+static int resolve_max_flows(uint32_t *value, struct capture_error_info *error) {
     if (*value == 0)
         *value = MAX_FLOWS_DEFAULT;
     if (*value >= MAX_FLOWS_LEAST && *value <= MAX_FLOWS_MOST)
@@ -29,30 +28,28 @@ static int resolve_max_flows(uint32_t *value, struct capture_error_info *error)
 }
 
 static int resolve_power(const char *field, uint32_t *value, uint32_t standard, uint32_t least, uint32_t most,
-                         struct capture_error_info *error)
-{
+                         struct capture_error_info *error) {
     if (*value == 0)
         *value = standard;
     if (*value >= least && *value <= most && (*value & (*value - 1)) == 0)
         return CAPTURE_OK;
-    return capture_fail(error, CAPTURE_ERR_INVALID, field, "%s is %u: accepted are 0 (%u) and powers of two from %u to %u", field, *value,
-                        standard, least, most);
+    return capture_fail(error, CAPTURE_ERR_INVALID, field, "%s is %u: accepted are 0 (%u) and powers of two from %u to %u", field,
+                        *value, standard, least, most);
 }
 
-static int check_timeout(const char *field, uint64_t value, struct capture_error_info *error)
-{
+static int check_timeout(const char *field, uint64_t value, struct capture_error_info *error) {
     if (value == 0 || (value >= TIMEOUT_LEAST_NS && value <= TIMEOUT_MOST_NS))
         return CAPTURE_OK;
-    return capture_fail(error, CAPTURE_ERR_INVALID, field, "%s is %llu: accepted are 0 (never) and %llu (1 s) to %llu (24 h)", field,
-                        (unsigned long long)value, TIMEOUT_LEAST_NS, TIMEOUT_MOST_NS);
+    return capture_fail(error, CAPTURE_ERR_INVALID, field, "%s is %llu: accepted are 0 (never) and %llu (1 s) to %llu (24 h)",
+                        field, (unsigned long long)value, TIMEOUT_LEAST_NS, TIMEOUT_MOST_NS);
 }
 
 int capture_flow_config_resolve(const struct capture_flow_config *config, struct capture_flow_config *out,
-                                struct capture_error_info *error)
-{
+                                struct capture_error_info *error) {
     if (config->struct_size != sizeof(*config))
-        return capture_fail(error, CAPTURE_ERR_INVALID, "struct_size", "struct_size is %u: accepted is %zu, the size this library was built with",
-                            config->struct_size, sizeof(*config));
+        return capture_fail(error, CAPTURE_ERR_INVALID, "struct_size",
+                            "struct_size is %u: accepted is %zu, the size this library was built with", config->struct_size,
+                            sizeof(*config));
     *out = *config;
     int result = resolve_max_flows(&out->max_flows, error);
     if (result == CAPTURE_OK)

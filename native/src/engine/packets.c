@@ -5,8 +5,7 @@
 #include "engine/capture.h"
 
 /* The next ring in turn that holds something. */
-static bool take_packets(struct capture *capture, struct capture_packet_batch *out)
-{
+static bool take_packets(struct capture *capture, struct capture_packet_batch *out) {
     for (uint32_t tried = 0; tried < capture->worker_count; tried++) {
         capture->packets_worker = (capture->packets_worker + 1) % capture->worker_count;
         packet_ring_next(capture->workers[capture->packets_worker].ring, out);
@@ -18,8 +17,7 @@ static bool take_packets(struct capture *capture, struct capture_packet_batch *o
 }
 
 /* True when something may have come; false when there is nothing to wait for. */
-static bool move_forward(struct capture *capture, uint64_t until_mono_ns)
-{
+static bool move_forward(struct capture *capture, uint64_t until_mono_ns) {
     struct worker *worker = &capture->workers[0];
     if (capture->state == CAPTURE_STOPPED || atomic_load(&capture->finished))
         return false;
@@ -37,8 +35,7 @@ static bool move_forward(struct capture *capture, uint64_t until_mono_ns)
     return turn != TURN_BLOCKED;
 }
 
-int capture_packets_next(capture_t *capture, uint32_t timeout_ms, struct capture_packet_batch *out)
-{
+int capture_packets_next(capture_t *capture, uint32_t timeout_ms, struct capture_packet_batch *out) {
     memset(out, 0, sizeof(*out));
     if (!capture->config.packet_ring_mb || capture->state == CAPTURE_CREATED || capture->packets_out)
         return CAPTURE_ERR_STATE;
@@ -60,8 +57,7 @@ int capture_packets_next(capture_t *capture, uint32_t timeout_ms, struct capture
     }
 }
 
-void capture_packets_release(capture_t *capture)
-{
+void capture_packets_release(capture_t *capture) {
     if (!capture->packets_out)
         return;
     packet_ring_release(capture->workers[capture->packets_worker].ring);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A subscriber's place in the record logs: reads whichever shard has something, in turn, and reports what was overwritten, exactly. */
+/* A subscriber's place in the record logs: reads whichever shard has something, in turn, and reports what was overwritten,
+ * exactly. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,7 @@
 #include "export/text.h"
 
 enum {
-    READ_CHUNK = 64,       /* records copied out of the log at once */
+    READ_CHUNK = 64,         /* records copied out of the log at once */
     READ_LOOKED_MAX = 65536, /* records looked at in one call, matching or not */
     BATCH_CAPACITY_MIN = 4096,
 };
@@ -21,26 +22,24 @@ struct capture_flow_reader {
     struct flow_filter *filter;
     uint64_t min_packets;
     uint64_t since_ns;
-    uint32_t turn;                   /* shard to look at first */
+    uint32_t turn;                    /* shard to look at first */
     struct lossless_reader *lossless; /* NULL: the log does not wait */
-    uint64_t cursor[WORKERS_MAX];    /* next sequence to look at */
-    uint64_t returned[WORKERS_MAX];  /* where the last returned batch of the shard ended */
+    uint64_t cursor[WORKERS_MAX];     /* next sequence to look at */
+    uint64_t returned[WORKERS_MAX];   /* where the last returned batch of the shard ended */
     struct capture_flow chunk[READ_CHUNK];
 };
 
 /* Where matching records go. False: no room, the record is not taken. */
 typedef bool (*record_sink)(void *context, const struct capture_flow *flow);
 
-static uint64_t load_token_position(const uint8_t *at)
-{
+static uint64_t load_token_position(const uint8_t *at) {
     uint64_t value = 0;
     for (int i = 0; i < 8; i++)
         value = value << 8 | at[i];
     return value;
 }
 
-static uint32_t make_token(const struct capture_flow_reader *reader, uint8_t *out)
-{
+static uint32_t make_token(const struct capture_flow_reader *reader, uint8_t *out) {
     uint32_t shards = reader->capture->worker_count;
     memcpy(out, reader->capture->epoch, 8);
     for (uint32_t shard = 0; shard < shards; shard++) {
@@ -50,15 +49,16 @@ static uint32_t make_token(const struct capture_flow_reader *reader, uint8_t *ou
     return 8 + 8 * shards;
 }
 
-static int start_at_token(struct capture_flow_reader *reader, const struct capture_reader_config *config, struct capture_error_info *error)
-{
+static int start_at_token(struct capture_flow_reader *reader, const struct capture_reader_config *config,
+                          struct capture_error_info *error) {
     const struct capture *capture = reader->capture;
     uint32_t length = 8 + 8 * capture->worker_count;
     if (!config->token || config->token_length != length)
         return capture_fail(error, CAPTURE_ERR_TOKEN, "token", "token has %u bytes: accepted is one of this capture, %u bytes",
                             config->token ? config->token_length : 0, length);
     if (memcmp(config->token, capture->epoch, 8) != 0)
-        return capture_fail(error, CAPTURE_ERR_TOKEN, "token", "token is of another capture: accepted is one that this capture gave out");
+        return capture_fail(error, CAPTURE_ERR_TOKEN, "token",
+                            "token is of another capture: accepted is one that this capture gave out");
     for (uint32_t shard = 0; shard < capture->worker_count; shard++) {
         reader->cursor[shard] = load_token_position(config->token + 8 + 8 * shard);
         if (reader->cursor[shard] > record_log_head(&capture->workers[shard].log))
@@ -70,8 +70,7 @@ static int start_at_token(struct capture_flow_reader *reader, const struct captu
 }
 
 /* The last_records newest of all shards: an equal share of each. */
-static void start_at_last(struct capture_flow_reader *reader, uint32_t last_records)
-{
+static void start_at_last(struct capture_flow_reader *reader, uint32_t last_records) {
     uint32_t shards = reader->capture->worker_count;
     for (uint32_t shard = 0; shard < shards; shard++) {
         const struct record_log *log = &reader->capture->workers[shard].log;
@@ -81,8 +80,8 @@ static void start_at_last(struct capture_flow_reader *reader, uint32_t last_reco
     }
 }
 
-static int set_start(struct capture_flow_reader *reader, const struct capture_reader_config *config, struct capture_error_info *error)
-{
+static int set_start(struct capture_flow_reader *reader, const struct capture_reader_config *config,
+                     struct capture_error_info *error) {
     if (config->start == CAPTURE_READER_TOKEN)
         return start_at_token(reader, config, error);
     if (config->start == CAPTURE_READER_LAST || config->start == CAPTURE_READER_NEWEST) {
@@ -90,16 +89,15 @@ static int set_start(struct capture_flow_reader *reader, const struct capture_re
         return CAPTURE_OK;
     }
     if (config->start != CAPTURE_READER_OLDEST)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "start", "start is %u: accepted are 0 (oldest), 1 (newest), 2 (last) and 3 (token)",
-                            config->start);
+        return capture_fail(error, CAPTURE_ERR_INVALID, "start",
+                            "start is %u: accepted are 0 (oldest), 1 (newest), 2 (last) and 3 (token)", config->start);
     for (uint32_t shard = 0; shard < reader->capture->worker_count; shard++)
         reader->cursor[shard] = record_log_oldest(&reader->capture->workers[shard].log);
     return CAPTURE_OK;
 }
 
 /* Lets the workers know where the reader stands; from the count on they wait for it. Caller holds the readers mutex. */
-static int register_lossless(struct capture_flow_reader *reader, struct capture_error_info *error)
-{
+static int register_lossless(struct capture_flow_reader *reader, struct capture_error_info *error) {
     struct capture *capture = reader->capture;
     if (capture->ops->live)
         return capture_fail(error, CAPTURE_ERR_INVALID, "lossless",
@@ -120,12 +118,12 @@ static int register_lossless(struct capture_flow_reader *reader, struct capture_
 }
 
 int capture_reader_open(capture_t *capture, const struct capture_reader_config *config, capture_flow_reader_t **out,
-                        struct capture_error_info *error)
-{
+                        struct capture_error_info *error) {
     *out = NULL;
     if (config->struct_size != sizeof(*config))
         return capture_fail(error, CAPTURE_ERR_INVALID, "struct_size",
-                            "struct_size is %u: accepted is %zu, the size this library was built with", config->struct_size, sizeof(*config));
+                            "struct_size is %u: accepted is %zu, the size this library was built with", config->struct_size,
+                            sizeof(*config));
     if (!capture->metering)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "flow metering is not enabled: there are no records to read");
     struct capture_flow_reader *reader = calloc(1, sizeof(*reader));
@@ -155,8 +153,7 @@ int capture_reader_open(capture_t *capture, const struct capture_reader_config *
     return CAPTURE_OK;
 }
 
-void capture_reader_close(capture_flow_reader_t *reader)
-{
+void capture_reader_close(capture_flow_reader_t *reader) {
     if (!reader)
         return;
     struct capture *capture = reader->capture;
@@ -176,14 +173,12 @@ void capture_reader_close(capture_flow_reader_t *reader)
     free(reader);
 }
 
-static bool reader_wants(const struct capture_flow_reader *reader, const struct capture_flow *flow)
-{
+static bool reader_wants(const struct capture_flow_reader *reader, const struct capture_flow *flow) {
     return flow->fwd_packets + flow->rev_packets >= reader->min_packets && flow->end_time_ns >= reader->since_ns &&
            (!reader->filter || flow_filter_match(reader->filter, flow));
 }
 
-static void note_loss(struct capture_flow_reader *reader, uint32_t shard, uint64_t lost, struct capture_batch_info *info)
-{
+static void note_loss(struct capture_flow_reader *reader, uint32_t shard, uint64_t lost, struct capture_batch_info *info) {
     uint64_t at = reader->cursor[shard];
     if (!info->lost)
         info->first_lost_sequence = at;
@@ -196,8 +191,7 @@ static void note_loss(struct capture_flow_reader *reader, uint32_t shard, uint64
 /* Moves the shard's cursor over records until `max_records` went to the sink, the sink is full, or none are ready.
  * A gap found once records were looked at waits for the next call. False: nothing was ready. */
 static bool read_shard(struct capture_flow_reader *reader, uint32_t shard, uint32_t max_records, record_sink sink, void *context,
-                       struct capture_batch_info *info)
-{
+                       struct capture_batch_info *info) {
     const struct record_log *log = &reader->capture->workers[shard].log;
     uint32_t looked = 0;
     bool room = true;
@@ -227,8 +221,7 @@ static bool read_shard(struct capture_flow_reader *reader, uint32_t shard, uint3
     return looked || info->lost;
 }
 
-static void note_readiness(const struct capture_flow_reader *reader, struct capture_batch_info *info)
-{
+static void note_readiness(const struct capture_flow_reader *reader, struct capture_batch_info *info) {
     struct capture *capture = reader->capture;
     bool finished = atomic_load(&capture->finished); /* before the heads: what is written after is not missed */
     for (uint32_t shard = 0; shard < capture->worker_count; shard++)
@@ -238,8 +231,7 @@ static void note_readiness(const struct capture_flow_reader *reader, struct capt
 
 /* Reads from the first shard, in turn, that has anything, and fills the info but for `bytes`. */
 static void read_records(struct capture_flow_reader *reader, uint32_t max_records, record_sink sink, void *context,
-                         struct capture_batch_info *info)
-{
+                         struct capture_batch_info *info) {
     uint32_t shards = reader->capture->worker_count;
     memset(info, 0, sizeof(*info));
     capture_flush_released(reader->capture);
@@ -267,8 +259,7 @@ struct batch_sink {
     uint64_t base_time_ns;
 };
 
-static bool sink_batch(void *context, const struct capture_flow *flow)
-{
+static bool sink_batch(void *context, const struct capture_flow *flow) {
     struct batch_sink *sink = context;
     if (sink->end - sink->at < FLOW_BATCH_RECORD_MAX)
         return false;
@@ -279,8 +270,7 @@ static bool sink_batch(void *context, const struct capture_flow *flow)
 }
 
 int capture_reader_read_batch(capture_flow_reader_t *reader, uint8_t *out, uint64_t capacity, uint32_t max_records,
-                              struct capture_batch_info *info)
-{
+                              struct capture_batch_info *info) {
     if (capacity < BATCH_CAPACITY_MIN)
         return CAPTURE_ERR_SPACE;
     /* Records first, behind room for the longest head; what precedes them is known only then. */
@@ -312,8 +302,7 @@ struct text_sink {
     char *(*line)(char *out, const struct capture_flow *flow);
 };
 
-static bool sink_text(void *context, const struct capture_flow *flow)
-{
+static bool sink_text(void *context, const struct capture_flow *flow) {
     struct text_sink *sink = context;
     if (sink->end - sink->at < TEXT_RECORD_MAX)
         return false;
@@ -322,8 +311,7 @@ static bool sink_text(void *context, const struct capture_flow *flow)
 }
 
 int capture_reader_read_text(capture_flow_reader_t *reader, uint32_t format, char *out, uint64_t capacity,
-                             struct capture_batch_info *info)
-{
+                             struct capture_batch_info *info) {
     struct text_sink sink = {.at = out, .end = out + capacity};
     if (format != CAPTURE_TEXT_JSON && format != CAPTURE_TEXT_CSV)
         return CAPTURE_ERR_INVALID;
@@ -340,16 +328,14 @@ struct column_sink {
     uint32_t row;
 };
 
-static bool sink_columns(void *context, const struct capture_flow *flow)
-{
+static bool sink_columns(void *context, const struct capture_flow *flow) {
     struct column_sink *sink = context;
     columns_put(sink->columns, sink->row++, flow);
     return true;
 }
 
 int capture_reader_read_columns(capture_flow_reader_t *reader, const struct capture_flow_columns *columns, uint32_t max_records,
-                                struct capture_batch_info *info)
-{
+                                struct capture_batch_info *info) {
     struct column_sink sink = {.columns = columns};
     read_records(reader, max_records, sink_columns, &sink, info);
     return (int)info->records;

@@ -11,8 +11,7 @@
 
 enum { WAKE_SLICE_MS = 10 };
 
-static int start_thread(struct worker *worker, struct capture_error_info *error)
-{
+static int start_thread(struct worker *worker, struct capture_error_info *error) {
     struct capture *capture = worker->capture;
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
@@ -39,8 +38,7 @@ static int start_thread(struct worker *worker, struct capture_error_info *error)
     return CAPTURE_OK;
 }
 
-static int open_backends(struct capture *capture, struct capture_error_info *error)
-{
+static int open_backends(struct capture *capture, struct capture_error_info *error) {
     int result = CAPTURE_OK;
     for (uint32_t i = 0; i < capture->worker_count && result == CAPTURE_OK; i++) {
         struct worker *worker = &capture->workers[i];
@@ -52,8 +50,7 @@ static int open_backends(struct capture *capture, struct capture_error_info *err
     return result;
 }
 
-int capture_start(capture_t *capture, struct capture_error_info *error)
-{
+int capture_start(capture_t *capture, struct capture_error_info *error) {
     if (capture->state != CAPTURE_CREATED)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "the capture was started before");
     int result = open_backends(capture, error);
@@ -71,29 +68,26 @@ int capture_start(capture_t *capture, struct capture_error_info *error)
     return result;
 }
 
-void capture_note_error(struct capture *capture, const struct capture_error_info *error)
-{
+void capture_note_error(struct capture *capture, const struct capture_error_info *error) {
     pthread_mutex_lock(&capture->error_mutex);
     capture->last_error = *error;
+    atomic_fetch_add(&capture->errors_noted, 1);
     pthread_mutex_unlock(&capture->error_mutex);
 }
 
-int capture_get_error(capture_t *capture, struct capture_error_info *error)
-{
+int capture_get_error(capture_t *capture, struct capture_error_info *error) {
     pthread_mutex_lock(&capture->error_mutex);
     *error = capture->last_error;
     pthread_mutex_unlock(&capture->error_mutex);
     return CAPTURE_OK;
 }
 
-int capture_set_deadline(capture_t *capture, uint64_t boottime_ns)
-{
+int capture_set_deadline(capture_t *capture, uint64_t boottime_ns) {
     counter_set(&capture->deadline_boottime_ns, boottime_ns);
     return CAPTURE_OK;
 }
 
-void capture_note_progress(struct capture *capture)
-{
+void capture_note_progress(struct capture *capture) {
     for (uint32_t i = 0; i < capture->worker_count; i++) {
         if (atomic_load(&capture->workers[i].state) != WORKER_DONE)
             return;
@@ -102,8 +96,7 @@ void capture_note_progress(struct capture *capture)
 }
 
 /* What capture_poll returns at the end. */
-static int end_result(struct capture *capture)
-{
+static int end_result(struct capture *capture) {
     if (!atomic_load(&capture->failed))
         return 0;
     struct capture_error_info error;
@@ -111,24 +104,23 @@ static int end_result(struct capture *capture)
     return error.code < 0 ? error.code : CAPTURE_ERR_IO;
 }
 
-static int poll_inline(struct capture *capture, uint32_t timeout_ms)
-{
+static int poll_inline(struct capture *capture, uint32_t timeout_ms) {
     struct worker *worker = &capture->workers[0];
     uint64_t now = clock_ns(CLOCK_MONOTONIC), until = now + timeout_ms * 1000000ull;
+    unsigned errors = atomic_load(&capture->errors_noted);
     enum worker_turn turn;
     pthread_mutex_lock(&worker->owner);
     do {
         uint64_t left_ms = (until - now) / 1000000;
         turn = worker_turn(worker, left_ms < TURN_WAIT_MS ? (uint32_t)left_ms : TURN_WAIT_MS);
         now = clock_ns(CLOCK_MONOTONIC);
-    } while (now < until && turn != TURN_DONE && turn != TURN_BLOCKED);
+    } while (now < until && turn != TURN_DONE && turn != TURN_BLOCKED && atomic_load(&capture->errors_noted) == errors);
     pthread_mutex_unlock(&worker->owner);
     return turn == TURN_DONE ? end_result(capture) : 1;
 }
 
 /* True when a worker has written records that were not announced yet, or holds packets. */
-static bool something_ready(struct capture *capture)
-{
+static bool something_ready(struct capture *capture) {
     bool ready = false;
     for (uint32_t i = 0; i < capture->worker_count; i++) {
         struct worker *worker = &capture->workers[i];
@@ -140,8 +132,7 @@ static bool something_ready(struct capture *capture)
 }
 
 /* In slices, so that a wake-up that came between look and wait costs little. */
-void capture_wait_wake(struct capture *capture, uint64_t until_mono_ns)
-{
+void capture_wait_wake(struct capture *capture, uint64_t until_mono_ns) {
     uint64_t now = clock_ns(CLOCK_MONOTONIC);
     uint64_t wait = until_mono_ns > now ? until_mono_ns - now : 0;
     if (wait > WAKE_SLICE_MS * 1000000ull)
@@ -153,8 +144,7 @@ void capture_wait_wake(struct capture *capture, uint64_t until_mono_ns)
     pthread_mutex_unlock(&capture->wake_mutex);
 }
 
-static int poll_threads(struct capture *capture, uint32_t timeout_ms)
-{
+static int poll_threads(struct capture *capture, uint32_t timeout_ms) {
     uint64_t until = clock_ns(CLOCK_MONOTONIC) + timeout_ms * 1000000ull;
     int result = 1;
     atomic_fetch_add(&capture->waiters, 1);
@@ -174,8 +164,7 @@ static int poll_threads(struct capture *capture, uint32_t timeout_ms)
     return result;
 }
 
-int capture_poll(capture_t *capture, uint32_t timeout_ms)
-{
+int capture_poll(capture_t *capture, uint32_t timeout_ms) {
     if (capture->state == CAPTURE_CREATED)
         return CAPTURE_ERR_STATE;
     if (capture->state == CAPTURE_STOPPED)
@@ -183,8 +172,7 @@ int capture_poll(capture_t *capture, uint32_t timeout_ms)
     return capture->threaded ? poll_threads(capture, timeout_ms) : poll_inline(capture, timeout_ms);
 }
 
-void capture_flush_released(struct capture *capture)
-{
+void capture_flush_released(struct capture *capture) {
     if (!atomic_load(&capture->released) || atomic_load(&capture->finished))
         return;
     for (uint32_t i = 0; i < capture->worker_count; i++) {
@@ -196,8 +184,7 @@ void capture_flush_released(struct capture *capture)
     }
 }
 
-int capture_stop(capture_t *capture, bool graceful)
-{
+int capture_stop(capture_t *capture, bool graceful) {
     if (capture->state == CAPTURE_CREATED)
         return CAPTURE_ERR_STATE;
     if (capture->state == CAPTURE_STOPPED)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Queries of the live table: any thread posts a scan to a worker, whose owner serves it in slices between batches; where nobody owns
- * the worker (inline between polls, after the stop) the asking thread serves it itself. */
+/* Queries of the live table: any thread posts a scan to a worker, whose owner serves it in slices between batches; where nobody
+ * owns the worker (inline between polls, after the stop) the asking thread serves it itself. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +10,7 @@
 
 enum { SCAN_TIMEOUT_MS = 5000, SCAN_RETRY_MS = 2, QUERY_LIMIT_MAX = 100000 };
 
-static void serve_slice(struct worker *worker)
-{
+static void serve_slice(struct worker *worker) {
     struct flow_scan *scan = &worker->scan;
     uint32_t end = worker->table.high_water;
     uint32_t stop = end - scan->at > QUERY_SLICE ? scan->at + QUERY_SLICE : end;
@@ -31,8 +30,7 @@ static void serve_slice(struct worker *worker)
     pthread_cond_signal(&scan->done);
 }
 
-void worker_serve_scan(struct worker *worker)
-{
+void worker_serve_scan(struct worker *worker) {
     struct flow_scan *scan = &worker->scan;
     if (!atomic_load_explicit(&scan->posted, memory_order_relaxed) || pthread_mutex_trylock(&scan->lock) != 0)
         return;
@@ -41,8 +39,7 @@ void worker_serve_scan(struct worker *worker)
     pthread_mutex_unlock(&scan->lock);
 }
 
-static void post_scan(struct flow_scan *scan, bool (*visit)(void *, const struct capture_flow *), void *context)
-{
+static void post_scan(struct flow_scan *scan, bool (*visit)(void *, const struct capture_flow *), void *context) {
     pthread_mutex_lock(&scan->lock);
     scan->visit = visit;
     scan->context = context;
@@ -52,8 +49,7 @@ static void post_scan(struct flow_scan *scan, bool (*visit)(void *, const struct
 }
 
 /* Waits a moment; true when the scan is complete. */
-static bool wait_scan(struct flow_scan *scan)
-{
+static bool wait_scan(struct flow_scan *scan) {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_nsec += SCAN_RETRY_MS * 1000000;
@@ -69,8 +65,7 @@ static bool wait_scan(struct flow_scan *scan)
     return complete;
 }
 
-static int scan_worker(struct worker *worker, bool (*visit)(void *, const struct capture_flow *), void *context)
-{
+static int scan_worker(struct worker *worker, bool (*visit)(void *, const struct capture_flow *), void *context) {
     struct flow_scan *scan = &worker->scan;
     uint64_t give_up = clock_ns(CLOCK_MONOTONIC) + SCAN_TIMEOUT_MS * 1000000ull;
     post_scan(scan, visit, context);
@@ -91,8 +86,7 @@ static int scan_worker(struct worker *worker, bool (*visit)(void *, const struct
     return complete ? CAPTURE_OK : CAPTURE_ERR_TIMEOUT;
 }
 
-static int scan_capture(struct capture *capture, bool (*visit)(void *, const struct capture_flow *), void *context)
-{
+static int scan_capture(struct capture *capture, bool (*visit)(void *, const struct capture_flow *), void *context) {
     int result = CAPTURE_OK;
     pthread_mutex_lock(&capture->scan_mutex);
     for (uint32_t i = 0; i < capture->worker_count && result == CAPTURE_OK; i++)
@@ -109,8 +103,7 @@ struct top_flows {
     uint32_t count;
 };
 
-static uint64_t sort_value(const struct capture_flow *flow, uint32_t sort_by)
-{
+static uint64_t sort_value(const struct capture_flow *flow, uint32_t sort_by) {
     switch (sort_by) {
     case CAPTURE_SORT_PACKETS:
         return flow->fwd_packets + flow->rev_packets;
@@ -127,8 +120,7 @@ static uint64_t sort_value(const struct capture_flow *flow, uint32_t sort_by)
     }
 }
 
-static void sift_down(struct capture_flow *flows, uint32_t count, uint32_t at, uint32_t sort_by)
-{
+static void sift_down(struct capture_flow *flows, uint32_t count, uint32_t at, uint32_t sort_by) {
     struct capture_flow moving = flows[at];
     for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
         if (child + 1 < count && sort_value(&flows[child + 1], sort_by) < sort_value(&flows[child], sort_by))
@@ -140,8 +132,7 @@ static void sift_down(struct capture_flow *flows, uint32_t count, uint32_t at, u
     flows[at] = moving;
 }
 
-static bool top_visit(void *context, const struct capture_flow *flow)
-{
+static bool top_visit(void *context, const struct capture_flow *flow) {
     struct top_flows *top = context;
     uint32_t limit = top->query->limit, sort_by = top->query->sort_by;
     if (flow->fwd_packets + flow->rev_packets < top->query->min_packets)
@@ -165,27 +156,28 @@ static bool top_visit(void *context, const struct capture_flow *flow)
     return true;
 }
 
-static int by_descending(const void *a, const void *b, void *sort_by)
-{
+static int by_descending(const void *a, const void *b, void *sort_by) {
     uint64_t x = sort_value(a, *(uint32_t *)sort_by), y = sort_value(b, *(uint32_t *)sort_by);
     return (x < y) - (x > y);
 }
 
-static int query_check(const struct capture *capture, const struct capture_flow_query *query, struct capture_error_info *error)
-{
+static int query_check(const struct capture *capture, const struct capture_flow_query *query, struct capture_error_info *error) {
     if (!capture->metering)
-        return capture_fail(error, CAPTURE_ERR_STATE, "", "flow metering is not enabled: call capture_flow_enable before capture_start");
+        return capture_fail(error, CAPTURE_ERR_STATE, "",
+                            "flow metering is not enabled: call capture_flow_enable before capture_start");
     if (query->limit < 1 || query->limit > QUERY_LIMIT_MAX)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "limit", "limit is %u: accepted are 1 to %d", query->limit, QUERY_LIMIT_MAX);
+        return capture_fail(error, CAPTURE_ERR_INVALID, "limit", "limit is %u: accepted are 1 to %d", query->limit,
+                            QUERY_LIMIT_MAX);
     if (query->sort_by > CAPTURE_SORT_DURATION)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "sort_by", "sort_by is %u: accepted are 0 (none), 1 (packets), 2 (octets), "
-                            "3 (start), 4 (last) and 5 (duration)", query->sort_by);
+        return capture_fail(error, CAPTURE_ERR_INVALID, "sort_by",
+                            "sort_by is %u: accepted are 0 (none), 1 (packets), 2 (octets), "
+                            "3 (start), 4 (last) and 5 (duration)",
+                            query->sort_by);
     return CAPTURE_OK;
 }
 
 int capture_flow_get_all(capture_t *capture, const struct capture_flow_query *query, struct capture_flow *out,
-                         struct capture_error_info *error)
-{
+                         struct capture_error_info *error) {
     struct top_flows top = {.query = query, .flows = out};
     int result = query_check(capture, query, error);
     if (result == CAPTURE_OK)
@@ -209,16 +201,14 @@ struct flow_lookup {
     uint32_t count;
 };
 
-static bool lookup_visit(void *context, const struct capture_flow *flow)
-{
+static bool lookup_visit(void *context, const struct capture_flow *flow) {
     struct flow_lookup *lookup = context;
     if (flow->flow_id == lookup->flow_id && lookup->count < lookup->capacity)
         lookup->out[lookup->count++] = *flow;
     return lookup->count < lookup->capacity;
 }
 
-int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, uint32_t capacity)
-{
+int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, uint32_t capacity) {
     struct flow_lookup lookup = {.flow_id = flow_id, .out = out, .capacity = capacity};
     if (!capture->metering)
         return CAPTURE_ERR_STATE;

@@ -4,8 +4,7 @@
 
 #include "engine/capture.h"
 
-static void add_worker(const struct worker *worker, struct capture_stats *out)
-{
+static void add_worker(const struct worker *worker, struct capture_stats *out) {
     const struct worker_counters *counters = &worker->counters;
     uint64_t metered = counter_get(&counters->metered), filtered = counter_get(&counters->filtered);
     uint64_t non_ip = counter_get(&counters->non_ip), malformed = counter_get(&counters->malformed);
@@ -33,8 +32,7 @@ static void add_worker(const struct worker *worker, struct capture_stats *out)
 }
 
 /* Caller holds the stats mutex, so the backend is not closed meanwhile. */
-static void add_backend(const struct worker *worker, struct capture_stats *out)
-{
+static void add_backend(const struct worker *worker, struct capture_stats *out) {
     struct backend_stats backend = worker->backend_final;
     if (worker->backend)
         worker->capture->ops->stats(worker->backend, &backend);
@@ -49,8 +47,7 @@ static void add_backend(const struct worker *worker, struct capture_stats *out)
 }
 
 /* The rate of the last full second; in the first one the mean since the start; after the stop none. */
-static void add_rates(const struct worker *worker, uint64_t elapsed_ns, struct capture_stats *out)
-{
+static void add_rates(const struct worker *worker, uint64_t elapsed_ns, struct capture_stats *out) {
     const struct worker_counters *counters = &worker->counters;
     if (counter_get(&worker->capture->stop_mono_ns) || !elapsed_ns)
         return;
@@ -64,16 +61,14 @@ static void add_rates(const struct worker *worker, uint64_t elapsed_ns, struct c
     out->throughput_bps += (double)counter_get(&counters->read_octets) * 8 / seconds;
 }
 
-static uint64_t elapsed(const struct capture *capture)
-{
+static uint64_t elapsed(const struct capture *capture) {
     uint64_t start = counter_get(&capture->start_mono_ns), stop = counter_get(&capture->stop_mono_ns);
     if (!start)
         return 0;
     return (stop ? stop : clock_ns(CLOCK_MONOTONIC)) - start;
 }
 
-int capture_get_stats(capture_t *capture, struct capture_stats *out)
-{
+int capture_get_stats(capture_t *capture, struct capture_stats *out) {
     memset(out, 0, sizeof(*out));
     out->time_unix_ns = clock_ns(CLOCK_REALTIME);
     out->elapsed_ns = elapsed(capture);
@@ -87,8 +82,8 @@ int capture_get_stats(capture_t *capture, struct capture_stats *out)
     for (uint32_t i = 0; capture->metering && i < capture->worker_count; i++) {
         const struct worker *worker = &capture->workers[i];
         out->log_records_written += record_log_head(&worker->log);
-        out->flow_table_bytes += flow_table_bytes(&worker->table) + record_log_bytes(&worker->log) +
-                                 fragment_cache_bytes(&worker->fragments);
+        out->flow_table_bytes +=
+            flow_table_bytes(&worker->table) + record_log_bytes(&worker->log) + fragment_cache_bytes(&worker->fragments);
     }
     out->received = out->metered + out->filtered + out->non_ip + out->malformed + out->paused + out->dropped_nic +
                     out->dropped_kernel + out->dropped_user + out->in_flight;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One worker's packet path: frames -> filter -> decode -> fragments -> table -> expiry -> log, a batch at a time in three passes. */
+/* One worker's packet path: frames -> filter -> decode -> fragments -> table -> expiry -> log, a batch at a time in three passes.
+ */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,15 +16,14 @@ struct batch_tally {
     uint64_t octets, metered_octets, filtered, non_ip, malformed, truncated, ring_dropped;
 };
 
-static bool deadline_passed(struct capture *capture)
-{
+static bool deadline_passed(struct capture *capture) {
     uint64_t deadline = counter_get(&capture->deadline_boottime_ns);
     return deadline && clock_ns(CLOCK_BOOTTIME) >= deadline;
 }
 
 /* Passes one frame on to the packet ring and the decoder; true when *packet holds an IP packet with its hash. */
-static bool take_frame(struct worker *worker, const struct frame *frame, uint64_t packet_id, struct packet *packet, struct batch_tally *tally)
-{
+static bool take_frame(struct worker *worker, const struct frame *frame, uint64_t packet_id, struct packet *packet,
+                       struct batch_tally *tally) {
     if (frame->flags & FRAME_DAMAGED) {
         tally->malformed++;
         return false;
@@ -46,8 +46,7 @@ static bool take_frame(struct worker *worker, const struct frame *frame, uint64_
 }
 
 /* First pass: decode everything, ask for the buckets. Returns the number of packets. */
-static uint32_t decode_batch(struct worker *worker, struct batch_tally *tally)
-{
+static uint32_t decode_batch(struct worker *worker, struct batch_tally *tally) {
     bool metering = worker->capture->metering;
     uint32_t packets = 0;
     for (uint32_t i = 0; i < worker->frames.count; i++) {
@@ -67,16 +66,14 @@ static uint32_t decode_batch(struct worker *worker, struct batch_tally *tally)
     return packets;
 }
 
-static void meter_batch(struct worker *worker, uint32_t packets)
-{
+static void meter_batch(struct worker *worker, uint32_t packets) {
     for (uint32_t i = 0; i < packets; i++)
         flow_table_prefetch_record(&worker->table, worker->packets[i].hash);
     for (uint32_t i = 0; i < packets; i++)
         flow_table_add(&worker->table, &worker->packets[i]);
 }
 
-static void publish_batch(struct worker *worker, const struct batch_tally *tally, uint32_t packets)
-{
+static void publish_batch(struct worker *worker, const struct batch_tally *tally, uint32_t packets) {
     struct worker_counters *counters = &worker->counters;
     counter_add(&counters->metered, packets);
     counter_add(&counters->metered_octets, tally->metered_octets);
@@ -86,8 +83,7 @@ static void publish_batch(struct worker *worker, const struct batch_tally *tally
     counter_add(&counters->packet_ring_dropped, tally->ring_dropped);
 }
 
-static void publish_table(struct worker *worker)
-{
+static void publish_table(struct worker *worker) {
     struct worker_counters *counters = &worker->counters;
     const struct flow_table *table = &worker->table;
     if (!worker->capture->metering)
@@ -101,8 +97,7 @@ static void publish_table(struct worker *worker)
         counter_set(&counters->flows_ended[reason], table->ended[reason]);
 }
 
-static void wake_waiters(struct capture *capture)
-{
+static void wake_waiters(struct capture *capture) {
     if (!atomic_load(&capture->waiters))
         return;
     pthread_mutex_lock(&capture->wake_mutex);
@@ -110,8 +105,7 @@ static void wake_waiters(struct capture *capture)
     pthread_mutex_unlock(&capture->wake_mutex);
 }
 
-static void process_batch(struct worker *worker)
-{
+static void process_batch(struct worker *worker) {
     struct capture *capture = worker->capture;
     struct batch_tally tally = {0};
     uint32_t count = worker->frames.count;
@@ -142,8 +136,7 @@ static void process_batch(struct worker *worker)
 }
 
 /* Records that may be written now without overrunning a lossless reader. */
-static uint64_t log_room(const struct worker *worker)
-{
+static uint64_t log_room(const struct worker *worker) {
     const struct capture *capture = worker->capture;
     if (!atomic_load_explicit(&capture->lossless_count, memory_order_acquire))
         return UINT64_MAX;
@@ -160,8 +153,7 @@ static uint64_t log_room(const struct worker *worker)
     return behind < capacity ? capacity - behind : 0;
 }
 
-static void take_rates(struct worker *worker, uint64_t mono_ns)
-{
+static void take_rates(struct worker *worker, uint64_t mono_ns) {
     struct worker_counters *counters = &worker->counters;
     uint64_t passed = mono_ns - worker->rate_mono_ns;
     if (passed < SECOND_NS)
@@ -176,20 +168,19 @@ static void take_rates(struct worker *worker, uint64_t mono_ns)
     worker->rate_octets = octets;
 }
 
-/* Ends flows whose time has come. On a quiet live link packet time goes on with the monotonic clock: the flows of a silent network
- * end too, whatever clock stamped the packets. */
-static void expire_flows(struct worker *worker, bool quiet, uint64_t mono_ns, uint64_t room)
-{
+/* Ends flows whose time has come. On a quiet live link packet time goes on with the monotonic clock: the flows of a silent
+ * network end too, whatever clock stamped the packets. */
+static void expire_flows(struct worker *worker, bool quiet, uint64_t mono_ns, uint64_t room) {
     if (quiet && worker->capture->ops->live && worker->newest_ns)
         flow_table_set_time(&worker->table, worker->newest_ns + (mono_ns - worker->newest_mono_ns), 0);
     uint64_t budget = room == UINT64_MAX ? EXPIRY_BUDGET : room > BATCH_RECORDS_MAX ? room - BATCH_RECORDS_MAX : 0;
     flow_table_expire(&worker->table, budget < EXPIRY_BUDGET ? (uint32_t)budget : EXPIRY_BUDGET);
 }
 
-static enum worker_turn flush_flows(struct worker *worker)
-{
+static enum worker_turn flush_flows(struct worker *worker) {
     uint64_t room = worker->capture->metering ? log_room(worker) : 0;
-    bool done = !worker->capture->metering || flow_table_flush(&worker->table, room < FLUSH_BUDGET ? (uint32_t)room : FLUSH_BUDGET);
+    bool done =
+        !worker->capture->metering || flow_table_flush(&worker->table, room < FLUSH_BUDGET ? (uint32_t)room : FLUSH_BUDGET);
     publish_table(worker);
     if (done) {
         atomic_store(&worker->state, WORKER_DONE);
@@ -199,8 +190,7 @@ static enum worker_turn flush_flows(struct worker *worker)
     return done ? TURN_DONE : room ? TURN_MORE : TURN_BLOCKED;
 }
 
-static bool holds_damaged_frame(const struct frame_batch *batch)
-{
+static bool holds_damaged_frame(const struct frame_batch *batch) {
     uint32_t flags = 0;
     for (uint32_t i = 0; i < batch->count; i++)
         flags |= batch->frames[i].flags;
@@ -208,8 +198,7 @@ static bool holds_damaged_frame(const struct frame_batch *batch)
 }
 
 /* Reads and processes one batch; the backend's answer. */
-static int read_batch(struct worker *worker, uint32_t wait_ms)
-{
+static int read_batch(struct worker *worker, uint32_t wait_ms) {
     struct capture *capture = worker->capture;
     struct capture_error_info error = {0};
     int count = capture->ops->read(worker->backend, &worker->frames, (int)wait_ms, &error);
@@ -230,8 +219,7 @@ static int read_batch(struct worker *worker, uint32_t wait_ms)
     return count;
 }
 
-enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms)
-{
+enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
     struct capture *capture = worker->capture;
     worker_serve_scan(worker);
     if (worker->state == WORKER_DONE)
@@ -259,8 +247,7 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms)
     return count == 0 ? TURN_QUIET : TURN_MORE;
 }
 
-void worker_end_input(struct worker *worker, bool gracefully)
-{
+void worker_end_input(struct worker *worker, bool gracefully) {
     const struct capture_backend_ops *ops = worker->capture->ops;
     if (worker->state != WORKER_RUNNING)
         return;
@@ -284,8 +271,7 @@ void worker_end_input(struct worker *worker, bool gracefully)
     atomic_store(&worker->state, WORKER_ENDED);
 }
 
-void *worker_main(void *argument)
-{
+void *worker_main(void *argument) {
     struct worker *worker = argument;
     struct capture *capture = worker->capture;
     pthread_mutex_lock(&worker->owner);
@@ -302,8 +288,7 @@ void *worker_main(void *argument)
     return NULL;
 }
 
-void worker_close_backend(struct worker *worker)
-{
+void worker_close_backend(struct worker *worker) {
     struct capture *capture = worker->capture;
     if (!worker->backend)
         return;

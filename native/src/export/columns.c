@@ -4,8 +4,7 @@
 #include <string.h>
 
 /* IPv4 as ::ffff:a.b.c.d, so that one column of 16 bytes serves both. */
-static void put_address(uint8_t *column, uint32_t row, const uint8_t *addr, uint8_t ip_version)
-{
+static void put_address(uint8_t *column, uint32_t row, const uint8_t *addr, uint8_t ip_version) {
     static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
     if (!column)
         return;
@@ -18,14 +17,13 @@ static void put_address(uint8_t *column, uint32_t row, const uint8_t *addr, uint
     }
 }
 
-#define PUT(column, value)                 \
-    do {                                   \
-        if (columns->column)               \
-            columns->column[row] = (value); \
+#define PUT(column, value)                                                                                                       \
+    do {                                                                                                                         \
+        if (columns->column)                                                                                                     \
+            columns->column[row] = (value);                                                                                      \
     } while (0)
 
-void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow)
-{
+void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow) {
     put_address(columns->src_addr, row, flow->src_addr, flow->ip_version);
     put_address(columns->dst_addr, row, flow->dst_addr, flow->ip_version);
     PUT(flow_id, flow->flow_id);

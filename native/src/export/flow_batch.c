@@ -6,36 +6,42 @@
 enum wire_type { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2 };
 
 enum flow_record_field { /* FlowRecord in flow.proto */
-    RECORD_FLOW_ID = 1,
-    RECORD_START_DELTA,
-    RECORD_END_DELTA,
-    RECORD_SRC_ADDR,
-    RECORD_DST_ADDR,
-    RECORD_SRC_PORT,
-    RECORD_DST_PORT,
-    RECORD_IP_PROTOCOL,
-    RECORD_FWD_PACKETS,
-    RECORD_FWD_OCTETS,
-    RECORD_REV_PACKETS,
-    RECORD_REV_OCTETS,
-    RECORD_FWD_TCP_FLAGS,
-    RECORD_REV_TCP_FLAGS,
-    RECORD_END_REASON,
-    RECORD_VLAN_ID,
-    RECORD_STATE,
-    RECORD_INTERFACE_INDEX,
-    RECORD_ICMP_TYPE_CODE,
-    RECORD_DSCP,
-    RECORD_FIRST_PACKET_ID,
-    RECORD_LAST_PACKET_ID,
+                         RECORD_FLOW_ID = 1,
+                         RECORD_START_DELTA,
+                         RECORD_END_DELTA,
+                         RECORD_SRC_ADDR,
+                         RECORD_DST_ADDR,
+                         RECORD_SRC_PORT,
+                         RECORD_DST_PORT,
+                         RECORD_IP_PROTOCOL,
+                         RECORD_FWD_PACKETS,
+                         RECORD_FWD_OCTETS,
+                         RECORD_REV_PACKETS,
+                         RECORD_REV_OCTETS,
+                         RECORD_FWD_TCP_FLAGS,
+                         RECORD_REV_TCP_FLAGS,
+                         RECORD_END_REASON,
+                         RECORD_VLAN_ID,
+                         RECORD_STATE,
+                         RECORD_INTERFACE_INDEX,
+                         RECORD_ICMP_TYPE_CODE,
+                         RECORD_DSCP,
+                         RECORD_FIRST_PACKET_ID,
+                         RECORD_LAST_PACKET_ID,
 };
 
-enum flow_batch_field { BATCH_SHARD = 1, BATCH_FIRST_SEQUENCE, BATCH_NEXT_SEQUENCE, BATCH_BASE_TIME, BATCH_RESUME_TOKEN, BATCH_RECORDS };
+enum flow_batch_field {
+    BATCH_SHARD = 1,
+    BATCH_FIRST_SEQUENCE,
+    BATCH_NEXT_SEQUENCE,
+    BATCH_BASE_TIME,
+    BATCH_RESUME_TOKEN,
+    BATCH_RECORDS
+};
 
 enum { RESPONSE_BATCH = 2 };
 
-static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
-{
+static inline uint8_t *put_varint(uint8_t *out, uint64_t value) {
     while (value >= 0x80) {
         *out++ = (uint8_t)(value | 0x80);
         value >>= 7;
@@ -44,25 +50,21 @@ static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
     return out;
 }
 
-static inline uint8_t *put_tag(uint8_t *out, uint32_t field, enum wire_type type)
-{
+static inline uint8_t *put_tag(uint8_t *out, uint32_t field, enum wire_type type) {
     return put_varint(out, field << 3 | type);
 }
 
-static inline uint8_t *put_unsigned(uint8_t *out, uint32_t field, uint64_t value)
-{
+static inline uint8_t *put_unsigned(uint8_t *out, uint32_t field, uint64_t value) {
     return value ? put_varint(put_tag(out, field, WIRE_VARINT), value) : out;
 }
 
 /* Modulo 2^64, so that even absurd times come back exact. */
-static inline uint8_t *put_delta(uint8_t *out, uint32_t field, uint64_t value, uint64_t base)
-{
+static inline uint8_t *put_delta(uint8_t *out, uint32_t field, uint64_t value, uint64_t base) {
     uint64_t delta = value - base;
     return put_unsigned(out, field, delta << 1 ^ (0 - (delta >> 63)));
 }
 
-static inline uint8_t *put_fixed64(uint8_t *out, uint32_t field, uint64_t value)
-{
+static inline uint8_t *put_fixed64(uint8_t *out, uint32_t field, uint64_t value) {
     if (!value)
         return out;
     out = put_tag(out, field, WIRE_FIXED64);
@@ -71,8 +73,7 @@ static inline uint8_t *put_fixed64(uint8_t *out, uint32_t field, uint64_t value)
     return out;
 }
 
-static inline uint8_t *put_bytes(uint8_t *out, uint32_t field, const uint8_t *bytes, uint32_t length)
-{
+static inline uint8_t *put_bytes(uint8_t *out, uint32_t field, const uint8_t *bytes, uint32_t length) {
     if (!length)
         return out;
     out = put_varint(put_tag(out, field, WIRE_BYTES), length);
@@ -80,8 +81,7 @@ static inline uint8_t *put_bytes(uint8_t *out, uint32_t field, const uint8_t *by
     return out + length;
 }
 
-static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64_t base)
-{
+static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64_t base) {
     uint32_t address = flow->ip_version == 4 ? 4 : 16;
     out = put_fixed64(out, RECORD_FLOW_ID, flow->flow_id);
     out = put_delta(out, RECORD_START_DELTA, flow->start_time_ns, base);
@@ -108,8 +108,7 @@ static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64
 }
 
 /* The length stands before the record and is 1 or 2 bytes: room for one is left, and the record moved in the rare other case. */
-uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, uint64_t base_time_ns)
-{
+uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, uint64_t base_time_ns) {
     out = put_tag(out, BATCH_RECORDS, WIRE_BYTES);
     uint8_t *end = put_record(out + 1, flow, base_time_ns);
     size_t length = (size_t)(end - out - 1);
@@ -121,8 +120,7 @@ uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, uint64
     return end;
 }
 
-uint8_t *flow_batch_head(uint8_t *out, const struct flow_batch_head *head)
-{
+uint8_t *flow_batch_head(uint8_t *out, const struct flow_batch_head *head) {
     out = put_unsigned(out, BATCH_SHARD, head->shard);
     out = put_unsigned(out, BATCH_FIRST_SEQUENCE, head->first_sequence);
     out = put_unsigned(out, BATCH_NEXT_SEQUENCE, head->next_sequence);
@@ -130,13 +128,11 @@ uint8_t *flow_batch_head(uint8_t *out, const struct flow_batch_head *head)
     return put_bytes(out, BATCH_RESUME_TOKEN, head->token, head->token_length);
 }
 
-uint8_t *flow_batch_response(uint8_t *out, uint64_t batch_length)
-{
+uint8_t *flow_batch_response(uint8_t *out, uint64_t batch_length) {
     return put_varint(put_tag(out, RESPONSE_BATCH, WIRE_BYTES), batch_length);
 }
 
-int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity)
-{
+int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity) {
     /* A record is at most 180 bytes, so that 192 for each leave room for the head (9 bytes). */
     if (capacity / FLOW_BATCH_RECORD_MAX < count)
         return CAPTURE_ERR_SPACE;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* jarvis.capture.v1 messages as bytes, fields in ascending order and left out when zero, so the bytes are what protobuf itself writes. */
+/* jarvis.capture.v1 messages as bytes, fields in ascending order and left out when zero, so the bytes are what protobuf itself
+ * writes. */
 #ifndef JARVIS_FLOW_BATCH_H
 #define JARVIS_FLOW_BATCH_H
 
@@ -8,7 +9,8 @@
 enum {
     FLOW_BATCH_RECORD_MAX = 192, /* one record with its tag and length */
     FLOW_BATCH_TOKEN_MAX = 8 + 64 * 8,
-    FLOW_BATCH_HEAD_MAX = 64 + FLOW_BATCH_TOKEN_MAX, /* everything before the records, StreamFlowsResponse's tag and length included */
+    FLOW_BATCH_HEAD_MAX = 64 +
+        FLOW_BATCH_TOKEN_MAX, /* everything before the records, StreamFlowsResponse's tag and length included */
 };
 
 struct flow_batch_head {

@@ -3,12 +3,12 @@
 
 #include <stdbool.h>
 
-static const char digit_pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051525354"
-                                  "555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+static const char digit_pairs[] =
+    "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051525354"
+    "555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 static const char hex_digits[] = "0123456789abcdef";
 
-char *text_unsigned(char *out, uint64_t value)
-{
+char *text_unsigned(char *out, uint64_t value) {
     char reversed[20];
     char *at = reversed + sizeof(reversed);
     while (value >= 100) {
@@ -25,15 +25,13 @@ char *text_unsigned(char *out, uint64_t value)
     return text_copy(out, at, (size_t)(reversed + sizeof(reversed) - at));
 }
 
-char *text_hex64(char *out, uint64_t value)
-{
+char *text_hex64(char *out, uint64_t value) {
     for (int shift = 60; shift >= 0; shift -= 4)
         *out++ = hex_digits[value >> shift & 15];
     return out;
 }
 
-static char *text_ipv4(char *out, const uint8_t *addr)
-{
+static char *text_ipv4(char *out, const uint8_t *addr) {
     for (int i = 0; i < 4; i++) {
         if (i)
             *out++ = '.';
@@ -42,8 +40,7 @@ static char *text_ipv4(char *out, const uint8_t *addr)
     return out;
 }
 
-static char *text_group(char *out, uint16_t group)
-{
+static char *text_group(char *out, uint16_t group) {
     int shift = group >= 0x1000 ? 12 : group >= 0x100 ? 8 : group >= 0x10 ? 4 : 0;
     for (; shift >= 0; shift -= 4)
         *out++ = hex_digits[group >> shift & 15];
@@ -51,8 +48,7 @@ static char *text_group(char *out, uint16_t group)
 }
 
 /* RFC 5952 4.2: the longest run of at least two zero groups is "::", the first of equals. *length 0: none. */
-static int longest_zero_run(const uint16_t groups[8], int *length)
-{
+static int longest_zero_run(const uint16_t groups[8], int *length) {
     int best = -1;
     *length = 0;
     for (int i = 0; i < 8; i++) {
@@ -68,8 +64,7 @@ static int longest_zero_run(const uint16_t groups[8], int *length)
     return best;
 }
 
-static char *text_ipv6(char *out, const uint8_t *addr)
-{
+static char *text_ipv6(char *out, const uint8_t *addr) {
     uint16_t groups[8];
     for (int i = 0; i < 8; i++)
         groups[i] = (uint16_t)(addr[2 * i] << 8 | addr[2 * i + 1]);
@@ -94,7 +89,6 @@ static char *text_ipv6(char *out, const uint8_t *addr)
     return out;
 }
 
-char *text_address(char *out, const uint8_t *addr, uint8_t ip_version)
-{
+char *text_address(char *out, const uint8_t *addr, uint8_t ip_version) {
     return ip_version == 4 ? text_ipv4(out, addr) : text_ipv6(out, addr);
 }

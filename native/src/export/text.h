@@ -9,7 +9,7 @@
 #include "jarvis_capture.h"
 
 enum {
-    TEXT_ADDRESS_MAX = 40, /* "ffff:...:ffff" 39, and one spare */
+    TEXT_ADDRESS_MAX = 40,  /* "ffff:...:ffff" 39, and one spare */
     TEXT_RECORD_MAX = 1024, /* one record as a JSON or CSV line */
 };
 
@@ -18,11 +18,11 @@ char *text_unsigned(char *out, uint64_t value);
 /* 16 lower-case hexadecimal digits. */
 char *text_hex64(char *out, uint64_t value);
 
-/* Dotted decimal, or RFC 5952 (with ::ffff:a.b.c.d for IPv4-mapped ones, as inet_ntop does). addr: 4 or 16 bytes in network order. */
+/* Dotted decimal, or RFC 5952 (with ::ffff:a.b.c.d for IPv4-mapped ones, as inet_ntop does). addr: 4 or 16 bytes in network
+ * order. */
 char *text_address(char *out, const uint8_t *addr, uint8_t ip_version);
 
-static inline char *text_copy(char *out, const char *text, size_t length)
-{
+static inline char *text_copy(char *out, const char *text, size_t length) {
     memcpy(out, text, length);
     return out + length;
 }

@@ -1,19 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "flow/flow_expiry.h"
 
-static uint64_t add_saturated(uint64_t a, uint64_t b)
-{
+static uint64_t add_saturated(uint64_t a, uint64_t b) {
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
-static bool timed(const struct flow_table_config *config)
-{
+static bool timed(const struct flow_table_config *config) {
     return config->idle_timeout_ns || config->active_timeout_ns;
 }
 
 /* The first of idle, active and linger decides, so that the reason does not depend on when the table comes to look. */
-uint64_t flow_deadline(const struct flow_table_config *config, const struct flow_record *record, uint8_t *reason)
-{
+uint64_t flow_deadline(const struct flow_table_config *config, const struct flow_record *record, uint8_t *reason) {
     uint64_t deadline = UINT64_MAX;
     uint8_t why = CAPTURE_FLOW_END_NONE;
     if (config->idle_timeout_ns) {
@@ -40,14 +37,12 @@ uint64_t flow_deadline(const struct flow_table_config *config, const struct flow
     return deadline;
 }
 
-uint8_t flow_ended_by(const struct flow_table_config *config, const struct flow_record *record, uint64_t now_ns)
-{
+uint8_t flow_ended_by(const struct flow_table_config *config, const struct flow_record *record, uint64_t now_ns) {
     uint8_t reason;
     return now_ns >= flow_deadline(config, record, &reason) ? reason : CAPTURE_FLOW_END_NONE;
 }
 
-uint8_t flow_ended_before(const struct flow_table_config *config, const struct flow_record *record, const struct packet *packet)
-{
+uint8_t flow_ended_before(const struct flow_table_config *config, const struct flow_record *record, const struct packet *packet) {
     if (record->state == CAPTURE_FLOW_STATE_CLOSED && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && timed(config))
         return CAPTURE_FLOW_END_DETECTED;
     if (config->idle_timeout_ns && packet->ts_ns < record->last_ns && record->last_ns - packet->ts_ns > config->idle_timeout_ns)
@@ -55,15 +50,13 @@ uint8_t flow_ended_before(const struct flow_table_config *config, const struct f
     return flow_ended_by(config, record, packet->ts_ns);
 }
 
-static uint32_t milliseconds_since(uint64_t start_ns, uint64_t now_ns)
-{
+static uint32_t milliseconds_since(uint64_t start_ns, uint64_t now_ns) {
     uint64_t passed = now_ns > start_ns ? (now_ns - start_ns) / 1000000 : 0;
     return passed > UINT32_MAX ? UINT32_MAX : (uint32_t)passed;
 }
 
 /* The record's flag unions already hold this packet's, so a FIN each way shows there. */
-bool flow_follow_tcp(struct flow_record *record, const struct packet *packet)
-{
+bool flow_follow_tcp(struct flow_record *record, const struct packet *packet) {
     if (record->state == CAPTURE_FLOW_STATE_CLOSED)
         return false;
     bool both = (record->tcp_flags[0] & record->tcp_flags[1] & TCP_FIN) != 0;

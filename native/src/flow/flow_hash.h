@@ -11,15 +11,13 @@ struct hash_seed {
     uint64_t word[6];
 };
 
-static inline uint64_t hash_fold(uint64_t a, uint64_t b)
-{
+static inline uint64_t hash_fold(uint64_t a, uint64_t b) {
     unsigned __int128 product = (unsigned __int128)a * b;
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
 /* Multiply-fold over the five words of the key, as wyhash does: who does not know the seed cannot make keys collide. */
-static inline uint64_t flow_key_hash(const struct flow_key *key, const struct hash_seed *seed)
-{
+static inline uint64_t flow_key_hash(const struct flow_key *key, const struct hash_seed *seed) {
     uint64_t k[5];
     memcpy(k, key, sizeof(k));
     uint64_t low = hash_fold(k[0] ^ seed->word[0], k[1] ^ seed->word[1]);
@@ -30,7 +28,8 @@ static inline uint64_t flow_key_hash(const struct flow_key *key, const struct ha
 /* Expands 64 bits of seed (splitmix64). */
 void hash_seed_expand(struct hash_seed *seed, uint64_t value);
 
-/* FNV-1a 64 over: ip_version(1) protocol(1) vlan_id(2) lower address(4|16) its port(2) higher address(4|16) its port(2), big-endian. */
+/* FNV-1a 64 over: ip_version(1) protocol(1) vlan_id(2) lower address(4|16) its port(2) higher address(4|16) its port(2),
+ * big-endian. */
 uint64_t flow_key_id(const struct flow_key *key);
 
 #endif

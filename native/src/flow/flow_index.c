@@ -5,8 +5,7 @@
 
 #include "flow/memory.h"
 
-bool flow_index_init(struct flow_index *index, uint32_t records)
-{
+bool flow_index_init(struct flow_index *index, uint32_t records) {
     uint32_t buckets = 2;
     while ((uint64_t)buckets * BUCKET_SLOTS < 2 * (uint64_t)records)
         buckets *= 2;
@@ -15,19 +14,16 @@ bool flow_index_init(struct flow_index *index, uint32_t records)
     return index->buckets != NULL;
 }
 
-void flow_index_destroy(struct flow_index *index)
-{
+void flow_index_destroy(struct flow_index *index) {
     memory_unmap(index->buckets, flow_index_bytes(index));
     index->buckets = NULL;
 }
 
-uint64_t flow_index_bytes(const struct flow_index *index)
-{
+uint64_t flow_index_bytes(const struct flow_index *index) {
     return (index->mask + 1ull) * sizeof(struct flow_bucket);
 }
 
-static bool bucket_put(struct flow_bucket *bucket, uint16_t tag, uint32_t record, bool foreign)
-{
+static bool bucket_put(struct flow_bucket *bucket, uint16_t tag, uint32_t record, bool foreign) {
     uint32_t open = flow_bucket_match(bucket, 0);
     if (!open)
         return false;
@@ -39,15 +35,13 @@ static bool bucket_put(struct flow_bucket *bucket, uint16_t tag, uint32_t record
     return true;
 }
 
-static void bucket_clear(struct flow_bucket *bucket, int slot)
-{
+static void bucket_clear(struct flow_bucket *bucket, int slot) {
     bucket->tag[slot] = 0;
     bucket->foreign &= (uint8_t)~(1u << slot);
 }
 
 /* Moves one entry of a full bucket to its other bucket. False when those are all full too. */
-static bool bucket_make_room(struct flow_index *index, uint32_t number)
-{
+static bool bucket_make_room(struct flow_index *index, uint32_t number) {
     struct flow_bucket *bucket = &index->buckets[number];
     for (int slot = 0; slot < BUCKET_SLOTS; slot++) {
         struct flow_bucket *other = &index->buckets[flow_index_other(index, number, bucket->tag[slot])];
@@ -64,8 +58,7 @@ static bool bucket_make_room(struct flow_index *index, uint32_t number)
     return false;
 }
 
-bool flow_index_insert(struct flow_index *index, uint64_t hash, uint32_t record)
-{
+bool flow_index_insert(struct flow_index *index, uint64_t hash, uint32_t record) {
     uint16_t tag = flow_index_tag(hash);
     uint32_t first = flow_index_first(index, hash);
     uint32_t second = flow_index_other(index, first, tag);
@@ -82,8 +75,7 @@ bool flow_index_insert(struct flow_index *index, uint64_t hash, uint32_t record)
     return true;
 }
 
-static int bucket_find_record(const struct flow_bucket *bucket, uint16_t tag, uint32_t record)
-{
+static int bucket_find_record(const struct flow_bucket *bucket, uint16_t tag, uint32_t record) {
     for (uint32_t match = flow_bucket_match(bucket, tag); match; match &= match - 1) {
         int slot = __builtin_ctz(match);
         if (bucket->record[slot] == record)
@@ -92,8 +84,7 @@ static int bucket_find_record(const struct flow_bucket *bucket, uint16_t tag, ui
     return -1;
 }
 
-void flow_index_remove(struct flow_index *index, uint64_t hash, uint32_t record)
-{
+void flow_index_remove(struct flow_index *index, uint64_t hash, uint32_t record) {
     uint16_t tag = flow_index_tag(hash);
     struct flow_bucket *first = &index->buckets[flow_index_first(index, hash)];
     int slot = bucket_find_record(first, tag, record);

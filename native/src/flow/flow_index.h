@@ -13,10 +13,10 @@
 enum { BUCKET_SLOTS = 8 };
 
 struct flow_bucket {
-    uint16_t tag[BUCKET_SLOTS];    /* 0: the slot is free */
+    uint16_t tag[BUCKET_SLOTS]; /* 0: the slot is free */
     uint32_t record[BUCKET_SLOTS];
-    uint32_t overflow;             /* entries of this bucket that live in their second one */
-    uint8_t foreign;               /* bit per slot: the entry's first bucket is the other one */
+    uint32_t overflow; /* entries of this bucket that live in their second one */
+    uint8_t foreign;   /* bit per slot: the entry's first bucket is the other one */
     uint8_t reserved[11];
 };
 static_assert(sizeof(struct flow_bucket) == 64, "one cache line");
@@ -31,26 +31,22 @@ bool flow_index_init(struct flow_index *index, uint32_t records);
 void flow_index_destroy(struct flow_index *index);
 uint64_t flow_index_bytes(const struct flow_index *index);
 
-static inline uint16_t flow_index_tag(uint64_t hash)
-{
+static inline uint16_t flow_index_tag(uint64_t hash) {
     uint16_t tag = hash >> 48;
     return tag ? tag : 1;
 }
 
-static inline uint32_t flow_index_first(const struct flow_index *index, uint64_t hash)
-{
+static inline uint32_t flow_index_first(const struct flow_index *index, uint64_t hash) {
     return (uint32_t)hash & index->mask;
 }
 
 /* The other bucket of an entry, from either: needs the tag only, so an entry can be moved without its key. Never the same one. */
-static inline uint32_t flow_index_other(const struct flow_index *index, uint32_t bucket, uint16_t tag)
-{
+static inline uint32_t flow_index_other(const struct flow_index *index, uint32_t bucket, uint16_t tag) {
     return bucket ^ ((tag * 0x9e3779b1u >> 8 | 1) & index->mask);
 }
 
 /* Bit per slot whose tag is this one. */
-static inline uint32_t flow_bucket_match(const struct flow_bucket *bucket, uint16_t tag)
-{
+static inline uint32_t flow_bucket_match(const struct flow_bucket *bucket, uint16_t tag) {
 #ifdef __SSE2__
     __m128i equal = _mm_cmpeq_epi16(_mm_load_si128((const __m128i *)bucket->tag), _mm_set1_epi16((short)tag));
     return (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128()));
@@ -62,8 +58,7 @@ static inline uint32_t flow_bucket_match(const struct flow_bucket *bucket, uint1
 #endif
 }
 
-static inline uint32_t flow_bucket_used(const struct flow_bucket *bucket)
-{
+static inline uint32_t flow_bucket_used(const struct flow_bucket *bucket) {
     return ~flow_bucket_match(bucket, 0) & 0xff;
 }
 

@@ -3,8 +3,7 @@
 
 #include "flow/flow_hash.h"
 
-void flow_record_start(struct flow_record *record, const struct packet *packet)
-{
+void flow_record_start(struct flow_record *record, const struct packet *packet) {
     *record = (struct flow_record){
         .key = packet->key,
         .last_ns = packet->ts_ns,
@@ -20,8 +19,7 @@ void flow_record_start(struct flow_record *record, const struct packet *packet)
     };
 }
 
-void flow_record_export(const struct flow_record *record, uint8_t end_reason, struct capture_flow *out)
-{
+void flow_record_export(const struct flow_record *record, uint8_t end_reason, struct capture_flow *out) {
     int source = record->forward, destination = !source;
     memset(out, 0, sizeof(*out));
     out->flow_id = record->flow_id;

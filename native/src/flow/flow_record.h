@@ -12,21 +12,21 @@ struct flow_way {
 };
 
 struct flow_record {
-    struct flow_key key;       /* ip_version 0: the record is free */
+    struct flow_key key; /* ip_version 0: the record is free */
     uint64_t last_ns;
-    struct flow_way way[2];    /* sent by endpoint 0, by endpoint 1 of the key */
+    struct flow_way way[2]; /* sent by endpoint 0, by endpoint 1 of the key */
     uint64_t start_ns;
     uint64_t flow_id;
     uint64_t first_packet_id;
     uint64_t last_packet_id;
-    uint32_t closed_after_ms;  /* state CLOSED: when it closed, ms after start_ns */
-    uint16_t tcp_flags[2];     /* union, by endpoint */
+    uint32_t closed_after_ms; /* state CLOSED: when it closed, ms after start_ns */
+    uint16_t tcp_flags[2];    /* union, by endpoint */
     uint16_t interface_index;
     uint8_t dscp;
     uint8_t icmp_type;
     uint8_t icmp_code;
-    uint8_t state;             /* enum capture_flow_state */
-    uint8_t forward;           /* endpoint that sent the first packet */
+    uint8_t state;   /* enum capture_flow_state */
+    uint8_t forward; /* endpoint that sent the first packet */
     uint8_t reserved;
 };
 static_assert(sizeof(struct flow_record) == 128, "two cache lines a flow");

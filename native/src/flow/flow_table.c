@@ -4,8 +4,7 @@
 #include "flow/flow_expiry.h"
 #include "flow/memory.h"
 
-bool flow_table_init(struct flow_table *table, const struct flow_table_config *config)
-{
+bool flow_table_init(struct flow_table *table, const struct flow_table_config *config) {
     memset(table, 0, sizeof(*table));
     table->config = *config;
     table->timed = config->idle_timeout_ns || config->active_timeout_ns;
@@ -19,23 +18,20 @@ bool flow_table_init(struct flow_table *table, const struct flow_table_config *c
     return table->records && index && wheel;
 }
 
-void flow_table_destroy(struct flow_table *table)
-{
+void flow_table_destroy(struct flow_table *table) {
     memory_unmap(table->records, (size_t)table->config.max_flows * sizeof(struct flow_record));
     table->records = NULL;
     flow_index_destroy(&table->index);
     timer_wheel_destroy(&table->wheel);
 }
 
-uint64_t flow_table_bytes(const struct flow_table *table)
-{
+uint64_t flow_table_bytes(const struct flow_table *table) {
     return (uint64_t)table->config.max_flows * (sizeof(struct flow_record) + sizeof(struct wheel_link)) +
            flow_index_bytes(&table->index);
 }
 
 /* A free record has no timer, so its wheel link carries the free list. */
-static uint32_t record_take(struct flow_table *table)
-{
+static uint32_t record_take(struct flow_table *table) {
     uint32_t number = table->free_head;
     if (number != WHEEL_NONE)
         table->free_head = table->wheel.links[number].next;
@@ -44,15 +40,13 @@ static uint32_t record_take(struct flow_table *table)
     return number;
 }
 
-static void record_give_back(struct flow_table *table, uint32_t number)
-{
+static void record_give_back(struct flow_table *table, uint32_t number) {
     table->records[number].key.ip_version = 0;
     table->wheel.links[number].next = table->free_head;
     table->free_head = number;
 }
 
-static void emit_record(struct flow_table *table, const struct flow_record *record, uint8_t reason)
-{
+static void emit_record(struct flow_table *table, const struct flow_record *record, uint8_t reason) {
     struct capture_flow flow;
     flow_record_export(record, reason, &flow);
     table->ended[reason]++;
@@ -60,8 +54,7 @@ static void emit_record(struct flow_table *table, const struct flow_record *reco
 }
 
 /* Emits a record and frees its place. The wheel must have let go of it already. */
-static void end_flow(struct flow_table *table, uint32_t number, uint8_t reason)
-{
+static void end_flow(struct flow_table *table, uint32_t number, uint8_t reason) {
     struct flow_record *record = &table->records[number];
     emit_record(table, record, reason);
     flow_index_remove(&table->index, flow_table_hash(table, &record->key), number);
@@ -69,22 +62,19 @@ static void end_flow(struct flow_table *table, uint32_t number, uint8_t reason)
     table->live--;
 }
 
-static void set_timer(struct flow_table *table, uint32_t number)
-{
+static void set_timer(struct flow_table *table, uint32_t number) {
     if (table->timed)
         timer_wheel_insert(&table->wheel, number, flow_deadline(&table->config, &table->records[number], NULL));
 }
 
-static void reset_timer(struct flow_table *table, uint32_t number)
-{
+static void reset_timer(struct flow_table *table, uint32_t number) {
     if (!table->timed)
         return;
     timer_wheel_remove(&table->wheel, number);
     set_timer(table, number);
 }
 
-static uint32_t older_in_bucket(const struct flow_table *table, uint32_t bucket_number, uint32_t oldest)
-{
+static uint32_t older_in_bucket(const struct flow_table *table, uint32_t bucket_number, uint32_t oldest) {
     const struct flow_bucket *bucket = &table->index.buckets[bucket_number];
     for (uint32_t used = flow_bucket_used(bucket); used; used &= used - 1) {
         uint32_t number = bucket->record[__builtin_ctz(used)];
@@ -94,10 +84,9 @@ static uint32_t older_in_bucket(const struct flow_table *table, uint32_t bucket_
     return oldest;
 }
 
-/* The table is full: the least recently used flow of the key's two buckets leaves. Should both be empty, the nearest bucket that is not
- * gives one; at half load that is a few steps away. */
-static void evict(struct flow_table *table, uint64_t hash)
-{
+/* The table is full: the least recently used flow of the key's two buckets leaves. Should both be empty, the nearest bucket that
+ * is not gives one; at half load that is a few steps away. */
+static void evict(struct flow_table *table, uint64_t hash) {
     uint32_t first = flow_index_first(&table->index, hash);
     uint32_t oldest = older_in_bucket(table, first, WHEEL_NONE);
     oldest = older_in_bucket(table, flow_index_other(&table->index, first, flow_index_tag(hash)), oldest);
@@ -108,8 +97,7 @@ static void evict(struct flow_table *table, uint64_t hash)
     end_flow(table, oldest, CAPTURE_FLOW_END_RESOURCES);
 }
 
-static inline void count_packet(struct flow_table *table, uint32_t number, const struct packet *packet)
-{
+static inline void count_packet(struct flow_table *table, uint32_t number, const struct packet *packet) {
     struct flow_record *record = &table->records[number];
     struct flow_way *way = &record->way[packet->from];
     way->packets++;
@@ -129,16 +117,14 @@ static inline void count_packet(struct flow_table *table, uint32_t number, const
         reset_timer(table, number);
 }
 
-static void start_flow(struct flow_table *table, uint32_t number, const struct packet *packet)
-{
+static void start_flow(struct flow_table *table, uint32_t number, const struct packet *packet) {
     flow_record_start(&table->records[number], packet);
     table->created++;
     set_timer(table, number);
     count_packet(table, number, packet);
 }
 
-static void add_flow(struct flow_table *table, const struct packet *packet)
-{
+static void add_flow(struct flow_table *table, const struct packet *packet) {
     uint32_t number = record_take(table);
     if (number == WHEEL_NONE) {
         evict(table, packet->hash);
@@ -152,16 +138,14 @@ static void add_flow(struct flow_table *table, const struct packet *packet)
     start_flow(table, number, packet);
 }
 
-static inline bool key_equal(const struct flow_key *a, const struct flow_key *b)
-{
+static inline bool key_equal(const struct flow_key *a, const struct flow_key *b) {
     uint64_t x[5], y[5];
     memcpy(x, a, sizeof(x));
     memcpy(y, b, sizeof(y));
     return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4])) == 0;
 }
 
-static inline uint32_t find_in_bucket(const struct flow_table *table, uint32_t number, uint16_t tag, const struct flow_key *key)
-{
+static inline uint32_t find_in_bucket(const struct flow_table *table, uint32_t number, uint16_t tag, const struct flow_key *key) {
     const struct flow_bucket *bucket = &table->index.buckets[number];
     for (uint32_t match = flow_bucket_match(bucket, tag); match; match &= match - 1) {
         uint32_t record = bucket->record[__builtin_ctz(match)];
@@ -171,8 +155,7 @@ static inline uint32_t find_in_bucket(const struct flow_table *table, uint32_t n
     return WHEEL_NONE;
 }
 
-static inline uint32_t find_flow(const struct flow_table *table, const struct flow_key *key, uint64_t hash)
-{
+static inline uint32_t find_flow(const struct flow_table *table, const struct flow_key *key, uint64_t hash) {
     uint16_t tag = flow_index_tag(hash);
     uint32_t first = flow_index_first(&table->index, hash);
     uint32_t number = find_in_bucket(table, first, tag, key);
@@ -182,15 +165,13 @@ static inline uint32_t find_flow(const struct flow_table *table, const struct fl
 }
 
 /* The common case of flow_ended_before, without its detours: in order, not closed, within both timeouts. */
-static inline bool surely_goes_on(const struct flow_table *table, const struct flow_record *record, const struct packet *packet)
-{
+static inline bool surely_goes_on(const struct flow_table *table, const struct flow_record *record, const struct packet *packet) {
     return packet->ts_ns >= record->last_ns && packet->ts_ns - record->last_ns <= table->idle_limit_ns &&
            packet->ts_ns - record->start_ns < table->active_limit_ns &&
            (record->state != CAPTURE_FLOW_STATE_CLOSED || !table->timed);
 }
 
-void flow_table_add(struct flow_table *table, const struct packet *packet)
-{
+void flow_table_add(struct flow_table *table, const struct packet *packet) {
     uint32_t number = find_flow(table, &packet->key, packet->hash);
     if (number == WHEEL_NONE) {
         add_flow(table, packet);
@@ -213,8 +194,7 @@ void flow_table_add(struct flow_table *table, const struct packet *packet)
 }
 
 /* Puts every live flow where it belongs on a wheel that was turned back. */
-static void rebase_wheel(struct flow_table *table)
-{
+static void rebase_wheel(struct flow_table *table) {
     timer_wheel_reset(&table->wheel, table->now_ns);
     for (uint32_t number = 0; number < table->high_water; number++) {
         if (table->records[number].key.ip_version)
@@ -222,10 +202,9 @@ static void rebase_wheel(struct flow_table *table)
     }
 }
 
-/* Time may step back by any amount (clocks are set, traces are joined). Small steps are ignored; after a large one the wheel is turned
- * back, at most once per as many packets as there are records, so that no trace can make that the main work. */
-void flow_table_set_time(struct flow_table *table, uint64_t now_ns, uint32_t packets)
-{
+/* Time may step back by any amount (clocks are set, traces are joined). Small steps are ignored; after a large one the wheel is
+ * turned back, at most once per as many packets as there are records, so that no trace can make that the main work. */
+void flow_table_set_time(struct flow_table *table, uint64_t now_ns, uint32_t packets) {
     table->rebase_after -= packets < table->rebase_after ? packets : table->rebase_after;
     if (now_ns >= table->now_ns) {
         table->now_ns = now_ns;
@@ -239,8 +218,7 @@ void flow_table_set_time(struct flow_table *table, uint64_t now_ns, uint32_t pac
     rebase_wheel(table);
 }
 
-uint32_t flow_table_expire(struct flow_table *table, uint32_t budget)
-{
+uint32_t flow_table_expire(struct flow_table *table, uint32_t budget) {
     uint32_t looked = 0;
     while (table->timed && looked < budget) {
         uint32_t number = timer_wheel_pop(&table->wheel, table->now_ns);
@@ -256,8 +234,7 @@ uint32_t flow_table_expire(struct flow_table *table, uint32_t budget)
     return looked;
 }
 
-bool flow_table_flush(struct flow_table *table, uint32_t budget)
-{
+bool flow_table_flush(struct flow_table *table, uint32_t budget) {
     for (; table->live && budget; table->flush_at++) {
         struct flow_record *record = &table->records[table->flush_at];
         if (!record->key.ip_version)

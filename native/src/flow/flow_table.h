@@ -18,7 +18,7 @@ struct flow_table_config {
     uint64_t idle_timeout_ns;   /* 0: never */
     uint64_t active_timeout_ns; /* 0: never */
     uint64_t hash_seed;
-    uint64_t hash_mask;         /* ANDed to every hash; 0 in tests makes all keys collide, otherwise UINT64_MAX */
+    uint64_t hash_mask; /* ANDed to every hash; 0 in tests makes all keys collide, otherwise UINT64_MAX */
     void (*emit)(void *context, const struct capture_flow *flow); /* a finished record */
     void *context;
 };
@@ -29,17 +29,17 @@ struct flow_table {
     struct flow_record *records;
     struct timer_wheel wheel;
     struct hash_seed seed;
-    uint64_t idle_limit_ns;   /* the timeouts, with UINT64_MAX for never */
+    uint64_t idle_limit_ns; /* the timeouts, with UINT64_MAX for never */
     uint64_t active_limit_ns;
-    bool timed;               /* some timeout is set, so flows are on the wheel */
-    uint64_t now_ns;          /* packet time: the newest packet seen */
-    uint64_t rebase_after;    /* packets left before the wheel may be turned back again */
-    uint32_t free_head;       /* freed records, chained through their idle wheel links; WHEEL_NONE: none */
-    uint32_t high_water;      /* records from here on were never used */
+    bool timed;            /* some timeout is set, so flows are on the wheel */
+    uint64_t now_ns;       /* packet time: the newest packet seen */
+    uint64_t rebase_after; /* packets left before the wheel may be turned back again */
+    uint32_t free_head;    /* freed records, chained through their idle wheel links; WHEEL_NONE: none */
+    uint32_t high_water;   /* records from here on were never used */
     uint32_t live;
-    uint32_t flush_at;        /* flow_table_flush: where it stands */
+    uint32_t flush_at; /* flow_table_flush: where it stands */
     uint64_t created;
-    uint64_t ended[6];        /* by enum capture_flow_end_reason */
+    uint64_t ended[6]; /* by enum capture_flow_end_reason */
     uint64_t time_regressions;
 };
 
@@ -48,19 +48,16 @@ bool flow_table_init(struct flow_table *table, const struct flow_table_config *c
 void flow_table_destroy(struct flow_table *table);
 uint64_t flow_table_bytes(const struct flow_table *table);
 
-static inline uint64_t flow_table_hash(const struct flow_table *table, const struct flow_key *key)
-{
+static inline uint64_t flow_table_hash(const struct flow_table *table, const struct flow_key *key) {
     return flow_key_hash(key, &table->seed) & table->config.hash_mask;
 }
 
-static inline void flow_table_prefetch_bucket(const struct flow_table *table, uint64_t hash)
-{
+static inline void flow_table_prefetch_bucket(const struct flow_table *table, uint64_t hash) {
     __builtin_prefetch(&table->index.buckets[flow_index_first(&table->index, hash)]);
 }
 
 /* Both lines of the records that may be it. */
-static inline void flow_table_prefetch_record(const struct flow_table *table, uint64_t hash)
-{
+static inline void flow_table_prefetch_record(const struct flow_table *table, uint64_t hash) {
     uint32_t first = flow_index_first(&table->index, hash);
     uint16_t tag = flow_index_tag(hash);
     const struct flow_bucket *bucket = &table->index.buckets[first];

@@ -18,8 +18,7 @@ struct fragment_entry {
 };
 static_assert(sizeof(struct fragment_entry) == 64, "one cache line a datagram");
 
-bool fragment_cache_init(struct fragment_cache *cache, uint32_t slots, uint64_t hash_seed)
-{
+bool fragment_cache_init(struct fragment_cache *cache, uint32_t slots, uint64_t hash_seed) {
     memset(cache, 0, sizeof(*cache));
     cache->slots = slots;
     hash_seed_expand(&cache->seed, ~hash_seed);
@@ -27,19 +26,16 @@ bool fragment_cache_init(struct fragment_cache *cache, uint32_t slots, uint64_t 
     return cache->entries != NULL;
 }
 
-void fragment_cache_destroy(struct fragment_cache *cache)
-{
+void fragment_cache_destroy(struct fragment_cache *cache) {
     memory_unmap(cache->entries, cache->slots * sizeof(struct fragment_entry));
     cache->entries = NULL;
 }
 
-uint64_t fragment_cache_bytes(const struct fragment_cache *cache)
-{
+uint64_t fragment_cache_bytes(const struct fragment_cache *cache) {
     return cache->slots * sizeof(struct fragment_entry);
 }
 
-static struct fragment_entry *fragment_set(const struct fragment_cache *cache, const struct packet *packet)
-{
+static struct fragment_entry *fragment_set(const struct fragment_cache *cache, const struct packet *packet) {
     struct flow_key key = packet->key;
     key.protocol = packet->fragment_protocol;
     key.port[0] = packet->fragment_id >> 16; /* ports are not part of the identity; the identification is */
@@ -48,21 +44,18 @@ static struct fragment_entry *fragment_set(const struct fragment_cache *cache, c
     return &cache->entries[hash & (cache->slots - 1) & ~(uint64_t)(FRAGMENT_WAYS - 1)];
 }
 
-static bool fragment_matches(const struct fragment_entry *entry, const struct packet *packet)
-{
+static bool fragment_matches(const struct fragment_entry *entry, const struct packet *packet) {
     return entry->ip_version == packet->key.ip_version && entry->id == packet->fragment_id &&
            entry->fragment_protocol == packet->fragment_protocol && entry->vlan_id == packet->key.vlan_id &&
            memcmp(entry->addr, packet->key.addr, sizeof(entry->addr)) == 0;
 }
 
-static bool fragment_is_fresh(const struct fragment_entry *entry, uint64_t ts_ns)
-{
+static bool fragment_is_fresh(const struct fragment_entry *entry, uint64_t ts_ns) {
     uint64_t age = ts_ns > entry->ts_ns ? ts_ns - entry->ts_ns : entry->ts_ns - ts_ns;
     return age <= FRAGMENT_LIFETIME_NS;
 }
 
-static void fragment_remember(struct fragment_entry *set, const struct packet *packet)
-{
+static void fragment_remember(struct fragment_entry *set, const struct packet *packet) {
     struct fragment_entry *slot = &set[0];
     for (int way = 0; way < FRAGMENT_WAYS; way++) {
         if (set[way].ip_version == 0 || fragment_matches(&set[way], packet)) {
@@ -83,8 +76,7 @@ static void fragment_remember(struct fragment_entry *set, const struct packet *p
     slot->ts_ns = packet->ts_ns;
 }
 
-void fragment_cache_resolve(struct fragment_cache *cache, struct packet *packet)
-{
+void fragment_cache_resolve(struct fragment_cache *cache, struct packet *packet) {
     struct fragment_entry *set = fragment_set(cache, packet);
     if (packet->fragment == PACKET_FRAGMENT_FIRST) {
         fragment_remember(set, packet);

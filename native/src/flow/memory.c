@@ -3,8 +3,7 @@
 
 #include <sys/mman.h>
 
-void *memory_map(size_t bytes)
-{
+void *memory_map(size_t bytes) {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         return NULL;
@@ -12,8 +11,7 @@ void *memory_map(size_t bytes)
     return memory;
 }
 
-void memory_unmap(void *memory, size_t bytes)
-{
+void memory_unmap(void *memory, size_t bytes) {
     if (memory)
         munmap(memory, bytes);
 }

@@ -8,27 +8,23 @@
 
 static_assert(sizeof(struct capture_flow) == 128, "copied as 16 words");
 
-bool record_log_init(struct record_log *log, uint32_t records)
-{
+bool record_log_init(struct record_log *log, uint32_t records) {
     memset(log, 0, sizeof(*log));
     log->mask = records - 1;
     log->slots = memory_map(record_log_bytes(log));
     return log->slots != NULL;
 }
 
-void record_log_destroy(struct record_log *log)
-{
+void record_log_destroy(struct record_log *log) {
     memory_unmap(log->slots, record_log_bytes(log));
     log->slots = NULL;
 }
 
-uint64_t record_log_bytes(const struct record_log *log)
-{
+uint64_t record_log_bytes(const struct record_log *log) {
     return (log->mask + 1) * sizeof(struct capture_flow);
 }
 
-void record_log_write(struct record_log *log, const struct capture_flow *flow)
-{
+void record_log_write(struct record_log *log, const struct capture_flow *flow) {
     uint64_t words[RECORD_LOG_WORDS];
     memcpy(words, flow, sizeof(words));
     uint64_t sequence = atomic_load_explicit(&log->head, memory_order_relaxed);
@@ -39,14 +35,12 @@ void record_log_write(struct record_log *log, const struct capture_flow *flow)
     atomic_store_explicit(&log->head, sequence + 1, memory_order_release);
 }
 
-uint64_t record_log_oldest(const struct record_log *log)
-{
+uint64_t record_log_oldest(const struct record_log *log) {
     uint64_t claimed = atomic_load_explicit(&log->claimed, memory_order_acquire);
     return claimed > log->mask + 1 ? claimed - (log->mask + 1) : 0;
 }
 
-uint32_t record_log_read(const struct record_log *log, uint64_t at, struct capture_flow *out, uint32_t max, uint64_t *lost)
-{
+uint32_t record_log_read(const struct record_log *log, uint64_t at, struct capture_flow *out, uint32_t max, uint64_t *lost) {
     *lost = 0;
     uint64_t ready = record_log_head(log) - at;
     uint32_t count = ready < max ? (uint32_t)ready : max;

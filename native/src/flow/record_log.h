@@ -28,16 +28,15 @@ uint64_t record_log_bytes(const struct record_log *log);
 /* The writer only. */
 void record_log_write(struct record_log *log, const struct capture_flow *flow);
 
-static inline uint64_t record_log_head(const struct record_log *log)
-{
+static inline uint64_t record_log_head(const struct record_log *log) {
     return atomic_load_explicit(&log->head, memory_order_acquire);
 }
 
 /* Sequence number of the oldest record still kept. */
 uint64_t record_log_oldest(const struct record_log *log);
 
-/* Copies up to `max` records from sequence `at` on; returns how many. When `at` was overwritten, returns 0 and sets *lost to the number
- * of records lost: go on at at + *lost. */
+/* Copies up to `max` records from sequence `at` on; returns how many. When `at` was overwritten, returns 0 and sets *lost to the
+ * number of records lost: go on at at + *lost. */
 uint32_t record_log_read(const struct record_log *log, uint64_t at, struct capture_flow *out, uint32_t max, uint64_t *lost);
 
 #endif

@@ -7,28 +7,24 @@
 
 #define WHEEL_HEAD 0x80000000u
 
-bool timer_wheel_init(struct timer_wheel *wheel, uint32_t capacity)
-{
+bool timer_wheel_init(struct timer_wheel *wheel, uint32_t capacity) {
     wheel->capacity = capacity;
     wheel->links = memory_map((size_t)capacity * sizeof(struct wheel_link));
     timer_wheel_reset(wheel, 0);
     return wheel->links != NULL;
 }
 
-void timer_wheel_destroy(struct timer_wheel *wheel)
-{
+void timer_wheel_destroy(struct timer_wheel *wheel) {
     memory_unmap(wheel->links, (size_t)wheel->capacity * sizeof(struct wheel_link));
     wheel->links = NULL;
 }
 
-void timer_wheel_reset(struct timer_wheel *wheel, uint64_t now_ns)
-{
+void timer_wheel_reset(struct timer_wheel *wheel, uint64_t now_ns) {
     memset(wheel->heads, 0xff, sizeof(wheel->heads));
     wheel->tick = now_ns >> WHEEL_TICK_SHIFT;
 }
 
-void timer_wheel_insert(struct timer_wheel *wheel, uint32_t entry, uint64_t deadline_ns)
-{
+void timer_wheel_insert(struct timer_wheel *wheel, uint32_t entry, uint64_t deadline_ns) {
     uint64_t tick = (deadline_ns >> WHEEL_TICK_SHIFT) + 1; /* when this slot comes, the deadline has passed */
     if (tick <= wheel->tick)
         tick = wheel->tick + 1;
@@ -43,8 +39,7 @@ void timer_wheel_insert(struct timer_wheel *wheel, uint32_t entry, uint64_t dead
     wheel->heads[slot] = entry;
 }
 
-void timer_wheel_remove(struct timer_wheel *wheel, uint32_t entry)
-{
+void timer_wheel_remove(struct timer_wheel *wheel, uint32_t entry) {
     struct wheel_link link = wheel->links[entry];
     if (link.previous & WHEEL_HEAD)
         wheel->heads[link.previous & ~WHEEL_HEAD] = link.next;
@@ -54,8 +49,7 @@ void timer_wheel_remove(struct timer_wheel *wheel, uint32_t entry)
         wheel->links[link.next].previous = link.previous;
 }
 
-uint32_t timer_wheel_pop(struct timer_wheel *wheel, uint64_t now_ns)
-{
+uint32_t timer_wheel_pop(struct timer_wheel *wheel, uint64_t now_ns) {
     uint64_t target = now_ns >> WHEEL_TICK_SHIFT;
     for (;;) {
         uint32_t entry = wheel->heads[wheel->tick % WHEEL_SLOTS];

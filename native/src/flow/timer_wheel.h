@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One wheel of slots driven by packet time. A flow sits in the slot of the earliest instant it could end at; when the slot comes, the
- * caller looks at the flow's true deadline and puts it back if that is later. So a packet costs the wheel nothing. */
+/* One wheel of slots driven by packet time. A flow sits in the slot of the earliest instant it could end at; when the slot comes,
+ * the caller looks at the flow's true deadline and puts it back if that is later. So a packet costs the wheel nothing. */
 #ifndef JARVIS_TIMER_WHEEL_H
 #define JARVIS_TIMER_WHEEL_H
 
@@ -22,7 +22,7 @@ struct wheel_link {
 struct timer_wheel {
     struct wheel_link *links; /* one an entry */
     uint32_t capacity;
-    uint64_t tick;            /* its slot is being emptied; earlier ones are empty of due entries */
+    uint64_t tick; /* its slot is being emptied; earlier ones are empty of due entries */
     uint32_t heads[WHEEL_SLOTS];
 };
 
@@ -37,7 +37,8 @@ void timer_wheel_reset(struct timer_wheel *wheel, uint64_t now_ns);
 void timer_wheel_insert(struct timer_wheel *wheel, uint32_t entry, uint64_t deadline_ns);
 void timer_wheel_remove(struct timer_wheel *wheel, uint32_t entry);
 
-/* Takes off and returns the next entry whose slot has come by now_ns; WHEEL_NONE when there is none. Time never goes back here. */
+/* Takes off and returns the next entry whose slot has come by now_ns; WHEEL_NONE when there is none. Time never goes back here.
+ */
 uint32_t timer_wheel_pop(struct timer_wheel *wheel, uint64_t now_ns);
 
 #endif

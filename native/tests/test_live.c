@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Live captures on the loopback interface of a network namespace of their own; skipped, saying so, without the right to make one.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "jarvis_capture.h"
+
+enum { SENT = 200, SECOND = 1000000000 };
+
+static uint64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
+}
+
+/* False: not allowed here. */
+static bool enter_namespace(void) {
+    if (unshare(CLONE_NEWNET) != 0)
+        return false;
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    int control = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK_EQUAL(0, ioctl(control, SIOCSIFFLAGS, &request));
+    close(control);
+    return true;
+}
+
+static void send_datagrams(uint16_t port, int count) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int sender = socket(AF_INET, SOCK_DGRAM, 0), receiver = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK_EQUAL(0, bind(receiver, (struct sockaddr *)&to, sizeof(to)));
+    for (int i = 0; i < count; i++)
+        CHECK_EQUAL(100,
+                    sendto(sender,
+                           "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789",
+                           100, 0, (struct sockaddr *)&to, sizeof(to)));
+    close(sender);
+    close(receiver);
+}
+
+static capture_t *capture_loopback(const char *backend, uint32_t workers, uint64_t idle_s) {
+    struct capture_config config = {
+        .struct_size = sizeof(config), .interface = "lo", .backend = backend, .workers = workers, .filter = "udp and ip"};
+    struct capture_flow_config flow_config = {
+        .struct_size = sizeof(flow_config), .max_flows = 8192, .idle_timeout_ns = idle_s * SECOND};
+    struct capture_error_info error = {0};
+    capture_t *capture;
+    int code = capture_init(&config, &capture, &error);
+    if (code == CAPTURE_OK)
+        code = capture_flow_enable(capture, &flow_config, &error);
+    if (code == CAPTURE_OK)
+        code = capture_start(capture, &error);
+    if (code != CAPTURE_OK)
+        fprintf(stderr, "%s: %s\n", error.field, error.message);
+    CHECK_EQUAL(CAPTURE_OK, code);
+    return capture;
+}
+
+static struct capture_stats stats_of(capture_t *capture) {
+    struct capture_stats s;
+    CHECK_EQUAL(CAPTURE_OK, capture_get_stats(capture, &s));
+    CHECK_EQUAL(s.received, s.metered + s.filtered + s.non_ip + s.malformed + s.paused + s.dropped_nic + s.dropped_kernel +
+                                s.dropped_user + s.in_flight);
+    return s;
+}
+
+/* What is sent is on the wire once or twice (out and in), by backend; never half a packet. */
+static void check_metered(const struct capture_stats *stats) {
+    CHECK(stats->metered == SENT || stats->metered == 2 * SENT);
+    CHECK_EQUAL(stats->metered * 128, stats->metered_octets);
+    CHECK_EQUAL(0, stats->dropped_kernel + stats->dropped_user + stats->malformed);
+}
+
+static void a_graceful_stop_counts_everything_sent(const char *backend, uint32_t workers) {
+    capture_t *capture = capture_loopback(backend, workers, 30);
+    send_datagrams(5300, SENT);
+    CHECK_EQUAL(CAPTURE_OK, capture_stop(capture, true));
+    struct capture_stats stats = stats_of(capture);
+    check_metered(&stats);
+    CHECK_EQUAL(0, stats.in_flight);
+    CHECK_EQUAL(stats.flows_total, stats.flows_ended[CAPTURE_FLOW_END_FORCED]);
+    CHECK_EQUAL(0, stats.flows_active);
+    capture_destroy(capture);
+    printf("ok - a_graceful_stop_counts_everything_sent(%s, %u)\n", backend, workers);
+}
+
+static void on_a_quiet_link_flows_end_by_the_clock(const char *backend, uint32_t workers) {
+    capture_t *capture = capture_loopback(backend, workers, 1);
+    uint64_t sent = now_ns();
+    send_datagrams(5301, SENT);
+    while (stats_of(capture).flows_ended[CAPTURE_FLOW_END_IDLE] == 0) {
+        CHECK_EQUAL(1, capture_poll(capture, 50));
+        CHECK(now_ns() - sent < 3ull * SECOND);
+    }
+    CHECK(now_ns() - sent >= SECOND);
+    capture_stop(capture, false);
+    struct capture_stats stats = stats_of(capture);
+    check_metered(&stats);
+    CHECK_EQUAL(0, stats.flows_active);
+    capture_destroy(capture);
+    printf("ok - on_a_quiet_link_flows_end_by_the_clock(%s, %u)\n", backend, workers);
+}
+
+static void a_live_capture_refuses_a_lossless_reader(void) {
+    capture_t *capture = capture_loopback("auto", 1, 1);
+    struct capture_reader_config config = {.struct_size = sizeof(config), .lossless = true};
+    struct capture_error_info error;
+    capture_flow_reader_t *reader;
+    CHECK_EQUAL(CAPTURE_ERR_INVALID, capture_reader_open(capture, &config, &reader, &error));
+    CHECK_TEXT("lossless", error.field);
+    capture_destroy(capture);
+}
+
+int main(void) {
+    if (!enter_namespace()) {
+        printf("skipped: a network namespace cannot be made: %s\n", strerror(errno));
+        return 0;
+    }
+    for (uint32_t workers = 0; workers <= 2; workers++) {
+        a_graceful_stop_counts_everything_sent("afpacket", workers);
+        on_a_quiet_link_flows_end_by_the_clock("afpacket", workers);
+    }
+    for (uint32_t workers = 0; workers <= 1; workers++) {
+        a_graceful_stop_counts_everything_sent("pcap", workers);
+        on_a_quiet_link_flows_end_by_the_clock("pcap", workers);
+    }
+    RUN(a_live_capture_refuses_a_lossless_reader);
+    return 0;
+}
