@@ -99,7 +99,7 @@ def require_role(identity: Identity, method: str) -> None:
         raise refuse(code_pb2.PERMISSION_DENIED, "ROLE_DENIED", message, metadata={"method": method, "role": str(identity.role)})
 
 
-class AuthorizationInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Stands before every handler of a port, health and reflection included."""
 
     def __init__(self, check: Callable[[grpc.aio.ServicerContext[Any, Any], str], None]) -> None:

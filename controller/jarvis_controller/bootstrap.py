@@ -29,8 +29,7 @@ from jarvis_controller.tls import CERTIFICATE_FILE, controller_identity, issue_c
 CONFIG_FILE = "controller.toml"
 CTL_FILE = "jarvisctl.toml"
 OPERATOR_LIFETIME = timedelta(days=365)
-OPERATOR_PORT = 7440
-ENROLL_PORT = 7441
+RELEASE_KEY_FILE = "release.pub"
 
 
 class InitError(Exception):
@@ -46,8 +45,13 @@ class InitOptions:
     name: str
     host: str
     """Where agents and operators reach this controller: a DNS name or an address."""
+    port: int
+    """For operators."""
+    enroll_port: int
     ek_roots: Sequence[Path]
-    release_key: Path
+    """May be empty: then the configuration has to be completed before `run` accepts it."""
+    release_key: Path | None
+    """May be None, likewise."""
 
 
 def initialise(options: InitOptions) -> None:
@@ -66,26 +70,26 @@ def initialise(options: InitOptions) -> None:
         raise InitError(f"{error.filename}: {error.strerror}") from error
 
 
-def _write(options: InitOptions, roots: Sequence[bytes], release_key: bytes) -> None:
+def _write(options: InitOptions, roots: Sequence[bytes], release_key: bytes | None) -> None:
     directory = options.directory
     ca = FleetCA.create(options.fleet)
     (directory / CA_DIRECTORY).mkdir(mode=0o700)
     ca.save(directory / CA_DIRECTORY)
     write_private(directory / COMMAND_KEY_FILE, generate_command_key()[0])
     write_private(directory / CERTIFICATE_FILE, issue_controller_pem(ca, controller_identity(options.fleet, options.name)))
-    write_private(directory / "release.pub", release_key)
+    if release_key is not None:
+        write_private(directory / RELEASE_KEY_FILE, release_key)
     (directory / "ek-roots").mkdir(mode=0o700)
     names = [f"ek-roots/{index:02}-{path.stem}.pem" for index, path in enumerate(options.ek_roots, start=1)]
     for name, pem in zip(names, roots, strict=True):
         write_private(directory / name, pem)
-    issue_operator(
-        ca, Identity(fleet=options.fleet, role=Role.ADMIN, name="admin"), directory, host=options.host, config=CTL_FILE
-    )
+    admin = Identity(fleet=options.fleet, role=Role.ADMIN, name="admin")
+    issue_operator(ca, admin, directory, endpoint=join_address(options.host, options.port))
     # Last: its presence says that everything else is there.
     write_private(directory / CONFIG_FILE, _controller_toml(options, names).encode())
 
 
-def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, host: str, config: str) -> None:
+def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, endpoint: str) -> None:
     """Writes an operator's key, certificate and jarvisctl configuration into an existing directory; never over existing files.
 
     Raises:
@@ -97,7 +101,7 @@ def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, host: st
     if not (directory / "fleet-ca.crt").exists():
         write_private(directory / "fleet-ca.crt", ca.certificate_pem)
     lines = {
-        "endpoint": _join(host, OPERATOR_PORT),
+        "endpoint": endpoint,
         "fleet": identity.fleet,
         "ca": "fleet-ca.crt",
         "certificate": f"{identity.name}.crt",
@@ -106,10 +110,10 @@ def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, host: st
     text = "# jarvisctl; paths are relative to this file.\n" + "".join(
         f"{key} = {json.dumps(value)}\n" for key, value in lines.items()
     )
-    write_private(directory / config, text.encode())
+    write_private(directory / CTL_FILE, text.encode())
 
 
-def _check(options: InitOptions) -> tuple[list[bytes], bytes]:
+def _check(options: InitOptions) -> tuple[list[bytes], bytes | None]:
     directory = options.directory
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InitError(f"DIR {directory} is not empty: a fleet is made once, in a new or empty directory")
@@ -120,8 +124,6 @@ def _check(options: InitOptions) -> tuple[list[bytes], bytes]:
         raise InitError(error.message) from error
     if not options.host or any(character.isspace() for character in options.host):
         raise InitError(f"--host {options.host!r}: a DNS name or an address is accepted")
-    if not options.ek_roots:
-        raise InitError("--ek-root is missing: at least one PEM file of a TPM vendor's root certificate is accepted")
     return [_root(path) for path in options.ek_roots], _release_key(options.release_key)
 
 
@@ -136,7 +138,9 @@ def _root(path: Path) -> bytes:
     return pem
 
 
-def _release_key(path: Path) -> bytes:
+def _release_key(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
     try:
         pem = path.read_bytes()
         load_release_public_key(pem)
@@ -148,16 +152,20 @@ def _release_key(path: Path) -> bytes:
 
 
 def _controller_toml(options: InitOptions, ek_roots: Sequence[str]) -> str:
+    everywhere = "[::]" if ":" in options.host else "0.0.0.0"  # noqa: S104 - both ports are for other hosts
     return f"""\
 # jarvis-controller; every field is described in controller.example.toml. Paths are relative to this file.
 fleet = {json.dumps(options.fleet)}
 name = {json.dumps(options.name)}
 state_directory = "."
-advertise_enroll = {json.dumps(_join(options.host, ENROLL_PORT))}
-release_key = "release.pub"
+listen = "{everywhere}:{options.port}"
+enroll_listen = "{everywhere}:{options.enroll_port}"
+advertise_enroll = {json.dumps(join_address(options.host, options.enroll_port))}
+release_key = "{RELEASE_KEY_FILE}"
 ek_roots = {json.dumps(list(ek_roots))}
 """
 
 
-def _join(host: str, port: int) -> str:
+def join_address(host: str, port: int) -> str:
+    """host:port, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -22,6 +22,7 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer  # what `health.aio` is; the package's types do not say so
 from grpc_reflection.v1alpha import reflection
 from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
 from jarvis_trust.ca import FleetCA
@@ -229,7 +230,7 @@ def _handler(make: Callable[..., Any], behaviour: Any, request: Any, response: A
 
 
 def _add_health(server: grpc.aio.Server, service: str) -> Any:
-    servicer = health.aio.HealthServicer()
+    servicer = HealthServicer()
     servicer._server_status[service] = health_pb2.HealthCheckResponse.SERVING  # noqa: SLF001 - `set` is a coroutine, and nobody listens yet
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return servicer

@@ -51,6 +51,10 @@ FIRMWARE_OBJECT = "libjarvis_capture.so"
 NOT_EVALUATED = "NOT_EVALUATED"
 VERIFIER_ERROR = "VERIFIER_ERROR"
 
+_CHALLENGE_REASONS = frozenset(
+    {"CHALLENGE_UNKNOWN", "CHALLENGE_USED", "CHALLENGE_OF_ANOTHER_AGENT", "CHALLENGE_EXPIRED", "NONCE_MISMATCH"}
+)
+"""They speak of the challenge alone: the agent may have answered another one."""
 _MAGIC_WRONG = "ATTEST_MAGIC_WRONG"
 _TYPE_WRONG = "ATTEST_TYPE_WRONG"
 _ATTEST_MAX = MAX_ATTEST_BYTES
@@ -195,9 +199,9 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
         return Verdict.PASSED
     if failed == {("challenge", "CHALLENGE_EXPIRED")}:
         return Verdict.EXPIRED
-    # Only these two speak of the challenge alone. What could not be evaluated is for want of something that failed by itself.
-    causes = {name for name, reason in failed if reason != NOT_EVALUATED}
-    if causes and causes <= {"challenge", "qualifying-data"}:
+    # What could not be evaluated is for want of something that failed by itself.
+    causes = {reason for _, reason in failed if reason != NOT_EVALUATED}
+    if causes and causes <= _CHALLENGE_REASONS:
         return Verdict.CHALLENGE_MISMATCH
     return Verdict.FAILED
 
