@@ -76,9 +76,21 @@ def run(
 
     Exit codes: 0 stopped by a signal, 1 failure, 2 bad arguments or configuration.
     """
-    from jarvis_agent.server import run_agent  # noqa: PLC0415 - gRPC and the TPM stack
+    from jarvis_agent.errors import ConfigError  # noqa: PLC0415 - only for this command
+    from jarvis_trust.errors import TrustError  # noqa: PLC0415 - only for this command
 
-    run_agent(config)
+    try:
+        from jarvis_agent.server import run_agent  # noqa: PLC0415 - gRPC and the TPM stack
+    except ModuleNotFoundError as error:
+        _fail(f"run needs the Python module {error.name}: install it with pip install 'jarvis-capture[agent]'", 1)
+    try:
+        run_agent(config)
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except TrustError as error:
+        _fail(f"{error.reason}: {error.message}", 1)
+    except OSError as error:
+        _fail(str(error), 1)
 
 
 @app.command()

@@ -41,6 +41,7 @@ TIMEOUT_S = 60.0
 MAX_RETRY_S = 300.0
 _CLOCK_CHECK_S = 30.0
 """How often the renewal time is compared with the wall clock, which may be set at any time."""
+_CLOCK_CHECK_MIN_S = 0.5
 _SPENT_TOKEN = frozenset({"TOKEN_REUSED", "TOKEN_UNKNOWN", "TOKEN_EXPIRED"})
 
 
@@ -109,9 +110,11 @@ class Enroller:
         attempt = 0
         while True:
             current = self._tls.require()
-            # The wall clock may be set at any moment: look at it often instead of sleeping once.
-            if self._now() < current.renewal_time and current.is_valid(self._now()):
-                await asyncio.sleep(_CLOCK_CHECK_S)
+            now = self._now()
+            if now < current.renewal_time and current.is_valid(now):
+                # The wall clock may be set at any moment: look at it often instead of sleeping once.
+                left_s = (current.renewal_time - now).total_seconds()
+                await asyncio.sleep(min(_CLOCK_CHECK_S, max(_CLOCK_CHECK_MIN_S, left_s)))
                 continue
             try:
                 renewed = await self.enroll(token="")
@@ -120,6 +123,7 @@ class Enroller:
                 attempt += 1
             else:
                 attempt = 0
+                await asyncio.sleep(_CLOCK_CHECK_MIN_S)
                 _LOG.info("the certificate was renewed, it ends at %s", renewed.not_after.isoformat())
 
     async def enroll(self, *, token: str) -> TlsIdentity:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
-from jarvis_trust.ca import generate_key, identity_of_certificate, load_certificate, public_key_of, spki_sha256
+from jarvis_trust.ca import BACKDATING, generate_key, identity_of_certificate, load_certificate, public_key_of, spki_sha256
 from jarvis_trust.errors import EnrollmentError, IdentityError
 from jarvis_trust.identities import Identity
 from jarvis_trust.keyfiles import load_private_key, read_private, replace_private, write_private
@@ -34,8 +34,9 @@ class TlsIdentity:
 
     @property
     def renewal_time(self) -> datetime:
-        """When to ask for the next certificate."""
-        return self.not_before + (self.not_after - self.not_before) * RENEWAL_SHARE
+        """When to ask for the next certificate, counted from its issue (not_before lies before that)."""
+        issued = min(self.not_before + BACKDATING, self.not_after)
+        return issued + (self.not_after - issued) * RENEWAL_SHARE
 
     def is_valid(self, now: datetime) -> bool:
         """Within its validity."""

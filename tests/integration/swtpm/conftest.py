@@ -25,7 +25,7 @@ if shutil.which("swtpm") is None or shutil.which("swtpm_setup") is None:
 from jarvis_agent.tpm import TpmWorker
 
 from testbed.swtpm import Swtpm, TpmVendor
-from tests.integration.swtpm.small_controller import FLEET, SmallController
+from tests.integration.swtpm.small_controller import FLEET, AgentLine, SmallController
 
 
 @pytest.fixture(scope="session")
@@ -157,6 +157,22 @@ def make_agent(  # noqa: PLR0917 - fixtures
     yield make
     for agent in made:
         agent.clean_up()
+
+
+@pytest.fixture
+async def running(make_agent: MakeAgent, controller: SmallController) -> AsyncIterator[tuple[AgentProcess, AgentLine]]:
+    """A running, enrolled agent and a controller's line to it."""
+    agent = make_agent()
+    await agent.start()
+    line = line_to(controller, agent)
+    yield agent, line
+    await line.close()
+
+
+def line_to(controller: SmallController, agent: AgentProcess) -> AgentLine:
+    """The controller's line to the only agent that is enrolled."""
+    (agent_id,) = controller.enrollments.agents
+    return controller.line_to(agent_id, agent.address)
 
 
 def free_port() -> int:

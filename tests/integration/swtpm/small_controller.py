@@ -177,7 +177,7 @@ class AgentLine:
         answer = await self.call("Attest", pb.AttestRequest(nonce=nonce, pcrs=pcrs))
         return nonce, pb.AttestResponse.FromString(answer).evidence
 
-    def make_lease(self, nonce: bytes, evidence: Evidence, *, firmware_sha256: bytes, **changes: Any) -> SignedLease:
+    def make_lease(self, quoted_nonce: bytes, evidence: Evidence, *, firmware_sha256: bytes, **changes: Any) -> SignedLease:
         """The lease that a controller would give for this evidence, with any field changed."""
         controller = self.controller
         controller.sequence += 1
@@ -195,7 +195,7 @@ class AgentLine:
             "audit_head": secrets.token_bytes(32),
             "audit_sequence": controller.audit_sequence,
             "duration_ns": 60 * 10**9,
-            "nonce": nonce,
+            "nonce": quoted_nonce,
         }
         self.lease = Lease(**(fields | changes))
         return controller.signer.sign_lease(self.lease)

@@ -1,89 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole agent as a process, with a real TPM, against a small controller."""
+"""The whole agent as a process, with a real TPM, against a small controller: identity, evidence, captures, ends."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
 
 import grpc
-import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from google.rpc.error_details_pb2 import ErrorInfo
-from grpc_status import rpc_status
+import grpc.aio
 from jarvis.capture.v1 import agent_pb2 as pb
-from jarvis.capture.v1.capture_pb2 import CaptureSpec, FlowSubscription
-from jarvis.capture.v1.trust_pb2 import Evidence
-from jarvis_trust.ca import spki_sha256
-from jarvis_trust.eventlog import parse_log, replay
-from jarvis_trust.quote import quote_binding
-from jarvis_trust.status import error_info
-from jarvis_trust.tpm_structures import parse_attest_quote, parse_ecdsa_signature
+from jarvis.capture.v1.capture_pb2 import CAPTURE_STATE_PAUSED, CAPTURE_STATE_STOPPED, CaptureSpec, FlowSubscription
+from jarvis_trust.eventlog import parse_log
+from jarvis_trust.tpm_structures import parse_attest_quote
 
-from tests.integration.swtpm.conftest import AgentProcess, MakeAgent
-from tests.integration.swtpm.small_controller import AgentLine, KnownAgent, SmallController
+from testbed.swtpm import Swtpm, TpmVendor
+from tests.integration.swtpm.checks import (
+    bad_fields_of,
+    check_evidence,
+    info_of,
+    packets_in,
+    read_flows,
+    reason_of,
+    refusal_of,
+    until,
+)
+from tests.integration.swtpm.conftest import AgentProcess, MakeAgent, line_to
+from tests.integration.swtpm.small_controller import AgentLine, SmallController
 from tests.support import DATA
 
-
-def info_of(error: grpc.aio.AioRpcError) -> ErrorInfo:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # AioRpcError has the same three methods
-    assert status is not None, error
-    info = error_info(status)
-    assert info is not None
-    return info
+Running = tuple[AgentProcess, AgentLine]
+FOLLOW = pb.StreamFlowsRequest(subscription=FlowSubscription(follow=True))
 
 
-async def refused(call: Any) -> tuple[grpc.StatusCode, ErrorInfo]:
-    """Code and reason of a call that must fail."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), info_of(caught.value)
+def replayable(agent: AgentProcess, name: str = "connection.pcap") -> pb.StartCaptureRequest:
+    shutil.copy(DATA / name, agent.directory / "replay" / name)
+    return pb.StartCaptureRequest(spec=CaptureSpec(files=[name]))
 
 
-def check_evidence(nonce: bytes, evidence: Evidence, agent: KnownAgent, controller: SmallController) -> None:
-    """Every claim of the evidence, with the trust package's own parsers."""
-    quote = parse_attest_quote(evidence.attest)
-    _, der = parse_ecdsa_signature(evidence.signature)
-    assert isinstance(agent.ak.key, ec.EllipticCurvePublicKey)
-    agent.ak.key.verify(der, evidence.attest, ec.ECDSA(hashes.SHA256()))
-    assert quote.extra_data == quote_binding(
-        nonce=nonce,
-        agent_spki_sha256=spki_sha256(agent.certificate_pem),
-        controller_spki_sha256=spki_sha256(controller.certificate_pem),
-        agent_id=agent.agent_id,
-        boot_id=evidence.boot_id,
-        session_id=evidence.session_id,
-        manifest=evidence.manifest,
-        event_log=evidence.event_log,
-    )
-    digests = {value.index: value.digest for value in evidence.pcrs}
-    hasher = hashes.Hash(hashes.SHA256())
-    for index in sorted(digests):
-        hasher.update(digests[index])
-    assert quote.pcr_digest == hasher.finalize()
-    assert replay(parse_log(evidence.event_log)) == digests[14]
-
-
-@pytest.fixture
-async def running(make_agent: MakeAgent, controller: SmallController) -> Any:
-    """A running, enrolled agent and the line to it."""
-    agent = make_agent()
-    await agent.start()
-    line = line_to(controller, agent)
-    yield agent, line
-    await line.close()
-
-
-def line_to(controller: SmallController, agent: AgentProcess) -> AgentLine:
-    (agent_id,) = controller.enrollments.agents
-    return controller.line_to(agent_id, agent.address)
-
-
-async def test_an_agent_enrols_attests_and_proves_what_it_loaded(
-    running: tuple[AgentProcess, AgentLine], controller: SmallController
-) -> None:
+async def test_an_agent_enrols_attests_and_proves_what_it_loaded(running: Running, controller: SmallController) -> None:
     _, line = running
     nonce, evidence = await line.attest()
     check_evidence(nonce, evidence, controller.enrollments.agents[line.agent_id], controller)
@@ -96,34 +52,216 @@ async def test_an_agent_enrols_attests_and_proves_what_it_loaded(
     assert any("libc.so" in event.subject for event in events[1:])
 
 
-async def test_a_capture_verb_before_the_first_attestation_is_refused(running: tuple[AgentProcess, AgentLine]) -> None:
-    _, line = running
-    code, info = await refused(line.call("GetMetrics", pb.GetMetricsRequest()))
-    assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "AGENT_UNATTESTED")
-
-
-async def test_a_leased_agent_starts_streams_and_stops(running: tuple[AgentProcess, AgentLine]) -> None:
-    _, line = running
-    await line.take_lease()
-    code, info = await refused(line.command("StopCapture", pb.StopCaptureRequest()))
-    assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CAPTURE_NOT_RUNNING")
-    await asyncio.sleep(0)
-
-
-async def test_a_replayed_file_reaches_its_subscriber_whole(running: tuple[AgentProcess, AgentLine]) -> None:
+async def test_a_replayed_file_reaches_its_subscriber_whole(running: Running) -> None:
     agent, line = running
-    shutil.copy(DATA / "connection.pcap", agent.directory / "replay" / "connection.pcap")
     await line.take_lease()
-    stream = line.stream("StreamFlows", pb.StreamFlowsRequest(subscription=FlowSubscription(follow=True)))
+    stream = line.stream("StreamFlows", FOLLOW)
     first = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0.3)
-    start = pb.StartCaptureRequest(spec=CaptureSpec(files=["connection.pcap"]))
-    started = pb.StartCaptureResponse.FromString(await line.command("StartCapture", start))
+    started = pb.StartCaptureResponse.FromString(await line.command("StartCapture", replayable(agent)))
     assert started.status.backend == "file"
     message = pb.StreamFlowsResponse.FromString(await first)
-    while message.WhichOneof("event") == "watermark":
-        message = pb.StreamFlowsResponse.FromString(await anext(stream))
-    assert message.WhichOneof("event") == "batch", message
     metrics = pb.GetMetricsResponse.FromString(await line.command("GetMetrics", pb.GetMetricsRequest())).metrics
-    packets = sum(record.fwd_packets + record.rev_packets for record in message.batch.records)
-    assert (packets, metrics.in_flight, metrics.dropped_user) == (metrics.metered, 0, 0)
+    assert packets_in([message]) == metrics.metered > 0
+    assert (metrics.in_flight, metrics.dropped_user) == (0, 0)
+
+
+async def test_what_is_kept_can_be_read_again_and_from_a_token(running: Running) -> None:
+    agent, line = running
+    await line.take_lease()
+    await line.command("StartCapture", replayable(agent, "pauses.pcap"))
+    kept, error = await read_flows(line.stream("StreamFlows", pb.StreamFlowsRequest()))
+    assert error is None
+    assert packets_in(kept) > 0
+    one_each = pb.StreamFlowsRequest(subscription=FlowSubscription(max_batch_records=1))
+    batches, _ = await read_flows(line.stream("StreamFlows", one_each))
+    assert len(batches) == sum(len(message.batch.records) for message in kept) > 1
+    token = batches[0].batch.resume_token
+    resumed = pb.StreamFlowsRequest(subscription=FlowSubscription(resume_token=token))
+    rest, _ = await read_flows(line.stream("StreamFlows", resumed))
+    assert [flow for message in rest for flow in message.batch.records][-1].flow_id == batches[-1].batch.records[0].flow_id
+    assert packets_in(rest) == packets_in(batches[1:])
+
+
+async def test_a_live_capture_pauses_with_its_lease_and_long_streams_end(running: Running) -> None:
+    _, line = running
+    await line.take_lease(duration_ns=2_500_000_000)
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")), expires_ns=2 * 10**9)
+    messages, error = await read_flows(line.stream("StreamFlows", FOLLOW, expires_ns=2 * 10**9))
+    assert error is not None
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LEASE_EXPIRED")
+    assert "watermark" in {message.WhichOneof("event") for message in messages}
+    status = pb.GetStatusResponse.FromString(await line.call("GetStatus", pb.GetStatusRequest()))
+    assert status.capture.state == CAPTURE_STATE_PAUSED
+    assert status.lease_sequence == 0
+    assert await reason_of(line.command("GetMetrics", pb.GetMetricsRequest())) == "LEASE_EXPIRED"
+    await line.take_lease()
+    stopped = pb.StopCaptureResponse.FromString(await line.command("StopCapture", pb.StopCaptureRequest()))
+    assert stopped.status.state == CAPTURE_STATE_STOPPED
+    assert stopped.status.metrics.in_flight == 0
+
+
+async def test_sigterm_in_mid_stream_gives_every_flow_and_then_says_unavailable(running: Running) -> None:
+    agent, line = running
+    await line.take_lease()
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+    reading = asyncio.ensure_future(read_flows(line.stream("StreamFlows", FOLLOW)))
+    await asyncio.sleep(0.5)
+    metered = pb.GetMetricsResponse.FromString(await line.command("GetMetrics", pb.GetMetricsRequest())).metrics.metered
+    assert metered > 0
+    assert await agent.stop() == 0
+    messages, error = await reading
+    assert error is not None
+    assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "AGENT_STOPPING")
+    assert packets_in(messages) >= metered
+
+
+async def test_metrics_stream_at_their_interval(running: Running) -> None:
+    agent, line = running
+    await line.take_lease()
+    await line.command("StartCapture", replayable(agent))
+    request = pb.StreamMetricsRequest()
+    request.interval.FromMilliseconds(100)
+    stream = line.stream("StreamMetrics", request)
+    received = [pb.StreamMetricsResponse.FromString(await anext(stream)).metrics.metered for _ in range(3)]
+    assert received[-1] > 0
+    request.interval.FromMilliseconds(10)
+    assert set(await bad_fields_of(anext(line.stream("StreamMetrics", request)))) == {"interval"}
+
+
+async def test_bad_capture_requests_name_the_field_the_value_and_what_is_accepted(running: Running) -> None:
+    agent, line = running
+    await line.take_lease()
+    (agent.directory / "replay" / "escape.pcap").symlink_to(DATA / "connection.pcap")
+    for spec, field, words in (
+        (CaptureSpec(), "spec.interface", "exactly one"),
+        (CaptureSpec(interface="lo", files=["a.pcap"]), "spec.interface", "exactly one"),
+        (CaptureSpec(interface="lo", snaplen=1), "spec.snaplen", "64"),
+        (CaptureSpec(interface="lo", buffer_size_mb=63), "spec.buffer_size_mb", "64"),
+        (CaptureSpec(interface="lo", max_flows=5), "spec.max_flows", "4096"),
+        (CaptureSpec(interface="lo", filter="nonsense ]["), "spec.filter", "syntax error"),
+        (CaptureSpec(files=["../../../etc/passwd"]), "spec.files[0]", "below the replay directory"),
+        (CaptureSpec(files=["escape.pcap"]), "spec.files[0]", "below the replay directory"),
+        (CaptureSpec(files=["missing.pcap"]), "spec.files[0]", "missing.pcap"),
+    ):
+        fields = await bad_fields_of(line.command("StartCapture", pb.StartCaptureRequest(spec=spec)))
+        assert list(fields) == [field], spec
+        assert words in fields[field], fields
+    unknown = pb.StartCaptureRequest(spec=CaptureSpec(interface="no-such-port"))
+    code, info = await refusal_of(line.command("StartCapture", unknown))
+    assert (code, info.reason) == (grpc.StatusCode.NOT_FOUND, "INTERFACE_NOT_FOUND")
+    wrong_backend = pb.StartCaptureRequest(spec=CaptureSpec(interface="lo", backend="quantum"))
+    assert await reason_of(line.command("StartCapture", wrong_backend)) == "BACKEND_UNAVAILABLE"
+    (agent.directory / "replay" / "garbage.pcap").write_bytes(b"this is no capture file" * 10)
+    garbage = pb.StartCaptureRequest(spec=CaptureSpec(files=["garbage.pcap"]))
+    assert await reason_of(line.command("StartCapture", garbage)) == "CAPTURE_FILE_INVALID"
+
+
+async def test_one_capture_runs_at_a_time(running: Running) -> None:
+    _, line = running
+    await line.take_lease()
+    live = pb.StartCaptureRequest(spec=CaptureSpec(interface="lo"))
+    assert await reason_of(line.command("GetMetrics", pb.GetMetricsRequest())) == "CAPTURE_NOT_RUNNING"
+    await line.command("StartCapture", live)
+    assert await reason_of(line.command("StartCapture", live)) == "CAPTURE_RUNNING"
+    await line.command("StopCapture", pb.StopCaptureRequest())
+    assert await reason_of(line.command("StopCapture", pb.StopCaptureRequest())) == "CAPTURE_NOT_RUNNING"
+    await line.command("StartCapture", live)
+
+
+async def test_an_agent_killed_in_mid_stream_comes_back_without_its_token(running: Running, controller: SmallController) -> None:
+    agent, line = running
+    await line.take_lease()
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+    reading = asyncio.ensure_future(read_flows(line.stream("StreamFlows", FOLLOW)))
+    await asyncio.sleep(0.3)
+    _, before = await line.attest()
+    agent.kill()
+    _, error = await reading
+    assert error is not None
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    await agent.start()
+    again = line_to(controller, agent)
+    nonce, evidence = await again.attest()
+    check_evidence(nonce, evidence, controller.enrollments.agents[again.agent_id], controller)
+    assert controller.enrollments.enrolled_with_token == [True]
+    assert evidence.session_id != before.session_id
+    events = parse_log(evidence.event_log)
+    assert len(events) == len(parse_log(before.event_log)) + 1  # one load attempt; the mappings are on the log already
+    assert await reason_of(line.command("GetMetrics", pb.GetMetricsRequest())) == "AGENT_UNATTESTED"
+    await again.close()
+
+
+async def test_a_reboot_starts_a_new_event_log_and_keeps_the_old_one_aside(
+    running: Running, controller: SmallController, tpm: Swtpm
+) -> None:
+    agent, line = running
+    _, before = await line.attest()
+    agent.kill()
+    tpm.reboot()
+    await agent.start()
+    again = line_to(controller, agent)
+    nonce, evidence = await again.attest()
+    check_evidence(nonce, evidence, controller.enrollments.agents[again.agent_id], controller)
+    assert parse_attest_quote(evidence.attest).reset_count == parse_attest_quote(before.attest).reset_count + 1
+    assert len(list(agent.state_directory.glob("firmware-events-*.jsonl"))) == 2
+    await again.close()
+
+
+async def test_five_power_cuts_do_not_lock_the_attestation_key_out(tpm: Swtpm, running: Running) -> None:
+    _, line = running
+    for _ in range(5):
+        tpm.reboot()
+        await line.attest()
+
+
+async def test_a_lost_tpm_is_a_clear_error_and_is_found_again(tpm: Swtpm, running: Running) -> None:
+    _, line = running
+    tpm.kill()
+    code, info = await refusal_of(line.attest())
+    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "TPM_UNAVAILABLE")
+    tpm.start()
+    await line.attest()
+
+
+async def test_a_lost_certificate_comes_back_by_activation_alone(running: Running, controller: SmallController) -> None:
+    agent, line = running
+    await agent.stop()
+    (agent.state_directory / "tls" / "agent.crt").unlink()
+    await agent.start()
+    assert controller.enrollments.enrolled_with_token == [True, False]
+    assert "TOKEN_REUSED" in agent.log
+    again = line_to(controller, agent)
+    await again.attest()
+    await again.close()
+    await line.close()
+
+
+async def test_a_token_that_another_tpm_used_gets_nothing(
+    running: Running, make_agent: MakeAgent, vendor: TpmVendor, tmp_path: Path, controller: SmallController
+) -> None:
+    first, _ = running
+    with Swtpm(vendor.copy_of("second", tmp_path / "tpm2")) as other:
+        thief = make_agent("thief", tcti=other.tcti)
+        shutil.copy(first.directory / "join.json", thief.directory / "join.json")
+        starting = asyncio.ensure_future(thief.start())
+        await until("the refusal", lambda: "without a token: this EK is not enrolled" in thief.log)
+        assert "TOKEN_REUSED" in thief.log
+        starting.cancel()
+        thief.clean_up()
+    assert len(controller.enrollments.agents) == 1
+
+
+async def test_a_renewed_certificate_is_served_without_a_restart(make_agent: MakeAgent, controller: SmallController) -> None:
+    controller.enrollments.lifetime = timedelta(seconds=6)
+    agent = make_agent()
+    await agent.start()
+    (agent_id,) = controller.enrollments.agents
+    first = controller.enrollments.agents[agent_id].certificate_pem
+    await until("the renewal", lambda: "was renewed" in agent.log)
+    await asyncio.sleep(2.5)  # beyond the end of the first certificate
+    assert controller.enrollments.agents[agent_id].certificate_pem != first
+    line = line_to(controller, agent)
+    nonce, evidence = await line.attest()
+    check_evidence(nonce, evidence, controller.enrollments.agents[agent_id], controller)
+    await line.close()
