@@ -76,8 +76,9 @@ def run(
 
     Exit codes: 0 stopped by a signal, 1 failure, 2 bad arguments or configuration.
     """
-    from jarvis_agent.errors import ConfigError  # noqa: PLC0415 - only for this command
     from jarvis_trust.errors import TrustError  # noqa: PLC0415 - only for this command
+
+    from jarvis_agent.errors import ConfigError  # noqa: PLC0415 - only for this command
 
     try:
         from jarvis_agent.server import run_agent  # noqa: PLC0415 - gRPC and the TPM stack

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-
 from jarvis_native import FlowStats, PacketCaptureEngine
 from jarvis_native.loader import Firmware
 

@@ -349,3 +349,21 @@ def test_backends_are_shown_with_their_reasons(program_environment: Environment)
     rows = json.loads(program(program_environment, "backends", "--output", "json").stdout)
     assert {row["name"] for row in rows} >= {"file", "pcap", "afpacket"}
     assert all(row["reason"] for row in rows)
+
+
+def test_run_refuses_a_configuration_that_is_not_there(program_environment: Environment, tmp_path: Path) -> None:
+    pytest.importorskip("grpc", reason="the agent's extra is not installed")
+    pytest.importorskip("tpm2_pytss", reason="the agent's extra is not installed")
+    done = program(program_environment, "run", "--config", str(tmp_path / "absent.toml"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "absent.toml" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_run_without_the_agents_extra_names_it(program_environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "grpc.py").write_text("raise ModuleNotFoundError('hidden', name='grpc')", encoding="utf-8")
+    hidden = program_environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{program_environment['PYTHONPATH']}"}
+    done = program(hidden, "run")
+    assert done.returncode == 1
+    assert done.stderr == "error: run needs the Python module grpc: install it with pip install 'jarvis-capture[agent]'\n"
