@@ -26,15 +26,11 @@ class ReleaseKey:
 
 
 def find_library() -> Path:
-    """The library under test: $JARVIS_LIBRARY, else the build tree's, else the environment's."""
-    named = os.environ.get("JARVIS_LIBRARY")
-    candidates = (
-        [Path(named)] if named else [ROOT / "build" / "native" / LIBRARY, Path(sys.prefix, "lib", "jarvis-capture", LIBRARY)]
-    )
-    for path in candidates:
-        if path.is_file():
-            return path
-    pytest.fail(f"no native library at {', '.join(map(str, candidates))}: run make build, or name one with JARVIS_LIBRARY")
+    """The library under test: $JARVIS_LIBRARY, else the environment's."""
+    path = Path(os.environ.get("JARVIS_LIBRARY") or Path(sys.prefix, "lib", "jarvis-capture", LIBRARY))
+    if not path.is_file():
+        pytest.fail(f"no native library at {path}: run make setup, or name one with JARVIS_LIBRARY")
+    return path
 
 
 def sign_firmware(directory: Path, key: ReleaseKey, *, version: str = "0.1.0", security_version: int = 1, **changes: str) -> None:

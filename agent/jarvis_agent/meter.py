@@ -214,7 +214,7 @@ def _drain(reader: FlowReader, sink: Sink, *, to_the_end: bool) -> None:
 
 
 def _summary(metrics: CaptureMetrics, seconds: float) -> dict[str, int | float]:
-    """The summary's keys in their order: docs/flow-semantics.md says what each counts."""
+    """The summary's keys in their order: packets are those received, flows the records that left, others as in CaptureMetrics."""
     return {
         "packets": metrics.received,
         "ip_packets": metrics.metered,
