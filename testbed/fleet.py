@@ -212,7 +212,7 @@ class Fleet:
         join_file = directory / "join.json"
         label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
         self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
-        tpm = Swtpm(self.vendor.manufacture(directory / "tpm"), prefix=place.command())
+        tpm = Swtpm(self.vendor.manufacture(directory / "tpm"), namespace=place.namespace)
         tpm.start()
         agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
         set_toml(
