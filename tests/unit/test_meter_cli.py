@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import runpy
@@ -21,6 +22,7 @@ from jarvis_agent import meter as offline
 from jarvis_agent.cli import plain_meter_options
 from jarvis_agent.commands import app
 from jarvis_agent.meter_output import OutputError, check_output
+from jarvis_native.loader import Firmware
 from typer.testing import CliRunner
 
 from tests.support import DATA
@@ -280,6 +282,39 @@ def test_ctrl_c_ends_with_whole_lines_the_summary_so_far_and_130(program_environ
     lines = out.splitlines()
     assert all(json.loads(line)["fwd_packets"] == 1 for line in lines)
     assert json.loads(err)["flows"] == len(lines) > 0
+
+
+class Terminal(io.StringIO):
+    """Standard error as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_rewritten_line_on_a_terminal(
+    firmware: Firmware, firmware_directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(offline, "_PROGRESS_S", 0)  # due at once
+    code = offline.meter(
+        offline.MeterOptions(
+            files=(Path(CONNECTION),),
+            output_path=tmp_path / "flows.json",
+            firmware_directory=firmware_directory,
+            release_key=firmware_directory / "release.pub",
+        )
+    )
+    *progress, summary = terminal.getvalue().split("\x1b[K")
+    assert code == 0
+    assert progress[0].startswith("\r12 packets (")
+    assert progress[-1] == "\r"  # cleared before the summary
+    assert json.loads(summary)["packets"] == 12
+
+
+def test_no_progress_is_shown_when_stderr_is_no_terminal(program_environment: Environment, many_flows: Path) -> None:
+    done = meter(program_environment, *[str(many_flows)] * 3, "--output", "none")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_untrusted_firmware_exits_with_3_and_the_reason(program_environment: Environment, tmp_path: Path) -> None:
