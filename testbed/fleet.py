@@ -25,6 +25,9 @@ from typing import Any, Self
 from testbed.netns import Namespace
 from testbed.swtpm import Swtpm, TpmVendor
 
+UNREACHABLE = 3
+"""Exit status of jarvisctl when the controller does not answer."""
+
 FIRMWARE = Path(sys.prefix) / "lib" / "jarvis-capture"
 """Where the build put the signed library."""
 
@@ -144,14 +147,14 @@ class Fleet:
 
     agents: dict[str, Agent] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
-    tpms: TpmVendor = field(init=False)
+    vendor: TpmVendor = field(init=False)
     ports: tuple[int, int] = field(init=False)
     _cleanup: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         self.directory = self.directory.resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.tpms = TpmVendor(self.directory / "tpm-vendor")
+        self.vendor = TpmVendor(self.directory / "tpm-vendor")
         self.ports = (free_port(), free_port())
         self._init_controller()
         return self
@@ -176,7 +179,7 @@ class Fleet:
     def _init_controller(self) -> None:
         command = [
             program("jarvis-controller"), "init", str(self.controller_directory), "--fleet", self.name, "--host", self.place.address,
-            "--ek-root", str(self.vendor.root_path), "--release-key", str(FIRMWARE / "release.pub"),
+            "--ek-root", str(self.vendor.roots), "--release-key", str(FIRMWARE / "release.pub"),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -195,7 +198,7 @@ class Fleet:
         """Starts the controller and waits until it answers."""
         command = [program("jarvis-controller"), "run", "--config", str(self.controller_directory / "controller.toml")]
         self.process = self.place.start(command, self.log)
-        wait_for("the controller to answer", lambda: self._run("agents", "list").returncode in (0, 1), log=self.log)
+        wait_for("the controller to answer", lambda: self._run("agents", "list").returncode != UNREACHABLE, log=self.log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends the controller."""
@@ -212,7 +215,7 @@ class Fleet:
         join_file = directory / "join.json"
         label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
         self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
-        tpm = Swtpm(self.vendor.manufacture(directory / "tpm"), namespace=place.namespace)
+        tpm = self.vendor.make(directory / "tpm", namespace=place.namespace)
         tpm.start()
         agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
         set_toml(
