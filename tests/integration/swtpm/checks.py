@@ -48,7 +48,8 @@ async def refusal_of(call: Awaitable[Any]) -> tuple[grpc.StatusCode, ErrorInfo]:
 
 async def reason_of(call: Awaitable[Any]) -> str:
     """Reason of a call that must fail."""
-    return (await refusal_of(call))[1].reason
+    _, info = await refusal_of(call)
+    return str(info.reason)
 
 
 async def bad_fields_of(call: Awaitable[Any]) -> dict[str, str]:

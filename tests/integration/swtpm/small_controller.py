@@ -123,7 +123,7 @@ class SmallController:
 
     async def start(self) -> None:
         self._server = grpc.aio.server()
-        add_EnrollmentServiceServicer_to_server(self.enrollments, self._server)  # type: ignore[no-untyped-call]
+        add_EnrollmentServiceServicer_to_server(self.enrollments, self._server)
         credentials = grpc.ssl_server_credentials([(self.key_pem, self.certificate_pem)])
         port = self._server.add_secure_port("127.0.0.1:0", credentials)
         self.address = f"127.0.0.1:{port}"
@@ -164,7 +164,7 @@ class AgentLine:
         self.lease: Lease | None = None
 
     async def close(self) -> None:
-        await self.channel.close()
+        await self.channel.close(None)
 
     async def call(self, name: str, request: Message, metadata: list[tuple[str, bytes]] | None = None) -> bytes:
         """A unary call on bytes, with the metadata given."""
@@ -183,7 +183,7 @@ class AgentLine:
         controller.sequence += 1
         controller.audit_sequence += 1
         agent = controller.enrollments.agents[self.agent_id]
-        fields = {
+        fields: dict[str, Any] = {
             "agent_id": self.agent_id,
             "ak_name": agent.ak.name,
             "tls_spki_sha256": spki_sha256(agent.certificate_pem),
@@ -210,7 +210,7 @@ class AgentLine:
     def authorization(self, name: str, request: Message, **changes: Any) -> list[tuple[str, bytes]]:
         """Metadata of a command that is signed as it should be, with any field changed before signing."""
         assert self.lease is not None
-        fields = {
+        fields: dict[str, Any] = {
             "agent_id": self.agent_id,
             "method": AGENT_SERVICE + name,
             "session_id": self.lease.session_id,

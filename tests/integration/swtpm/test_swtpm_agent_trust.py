@@ -53,7 +53,9 @@ async def test_nobody_but_a_controller_is_heard_on_any_method_of_any_service(
         code, info = await refusal_of(anext(aiter(answer)) if method.server_streaming else answer)
         assert (code, info.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PEER_DENIED"), method.name
     check = stranger.channel.unary_unary(
-        "/grpc.health.v1.Health/Check", request_serializer=health_pb2.HealthCheckRequest.SerializeToString
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )
     assert await reason_of(check(health_pb2.HealthCheckRequest(), timeout=10.0)) == "PEER_DENIED"
     await stranger.close()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a CaptureSpec to engine arguments, and what executable mappings are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jarvis.capture.v1.capture_pb2 import TIMESTAMP_SOURCE_HARDWARE, CaptureSpec
+from jarvis_agent.capture_spec import plan_capture
+from jarvis_agent.errors import RequestError
+from jarvis_agent.firmware import executable_mappings
+
+
+def violation(spec: CaptureSpec, replay_directory: Path | None) -> str:
+    with pytest.raises(RequestError) as refused:
+        plan_capture(spec, replay_directory=replay_directory, worker_cpus=())
+    ((field, _),) = refused.value.violations
+    return field
+
+
+def test_what_is_left_out_gets_the_documented_defaults() -> None:
+    plan = plan_capture(CaptureSpec(interface="eth0"), replay_directory=None, worker_cpus=())
+    assert (plan.backend, plan.buffer_size_mb, plan.max_flows) == ("auto", 64, 1_048_576)
+    assert (plan.idle_timeout_s, plan.active_timeout_s, plan.workers, plan.timestamp_source) == (30.0, 300.0, 1, "default")
+
+
+def test_a_timeout_of_zero_is_never_and_not_the_default() -> None:
+    spec = CaptureSpec(interface="eth0", timestamp_source=TIMESTAMP_SOURCE_HARDWARE)
+    spec.idle_timeout.FromSeconds(0)
+    spec.active_timeout.FromMilliseconds(1500)
+    plan = plan_capture(spec, replay_directory=None, worker_cpus=())
+    assert (plan.idle_timeout_s, plan.active_timeout_s, plan.timestamp_source) == (0.0, 1.5, "hardware")
+
+
+def test_a_live_capture_has_a_worker_for_each_configured_cpu_and_a_replay_has_one() -> None:
+    assert plan_capture(CaptureSpec(interface="eth0"), replay_directory=None, worker_cpus=(2, 3)).workers == 2
+    with pytest.raises(RequestError):
+        plan_capture(CaptureSpec(files=["a"]), replay_directory=None, worker_cpus=(2, 3))
+
+
+def test_replay_files_stay_below_their_directory(tmp_path: Path) -> None:
+    root = tmp_path / "replay"
+    (root / "deep").mkdir(parents=True)
+    (root / "deep" / "a.pcap").write_bytes(b"x")
+    (tmp_path / "secret.pcap").write_bytes(b"x")
+    (root / "link.pcap").symlink_to(tmp_path / "secret.pcap")
+    plan = plan_capture(CaptureSpec(files=["deep/a.pcap", "deep/../deep/a.pcap"]), replay_directory=root, worker_cpus=(2,))
+    assert plan.files == (root.resolve() / "deep" / "a.pcap",) * 2
+    assert (plan.workers, plan.worker_cpus, plan.is_live) == (1, (), False)
+    for name in ("../secret.pcap", str(tmp_path / "secret.pcap"), "link.pcap", "deep", "", "missing", "a\0b", "x" * 5000):
+        assert violation(CaptureSpec(files=["deep/a.pcap", name]), root) == "spec.files[1]", name
+
+
+def test_an_agent_without_replay_directory_replays_nothing() -> None:
+    assert violation(CaptureSpec(files=["a.pcap"]), None) == "spec.files"
+
+
+def test_too_many_files_and_unknown_timestamp_sources_are_refused(tmp_path: Path) -> None:
+    assert violation(CaptureSpec(files=["a"] * 257), tmp_path) == "spec.files"
+    spec = CaptureSpec(interface="eth0", timestamp_source=9)  # type: ignore[arg-type]  # what a newer caller may send
+    assert violation(spec, None) == "spec.timestamp_source"
+
+
+def test_each_executable_file_is_found_once_and_the_firmware_itself_is_left_out() -> None:
+    maps = (
+        "7f00-7f10 r-xp 00000000 08:01 12 /usr/lib/libc.so.6\n"
+        "7f10-7f20 r--p 00000000 08:01 12 /usr/lib/libm.so.6\n"
+        "7f20-7f30 r-xp 00001000 08:01 12 /usr/lib/libc.so.6\n"
+        "7f30-7f40 r-xp 00000000 00:01 99 /memfd:libjarvis_capture.so (deleted)\n"
+        "7f40-7f50 r-xp 00000000 08:01 77 /opt/with a space.so\n"
+        "7f50-7f60 r-xp 00000000 00:00 0 [vdso]\n"
+        "7f60-7f70 rwxp 00000000 00:00 0\n"
+    )
+    assert list(executable_mappings(maps)) == [("7f00-7f10", "/usr/lib/libc.so.6"), ("7f40-7f50", "/opt/with a space.so")]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""agent.toml: every error names the field, its value and what would be accepted."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jarvis_agent.config import AgentConfig
+from jarvis_agent.errors import ConfigError
+
+from tests.support import ROOT
+
+GOOD: dict[str, Any] = {
+    "fleet": "lab.example",
+    "join_file": "join.json",
+    "advertise": "probe:7443",
+    "release_key": "release.pub",
+    "firmware_directory": "/fw",
+}
+
+
+def test_the_required_fields_are_enough_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = AgentConfig.from_mapping(GOOD, base=tmp_path)
+    assert (config.join_file, config.firmware_directory) == (tmp_path / "join.json", Path("/fw"))
+    assert (config.tcti, config.pcr, config.replay_directory) == ("device:/dev/tpmrm0", 14, None)
+
+
+def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> None:
+    text = (ROOT / "agent" / "agent.example.toml").read_text()
+    config = AgentConfig.load(ROOT / "agent" / "agent.example.toml")
+    shown = tomllib.loads("\n".join(re.findall(r"^# ([a-z_]+ = .*)$", text, re.MULTILINE)))
+    with_defaults = AgentConfig.from_mapping(GOOD, base=tmp_path)
+    for name in ("firmware_floor", "tcti", "pcr", "listen", "enroll_retry_s", "flow_log_records", "log_format"):
+        assert shown[name] == getattr(with_defaults, name) == getattr(config, name), name
+    assert Path(shown["state_directory"]) == with_defaults.state_directory
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("fleet", "Not A Name"),
+        ("fleet", 5),
+        ("join_file", ""),
+        ("advertise", "probe"),
+        ("advertise", "probe:0"),
+        ("listen", "0.0.0.0:70000"),
+        ("firmware_floor", -1),
+        ("firmware_floor", True),
+        ("tcti", "swtpm"),
+        ("pcr", 16),
+        ("pcr", 23),
+        ("enroll_retry_s", 0),
+        ("worker_cpus", [-1]),
+        ("worker_cpus", "0"),
+        ("flow_log_records", 1000),
+        ("flow_log_records", 3000),
+        ("log_format", "xml"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_would_be_accepted(field: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        AgentConfig.from_mapping(GOOD | {field: value}, base=tmp_path)
+    assert str(refused.value).startswith(f"{field}: {value!r} is not accepted")
+    assert "accepted" in str(refused.value).split(";")[-1]
+
+
+def test_missing_and_unknown_fields_are_all_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        AgentConfig.from_mapping({"fleet": "lab.example", "skip_checks": True}, base=tmp_path)
+    lines = str(refused.value).splitlines()
+    assert lines[0].startswith("skip_checks: no such field; accepted are advertise, ")
+    assert {line.split(":")[0] for line in lines[1:]} == {"join_file", "advertise", "release_key", "firmware_directory"}
+
+
+def test_a_file_that_is_not_toml_or_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: No such file"):
+        AgentConfig.load(tmp_path / "missing.toml")
+    (tmp_path / "bad.toml").write_text("fleet = ")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        AgentConfig.load(tmp_path / "bad.toml")
