@@ -138,11 +138,15 @@ static void add_flow(struct flow_table *table, const struct packet *packet) {
     start_flow(table, number, packet);
 }
 
+static inline uint64_t key_word(const struct flow_key *key, int number) {
+    uint64_t word;
+    memcpy(&word, (const uint8_t *)key + 8 * number, sizeof(word));
+    return word;
+}
+
 static inline bool key_equal(const struct flow_key *a, const struct flow_key *b) {
-    uint64_t x[5], y[5];
-    memcpy(x, a, sizeof(x));
-    memcpy(y, b, sizeof(y));
-    return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4])) == 0;
+    return ((key_word(a, 0) ^ key_word(b, 0)) | (key_word(a, 1) ^ key_word(b, 1)) | (key_word(a, 2) ^ key_word(b, 2)) |
+            (key_word(a, 3) ^ key_word(b, 3)) | (key_word(a, 4) ^ key_word(b, 4))) == 0;
 }
 
 static inline uint32_t find_in_bucket(const struct flow_table *table, uint32_t number, uint16_t tag, const struct flow_key *key) {
