@@ -3,43 +3,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from jarvis_controller.store import Store
-from jarvis_trust.firmware import Manifest, sign_manifest
 
 from tests.support import ReleaseKey
-from tests.unit.controller.software_tpm import LIBRARY
-
-GOOD_LIBRARY = hashlib.sha256(b"the good library").digest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """A signed manifest."""
-
-    manifest: bytes
-    signature: bytes
-    sha256: bytes
-    """Of the library."""
-
-
-def make_release(key: ReleaseKey, *, library: bytes = GOOD_LIBRARY, version: str = "1.0.0", security_version: int = 5) -> Release:
-    manifest = Manifest(
-        name="jarvis-capture",
-        version=version,
-        security_version=security_version,
-        architecture="x86_64",
-        objects={LIBRARY: library.hex()},
-        created="2026-11-22T10:00:00Z",
-    )
-    data, signature = sign_manifest(manifest, key.private_pem)
-    return Release(manifest=data, signature=signature, sha256=library)
+from tests.unit.controller.releases import Release, make_release
 
 
 @pytest.fixture(scope="session")

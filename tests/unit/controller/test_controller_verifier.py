@@ -19,7 +19,7 @@ from jarvis_controller.states import State
 from jarvis_controller.verifier import CHECKS, NOT_EVALUATED, VERIFIER_ERROR, Report, Verdict, VerifierPolicy, verify
 
 from tests.support import ReleaseKey
-from tests.unit.controller.conftest import Release, make_release
+from tests.unit.controller.releases import Release, make_release
 from tests.unit.controller.software_tpm import SoftwareTpm, sized
 
 AGENT_SPKI = hashlib.sha256(b"agent's TLS key").digest()

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent made of software keys, served over real mTLS in this process: it joins, attests, checks commands, and streams.
+
+It checks what a real agent checks (signatures with the command key of its join file), so that a controller that forgets to sign
+or to attest fails here too. Where it lies, a test has told it to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.rpc import code_pb2
+from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, flow_pb2, trust_pb2
+from jarvis_trust.ca import generate_key, make_csr, spki_sha256
+from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, verify_authorization, verify_lease
+from jarvis_trust.enrollment import enrollment_proof
+from jarvis_trust.errors import LeaseError, TrustError
+from jarvis_trust.identities import Identity, Role, controller_dns_name
+from jarvis_trust.joinfile import JoinFile
+from jarvis_trust.status import bad_request_status, error_status
+
+from tests.unit.controller.releases import Release
+from tests.unit.controller.software_tpm import SoftwareTpm, Vendor
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_ENROLL = "/jarvis.capture.v1.EnrollmentService/Enroll"
+
+
+def free_port() -> int:
+    """A TCP port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def refuse(context: Context, code: int, reason: str, message: str = "") -> None:
+    status = error_status(code, reason, message or reason)
+    grpc_code = next(item for item in grpc.StatusCode if item.value[0] == code)
+    await context.abort(grpc_code, status.message, trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def records_batch(first: int, count: int, *, shard: int = 0) -> bytes:
+    """StreamFlowsResponse bytes as the native core writes them; the token is the next sequence."""
+    batch = flow_pb2.FlowBatch(
+        shard=shard,
+        first_sequence=first,
+        next_sequence=first + count,
+        base_time_unix_ns=1,
+        resume_token=str(first + count).encode(),
+        records=[flow_pb2.FlowRecord(flow_id=first + number, fwd_packets=1) for number in range(count)],
+    )
+    return agent_pb2.StreamFlowsResponse(batch=batch).SerializeToString()
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeAgent:
+    """One host."""
+
+    release: Release
+    vendor: Vendor
+    tpm: SoftwareTpm = field(default_factory=SoftwareTpm)
+    port: int = field(default_factory=free_port)
+    hostname: str = "fake"
+    change_params: Callable[[enrollment_pb2.EnrollParams], None] = lambda _: None
+    change_evidence: Callable[[trust_pb2.Evidence], Awaitable[trust_pb2.Evidence]] | None = None
+    calls: Counter[str] = field(default_factory=Counter)
+    """Leased commands that were carried out, and Attest, by name."""
+    batches: list[bytes] = field(default_factory=list)
+    """What StreamFlows sends; a batch's resume token is the sequence after it."""
+    end_stream_after: int | None = None
+    """Messages after which a stream breaks off."""
+    capture: capture_pb2.CaptureStatus = field(default_factory=capture_pb2.CaptureStatus)
+    principals: list[str] = field(default_factory=list)
+    subscriptions: list[capture_pb2.FlowSubscription] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    grow: asyncio.Event = field(default_factory=asyncio.Event)
+    lease: trust_pb2.Lease | None = None
+    join_file: JoinFile | None = None
+    key_pem: bytes = b""
+    certificate_pem: bytes = b""
+    server: grpc.aio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def agent_id(self) -> str:
+        return self.tpm.agent_id
+
+    # -- joining --
+
+    async def join(self, join_file: JoinFile, *, token: str | None = None) -> enrollment_pb2.EnrollResult:
+        """Enrols; raises grpc.aio.AioRpcError when the controller refuses."""
+        self.join_file = join_file
+        key = generate_key()
+        params = enrollment_pb2.EnrollParams(
+            token=join_file.token if token is None else token,
+            csr=make_csr(key),
+            ek_certificate=self.vendor.certify(self.tpm.ek_key.public_key()),
+            ek_public=self.tpm.ek_public,
+            ak_public=self.tpm.ak_public,
+            address=self.address,
+            hostname=self.hostname,
+            version="1.0.0",
+        )
+        self.change_params(params)
+        credentials = grpc.ssl_channel_credentials(join_file.ca_pem.encode())
+        options = (("grpc.ssl_target_name_override", controller_dns_name(join_file.fleet)),)
+        async with grpc.aio.secure_channel(join_file.address, credentials, options=options) as channel:
+            method: Any = channel.stream_stream(
+                _ENROLL,
+                request_serializer=enrollment_pb2.EnrollRequest.SerializeToString,
+                response_deserializer=enrollment_pb2.EnrollResponse.FromString,
+            )
+            call = method(timeout=20)
+            await call.write(enrollment_pb2.EnrollRequest(params=params))
+            challenge = await self._answer(call, "challenge")
+            secret = self.tpm.activate(challenge.challenge.credential_blob, challenge.challenge.encrypted_secret)
+            transcript = params.SerializeToString(deterministic=True), challenge.challenge.SerializeToString(deterministic=True)
+            await call.write(enrollment_pb2.EnrollRequest(proof=enrollment_proof(secret, *transcript)))
+            result: enrollment_pb2.EnrollResult = (await self._answer(call, "result")).result
+            await call.done_writing()
+        self.key_pem, self.certificate_pem = key, result.certificate_pem
+        return result
+
+    async def _answer(self, call: Any, step: str) -> enrollment_pb2.EnrollResponse:
+        answer = await call.read()
+        if answer is grpc.aio.EOF:
+            await call.code()
+            raise grpc.aio.AioRpcError(
+                await call.code(), await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
+            )
+        assert answer.WhichOneof("step") == step
+        response: enrollment_pb2.EnrollResponse = answer
+        return response
+
+    # -- serving --
+
+    async def start(self) -> None:
+        """Serves with the certificate that it has. Measures its firmware first, as a starting agent does."""
+        assert self.join_file is not None
+        self.tpm.restart_process()
+        self.lease = None
+        self.tpm.measure(self.release.sha256)
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        handlers = {
+            "Attest": _unary(self._attest, agent_pb2.AttestRequest),
+            "RenewLease": _unary(self._renew_lease, agent_pb2.RenewLeaseRequest),
+            "GetStatus": _unary(self._get_status, agent_pb2.GetStatusRequest),
+            **{name: _unary(self._leased(name, behaviour), None) for name, behaviour in self._commands().items()},
+            **{name: _stream(self._leased_stream(name, behaviour)) for name, behaviour in self._streams().items()},
+        }
+        service = AGENT_SERVICE.strip("/")
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        chain = [(self.key_pem, self.certificate_pem)]
+        credentials = grpc.ssl_server_credentials(chain, self.join_file.ca_pem.encode(), require_client_auth=True)
+        assert server.add_secure_port(self.address, credentials) == self.port
+        await server.start()
+        self.server = server
+
+    async def stop(self) -> None:
+        if self.server is not None:
+            await self.server.stop(None)
+            self.server = None
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    def add_records(self, count: int) -> None:
+        """One more batch of finished flows."""
+        first = sum(1 for _ in self.sequences()) + 1
+        self.batches.append(records_batch(first, count))
+        self.grow.set()
+
+    def sequences(self) -> list[int]:
+        """The sequence numbers (and flow ids) of everything that was ever recorded."""
+        parsed = [agent_pb2.StreamFlowsResponse.FromString(batch).batch for batch in self.batches]
+        return [record.flow_id for batch in parsed for record in batch.records]
+
+    async def _attest(self, request: agent_pb2.AttestRequest, context: Context) -> agent_pb2.AttestResponse:
+        self.calls["Attest"] += 1
+        facts: Any = context.auth_context()
+        evidence = self.tpm.evidence(
+            nonce=request.nonce,
+            agent_spki=spki_sha256(self.certificate_pem),
+            controller_spki=spki_sha256(facts["x509_pem_cert"][0]),
+            manifest=self.release.manifest,
+            manifest_signature=self.release.signature,
+        )
+        if self.change_evidence is not None:
+            evidence = await self.change_evidence(evidence)
+        return agent_pb2.AttestResponse(evidence=evidence)
+
+    async def _renew_lease(self, request: agent_pb2.RenewLeaseRequest, context: Context) -> agent_pb2.RenewLeaseResponse:
+        assert self.join_file is not None
+        try:
+            lease = verify_lease(request.lease, self.join_file.command_public_pem.encode())
+            if self.lease is not None and lease.sequence <= self.lease.sequence:
+                raise LeaseError("LEASE_STALE", "sequence")
+            if lease.session_id != self.tpm.session_id:
+                raise LeaseError("LEASE_NOT_OURS", "session")
+        except TrustError as error:
+            await refuse(context, code_pb2.FAILED_PRECONDITION, error.reason, error.message)
+            raise
+        self.lease = lease
+        return agent_pb2.RenewLeaseResponse(sequence=lease.sequence)
+
+    async def _get_status(self, _request: agent_pb2.GetStatusRequest, _context: Context) -> agent_pb2.GetStatusResponse:
+        return agent_pb2.GetStatusResponse(capture=self.capture)
+
+    async def _admit(self, name: str, payload: bytes, context: Context) -> None:
+        """The lease and the signature, as an agent checks them."""
+        assert self.join_file is not None
+        metadata: Any = context.invocation_metadata()
+        values = [value for key, value in metadata if key == AUTHORIZATION_METADATA_KEY]
+        if self.lease is None:
+            await refuse(context, code_pb2.FAILED_PRECONDITION, "AGENT_UNATTESTED")
+        authorization = trust_pb2.CommandAuthorization.FromString(values[0])
+        try:
+            verify_authorization(
+                authorization,
+                self.join_file.command_public_pem.encode(),
+                agent_id=self.agent_id,
+                method=AGENT_SERVICE + name,
+                session_id=self.tpm.session_id,
+                payload=payload,
+            )
+            assert self.lease is not None
+            if authorization.lease_sequence != self.lease.sequence:
+                raise LeaseError("LEASE_STALE", "sequence")
+        except TrustError as error:
+            await refuse(context, code_pb2.PERMISSION_DENIED, error.reason, error.message)
+        self.calls[name] += 1
+        self.principals.append(authorization.principal)
+        self.request_ids.append(authorization.request_id)
+
+    def _leased(self, name: str, behaviour: Callable[[bytes, Context], Awaitable[bytes]]) -> Any:
+        async def call(payload: bytes, context: Context) -> bytes:
+            await self._admit(name, payload, context)
+            return await behaviour(payload, context)
+
+        return call
+
+    def _leased_stream(self, name: str, behaviour: Callable[[bytes, Context], AsyncIterator[bytes]]) -> Any:
+        async def call(payload: bytes, context: Context) -> AsyncIterator[bytes]:
+            await self._admit(name, payload, context)
+            async for message in behaviour(payload, context):
+                yield message
+
+        return call
+
+    def _commands(self) -> dict[str, Callable[[bytes, Context], Awaitable[bytes]]]:
+        async def start(payload: bytes, context: Context) -> bytes:
+            spec = agent_pb2.StartCaptureRequest.FromString(payload).spec
+            if spec.interface == "nosuch0":
+                status = bad_request_status([("spec.interface", "no such interface")], reason="INTERFACE_NOT_FOUND")
+                trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, status.message, trailing_metadata=trailers)
+            self.capture = capture_pb2.CaptureStatus(
+                state=capture_pb2.CAPTURE_STATE_RUNNING, capture_id=secrets.token_hex(8), spec=spec
+            )
+            return agent_pb2.StartCaptureResponse(status=self.capture).SerializeToString()
+
+        async def stop(_payload: bytes, _context: Context) -> bytes:
+            self.capture.state = capture_pb2.CAPTURE_STATE_STOPPED
+            return agent_pb2.StopCaptureResponse(status=self.capture).SerializeToString()
+
+        async def metrics(_payload: bytes, _context: Context) -> bytes:
+            return agent_pb2.GetMetricsResponse(metrics=capture_pb2.CaptureMetrics(received=42)).SerializeToString()
+
+        async def flows(_payload: bytes, _context: Context) -> bytes:
+            return self.batches[0] if self.batches else b""
+
+        return {"StartCapture": start, "StopCapture": stop, "GetMetrics": metrics, "ListFlows": flows}
+
+    def _streams(self) -> dict[str, Callable[[bytes, Context], AsyncIterator[bytes]]]:
+        async def metrics(_payload: bytes, _context: Context) -> AsyncIterator[bytes]:
+            received = 0
+            while True:
+                received += 1
+                yield agent_pb2.StreamMetricsResponse(metrics=capture_pb2.CaptureMetrics(received=received)).SerializeToString()
+                await asyncio.sleep(0.02)
+
+        return {"StreamMetrics": metrics, "StreamFlows": self._stream_flows}
+
+    async def _stream_flows(self, payload: bytes, context: Context) -> AsyncIterator[bytes]:
+        subscription = agent_pb2.StreamFlowsRequest.FromString(payload).subscription
+        self.subscriptions.append(subscription)
+        if subscription.filter == "bad filter":
+            status = bad_request_status([("subscription.filter", "syntax error")], reason="FILTER_INVALID")
+            trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, status.message, trailing_metadata=trailers)
+        position = self._position_after(subscription.resume_token)
+        sent = 0
+        while True:
+            while position < len(self.batches):
+                if sent == self.end_stream_after:
+                    self.end_stream_after = None
+                    await refuse(context, code_pb2.UNAVAILABLE, "AGENT_STOPPING")
+                yield self.batches[position]
+                position, sent = position + 1, sent + 1
+            if not subscription.follow:
+                return
+            self.grow.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.grow.wait(), 0.1)
+
+    def _position_after(self, token: bytes) -> int:
+        for index, batch in enumerate(self.batches):
+            if token and agent_pb2.StreamFlowsResponse.FromString(batch).batch.resume_token == token:
+                return index + 1
+        return 0
+
+
+def operator_channel(address: str, ca_pem: bytes, key_pem: bytes, certificate_pem: bytes, fleet: str) -> grpc.aio.Channel:
+    """A channel as jarvisctl opens it."""
+    credentials = grpc.ssl_channel_credentials(ca_pem, key_pem, certificate_pem)
+    options = (("grpc.ssl_target_name_override", Identity(fleet=fleet, role=Role.CONTROLLER, name="main").dns_names[1]),)
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def _unary(behaviour: Any, request: Any) -> Any:
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour,
+        request_deserializer=None if request is None else request.FromString,
+        response_serializer=None if request is None else lambda message: message.SerializeToString(),
+    )
+
+
+def _stream(behaviour: Any) -> Any:
+    return grpc.unary_stream_rpc_method_handler(behaviour, request_deserializer=None, response_serializer=None)
