@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "jarvis_capture.h"
+#include "stream_message.h"
 
 enum { SENT = 200, SECOND = 1000000000 };
 
@@ -108,6 +109,38 @@ static void on_a_quiet_link_flows_end_by_the_clock(const char *backend, uint32_t
     printf("ok - on_a_quiet_link_flows_end_by_the_clock(%s, %u)\n", backend, workers);
 }
 
+/* Many flows over two workers: each record once, over a reconnect in between. */
+static void a_token_of_two_workers_resumes_in_both(void) {
+    capture_t *capture = capture_loopback("afpacket", 2, 30);
+    for (int i = 0; i < SENT; i++)
+        send_datagrams((uint16_t)(6000 + i), 1);
+    capture_stop(capture, true);
+    uint64_t flows = stats_of(capture).flows_total, records = 0;
+    uint32_t shards = 0;
+    CHECK(flows >= SENT);
+    struct capture_reader_config config = {.struct_size = sizeof(config)};
+    struct capture_batch_info info;
+    uint8_t buffer[8192], token[24];
+    do {
+        capture_flow_reader_t *reader;
+        CHECK_EQUAL(CAPTURE_OK, capture_reader_open(capture, &config, &reader, NULL));
+        CHECK(capture_reader_read_batch(reader, buffer, sizeof(buffer), 7, &info) > 0);
+        CHECK_EQUAL(0, info.lost);
+        records += info.records;
+        shards |= 1u << info.shard;
+        uint32_t length;
+        const uint8_t *found = token_of(buffer, &length);
+        CHECK_EQUAL(sizeof(token), length);
+        memcpy(token, found, sizeof(token));
+        config = (struct capture_reader_config){
+            .struct_size = sizeof(config), .start = CAPTURE_READER_TOKEN, .token = token, .token_length = sizeof(token)};
+        capture_reader_close(reader);
+    } while (!info.end);
+    CHECK_EQUAL(flows, records);
+    CHECK_EQUAL(3, shards);
+    capture_destroy(capture);
+}
+
 static void a_live_capture_refuses_a_lossless_reader(void) {
     capture_t *capture = capture_loopback("auto", 1, 1);
     struct capture_reader_config config = {.struct_size = sizeof(config), .lossless = true};
@@ -131,6 +164,7 @@ int main(void) {
         a_graceful_stop_counts_everything_sent("pcap", workers);
         on_a_quiet_link_flows_end_by_the_clock("pcap", workers);
     }
+    RUN(a_token_of_two_workers_resumes_in_both);
     RUN(a_live_capture_refuses_a_lossless_reader);
     return 0;
 }

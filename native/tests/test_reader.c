@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Readers of the record logs: nothing twice, nothing lost unsaid. */
+#include "stream_message.h"
 #include "trace_file.h"
 
 enum { FLOWS = 5000, PACKETS = 15000, SMALL_LOG = 1024 };
@@ -12,27 +13,6 @@ static struct capture_batch_info read_some(capture_flow_reader_t *reader, uint32
     CHECK_EQUAL(info.records, count);
     CHECK_EQUAL(info.records > 0, info.bytes > 0);
     return info;
-}
-
-/* The resume token: field 5 of the batch whose bytes are in the buffer. */
-static const uint8_t *token_in_buffer(uint32_t *length) {
-    const uint8_t *at = buffer + 1;
-    while (*at++ & 0x80)
-        continue;
-    for (;;) {
-        uint8_t tag = *at++;
-        if (tag >> 3 == 5) {
-            *length = *at;
-            return at + 1;
-        }
-        if ((tag & 7) == 1) {
-            at += 8;
-            continue;
-        }
-        CHECK_EQUAL(0, tag & 7);
-        while (*at++ & 0x80)
-            continue;
-    }
 }
 
 static void a_lossless_reader_gets_every_record_through_a_small_log(void) {
@@ -124,7 +104,7 @@ static void a_token_resumes_without_repeating_or_skipping(void) {
     read_some(reader, 1234);
     uint32_t length;
     uint8_t token[16];
-    const uint8_t *found = token_in_buffer(&length);
+    const uint8_t *found = token_of(buffer, &length);
     CHECK_EQUAL(sizeof(token), length);
     memcpy(token, found, sizeof(token));
     capture_reader_close(reader);

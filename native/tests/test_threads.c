@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One writer, many readers: a log under load, and a threaded capture with readers, queries and snapshots at once. Meant for TSan.
  */
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -144,9 +145,54 @@ static void a_running_capture_can_be_destroyed(void) {
     trace_forget(&trace);
 }
 
+/* The CPUs that the thread of this name may run on, as the kernel lists them; "" when there is no such thread. */
+static void allowed_cpus(const char *thread_name, char *out, size_t size) {
+    DIR *tasks = opendir("/proc/self/task");
+    out[0] = 0;
+    CHECK(tasks != NULL);
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        char path[300], line[256];
+        bool found = false;
+        snprintf(path, sizeof(path), "/proc/self/task/%s/status", task->d_name);
+        FILE *status = fopen(path, "r");
+        while (status && fgets(line, sizeof(line), status)) {
+            line[strcspn(line, "\n")] = 0;
+            found = found || (strncmp(line, "Name:\t", 6) == 0 && strcmp(line + 6, thread_name) == 0);
+            if (found && strncmp(line, "Cpus_allowed_list:\t", 19) == 0)
+                snprintf(out, size, "%.60s", line + 19);
+        }
+        if (status)
+            fclose(status);
+    }
+    closedir(tasks);
+}
+
+static void a_worker_runs_on_the_cpu_it_was_given(void) {
+    struct trace_file trace = trace_of_flows(FLOWS, PACKETS);
+    const char *files[] = {trace.path};
+    int32_t cpu = 0;
+    struct capture_config config = {
+        .struct_size = sizeof(config), .files = files, .file_count = 1, .workers = 1, .worker_cpus = &cpu, .worker_cpu_count = 1};
+    struct capture_flow_config flow_config = {.struct_size = sizeof(flow_config), .log_records = 1024};
+    capture_t *capture;
+    char cpus[64] = "";
+    CHECK_EQUAL(CAPTURE_OK, capture_init(&config, &capture, NULL));
+    CHECK_EQUAL(CAPTURE_OK, capture_flow_enable(capture, &flow_config, NULL));
+    reader_of(capture, (struct capture_reader_config){.lossless = true}); /* never read: the worker stays */
+    start(capture);
+    for (int tries = 0; tries < 100 && !cpus[0]; tries++) {
+        allowed_cpus("capture-0", cpus, sizeof(cpus));
+        capture_poll(capture, 10);
+    }
+    CHECK_TEXT("0", cpus);
+    capture_destroy(capture);
+    trace_forget(&trace);
+}
+
 int main(void) {
     RUN(a_lapped_reader_never_sees_a_torn_record_and_counts_every_lost_one);
     RUN(readers_queries_and_snapshots_run_beside_the_packet_path);
     RUN(a_running_capture_can_be_destroyed);
+    RUN(a_worker_runs_on_the_cpu_it_was_given);
     return 0;
 }
