@@ -54,7 +54,7 @@ class Attester:
             EventLogError: the log cannot be read.
         """
         selection = _check_challenge(nonce, pcrs)
-        self.leases.check_nonce(nonce)
+        self.leases.spend_nonce(nonce)
         agent_spki_sha256 = self.agent_spki_sha256()
         # Before the quote, never after it: a lease may end early, not late.
         quoted_at = self.clock()

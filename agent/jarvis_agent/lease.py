@@ -102,25 +102,28 @@ class LeaseKeeper:
         self._on_change = on_change
         self._clock = clock
         self._quotes: OrderedDict[bytes, _Quote] = OrderedDict()
-        self._used_nonces: OrderedDict[bytes, None] = OrderedDict()
+        self._spent_nonces: OrderedDict[bytes, None] = OrderedDict()
         self._high = _read_state(state_path)
         self._lease: ActiveLease | None = None
         self._previous: ActiveLease | None = None
 
-    def check_nonce(self, nonce: bytes) -> None:
-        """A challenge is answered once.
+    def spend_nonce(self, nonce: bytes) -> None:
+        """A challenge is answered once, or tried once.
 
         Raises:
             LeaseError: NONCE_REUSED.
         """
-        if nonce in self._quotes or nonce in self._used_nonces:
+        if nonce in self._spent_nonces:
             raise LeaseError("NONCE_REUSED", "this nonce was answered already; 32 new random bytes are accepted")
+        self._spent_nonces[nonce] = None
+        while len(self._spent_nonces) > _KEPT_NONCES:
+            self._spent_nonces.popitem(last=False)
 
     def note_quote(self, *, nonce: bytes, boottime: int, reset_count: int, tls_spki_sha256: bytes) -> None:
         """Remembers when, and over which TLS key and TPM boot, a challenge was answered."""
         self._quotes[nonce] = _Quote(boottime_ns=boottime, reset_count=reset_count, tls_spki_sha256=tls_spki_sha256)
         while len(self._quotes) > _KEPT_QUOTES:
-            self._retire(next(iter(self._quotes)))
+            self._quotes.popitem(last=False)
 
     def accept(self, signed: SignedLease) -> ActiveLease:
         """Puts a lease in force, in place of the one before.
@@ -141,7 +144,7 @@ class LeaseKeeper:
         high = _HighWater(sequence=lease.sequence, audit_sequence=lease.audit_sequence, audit_head=lease.audit_head)
         _write_state(self._state_path, high)
         self._high = high
-        self._retire(lease.nonce)
+        del self._quotes[lease.nonce]
         self._previous = self._lease
         self._lease = ActiveLease(
             sequence=lease.sequence, methods=frozenset(lease.methods), quoted_ns=quote.boottime_ns, end_ns=end
@@ -189,12 +192,6 @@ class LeaseKeeper:
                 return lease
         current = 0 if self._lease is None else self._lease.sequence
         raise LeaseError("LEASE_STALE", f"lease_sequence is {sequence}; {current} is in force")
-
-    def _retire(self, nonce: bytes) -> None:
-        del self._quotes[nonce]
-        self._used_nonces[nonce] = None
-        while len(self._used_nonces) > _KEPT_NONCES:
-            self._used_nonces.popitem(last=False)
 
     def _check_subject(self, lease: Lease, quote: _Quote) -> None:
         ours = self._subject

@@ -264,8 +264,8 @@ async def _serve(trusted: _Trusted, enroller: Enroller, stop: asyncio.Event, sta
     _LOG.info("serving on %s (port %d)", trusted.config.listen, port)
     renewal = asyncio.create_task(enroller.keep_renewed())
     try:
-        await stop.wait()
-        _LOG.info("stopping: the capture ends, streams are read to the end")
+        if not await _unless(stop, lambda: renewal):
+            _LOG.info("stopping: the capture ends, streams are read to the end")
     finally:
         renewal.cancel()
         await health_servicer.enter_graceful_shutdown()

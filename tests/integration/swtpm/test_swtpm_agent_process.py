@@ -11,7 +11,13 @@ from pathlib import Path
 import grpc
 import grpc.aio
 from jarvis.capture.v1 import agent_pb2 as pb
-from jarvis.capture.v1.capture_pb2 import CAPTURE_STATE_PAUSED, CAPTURE_STATE_STOPPED, CaptureSpec, FlowSubscription
+from jarvis.capture.v1.capture_pb2 import (
+    CAPTURE_STATE_PAUSED,
+    CAPTURE_STATE_RUNNING,
+    CAPTURE_STATE_STOPPED,
+    CaptureSpec,
+    FlowSubscription,
+)
 from jarvis_trust.eventlog import parse_log
 from jarvis_trust.tpm_structures import parse_attest_quote
 
@@ -96,6 +102,13 @@ async def test_a_live_capture_pauses_with_its_lease_and_long_streams_end(running
     assert status.lease_sequence == 0
     assert await reason_of(line.command("GetMetrics", pb.GetMetricsRequest())) == "LEASE_EXPIRED"
     await line.take_lease()
+    status = pb.GetStatusResponse.FromString(await line.call("GetStatus", pb.GetStatusRequest()))
+    assert status.capture.state == CAPTURE_STATE_RUNNING
+    metered = status.capture.metrics.metered
+
+    async for message in line.stream("StreamMetrics", pb.StreamMetricsRequest()):
+        if pb.StreamMetricsResponse.FromString(message).metrics.metered > metered:
+            break
     stopped = pb.StopCaptureResponse.FromString(await line.command("StopCapture", pb.StopCaptureRequest()))
     assert stopped.status.state == CAPTURE_STATE_STOPPED
     assert stopped.status.metrics.in_flight == 0
@@ -114,6 +127,20 @@ async def test_sigterm_in_mid_stream_gives_every_flow_and_then_says_unavailable(
     assert error is not None
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.UNAVAILABLE, "AGENT_STOPPING")
     assert packets_in(messages) >= metered
+
+
+async def test_streams_that_their_readers_leave_make_room_for_others(running: Running) -> None:
+    agent, line = running
+    await line.take_lease()
+    await line.command("StartCapture", replayable(agent))
+    for _ in range(70):  # more than may be open at a time
+        method = line.channel.unary_stream(
+            "/jarvis.capture.v1.AgentService/StreamFlows", request_serializer=None, response_deserializer=None
+        )
+        call = method(FOLLOW.SerializeToString(), metadata=line.authorization("StreamFlows", FOLLOW))
+        await call.read()
+        call.cancel()
+    await anext(line.stream("StreamFlows", FOLLOW))
 
 
 async def test_metrics_stream_at_their_interval(running: Running) -> None:

@@ -81,6 +81,13 @@ async def test_a_controller_sees_health_and_reflection(running: Running) -> None
     )
     answer = await check(health_pb2.HealthCheckRequest(service="jarvis.capture.v1.AgentService"), timeout=10.0)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    watch = line.channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )(health_pb2.HealthCheckRequest())
+    assert (await anext(aiter(watch))).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
     ask = line.channel.stream_stream(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,

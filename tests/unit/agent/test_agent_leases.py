@@ -42,8 +42,9 @@ class Bench:
             clock=self.clock,
         )
 
-    def quote(self, nonce: bytes | None = None) -> bytes:
-        nonce = secrets.token_bytes(32) if nonce is None else nonce
+    def quote(self) -> bytes:
+        nonce = secrets.token_bytes(32)
+        self.keeper.spend_nonce(nonce)
         self.keeper.note_quote(nonce=nonce, boottime=self.clock.now, reset_count=4, tls_spki_sha256=SPKI)
         return nonce
 
@@ -126,7 +127,7 @@ def test_a_nonce_yields_one_lease(bench: Bench) -> None:
     bench.give(nonce)
     assert bench.refusal(nonce) == "LEASE_STALE"
     with pytest.raises(LeaseError, match="answered already"):
-        bench.keeper.check_nonce(nonce)
+        bench.keeper.spend_nonce(nonce)
 
 
 def test_only_the_newest_quotes_may_still_get_a_lease(bench: Bench) -> None:
