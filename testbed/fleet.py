@@ -198,7 +198,7 @@ class Fleet:
         """Starts the controller and waits until it answers."""
         command = [program("jarvis-controller"), "run", "--config", str(self.controller_directory / "controller.toml")]
         self.process = self.place.start(command, self.log)
-        wait_for("the controller to answer", lambda: self._run("agents", "list").returncode != UNREACHABLE, log=self.log)
+        wait_for("the controller to answer", lambda: self.run("agents", "list").returncode != UNREACHABLE, log=self.log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends the controller."""
@@ -206,15 +206,24 @@ class Fleet:
             end(self.process, number)
             self.process = None
 
-    def add_agent(self, name: str, *, place: Place | None = None, labels: Mapping[str, str] | None = None, **settings: int | str) -> Agent:
-        """Makes a host and enrols it: TPM, firmware copy, join file, configuration, agent. Does not wait."""
+    def add_agent(
+        self,
+        name: str,
+        *,
+        place: Place | None = None,
+        labels: Mapping[str, str] | None = None,
+        join_file: Path | None = None,
+        **settings: int | str,
+    ) -> Agent:
+        """Makes a host and has it enrol: TPM, firmware copy, join file (a new one unless given), configuration, agent. Does not wait."""
         place = place or Place()
         directory = self.directory / name
         (directory / "replay").mkdir(parents=True)
         shutil.copytree(FIRMWARE, directory / "firmware", ignore=shutil.ignore_patterns("release.pub"))
-        join_file = directory / "join.json"
-        label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
-        self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
+        if join_file is None:
+            join_file = directory / "join.json"
+            label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
+            self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
         tpm = self.vendor.make(directory / "tpm", namespace=place.namespace)
         tpm.start()
         agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
@@ -248,17 +257,18 @@ class Fleet:
         result: dict[str, Any] = wait_for(f"{agent.name} to be {state}", row, seconds=seconds, log=agent.log)
         return result
 
-    def ctl_command(self, *arguments: str) -> list[str]:
-        """The command line of jarvisctl as the fleet's first admin."""
-        config = str(self.controller_directory / "jarvisctl.toml")
-        return self.place.command(program("jarvisctl"), "--config", config, *arguments)
+    def ctl_command(self, *arguments: str, config: Path | None = None) -> list[str]:
+        """The command line of jarvisctl, as the fleet's first admin unless another configuration is given."""
+        config = config or self.controller_directory / "jarvisctl.toml"
+        return self.place.command(program("jarvisctl"), "--config", str(config), *arguments)
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.ctl_command(*arguments), capture_output=True, text=True, check=False, timeout=60)
+    def run(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs jarvisctl, as another operator when another configuration is given; says nothing of its exit status."""
+        return subprocess.run(self.ctl_command(*arguments, config=config), capture_output=True, text=True, check=False, timeout=60)
 
     def jarvisctl(self, *arguments: str, check: bool = True) -> str:
         """Runs jarvisctl; returns what it printed."""
-        done = self._run(*arguments)
+        done = self.run(*arguments)
         if check and done.returncode != 0:
             raise FleetError(f"`jarvisctl {' '.join(arguments)}` exited with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
