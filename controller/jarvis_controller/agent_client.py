@@ -70,6 +70,14 @@ class _Connection:
     generation: int
     controller_spki: bytes
 
+    def serves(self, address: str, generation: int) -> bool:
+        """Whether it leads there with our certificate in force, and is not waiting out gRPC's own backoff after a failure.
+
+        How often an agent is tried is the attestation loop's to say, and a command must not wait for it.
+        """
+        failed = self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        return not failed and (self.address, self.generation) == (address, generation)
+
 
 class AgentClient:
     """Channels to all agents. Used from the event loop only."""
@@ -171,7 +179,7 @@ class AgentClient:
     def _connect(self, agent: AgentRecord) -> _Connection:
         material = self._credentials.current
         connection = self._connections.get(agent.agent_id)
-        if connection is not None and connection.address == agent.address and connection.generation == material.generation:
+        if connection is not None and connection.serves(agent.address, material.generation):
             return connection
         if connection is not None:
             self._retire(connection)

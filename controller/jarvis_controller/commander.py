@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
-from google.rpc import code_pb2
+from google.rpc import code_pb2, status_pb2
 from jarvis_trust.errors import TrustError
 from jarvis_trust.status import reason_of
 
@@ -47,7 +47,7 @@ class Commander:
             try:
                 return await self._client.command(agent, lease, command)
             except RpcError as error:
-                if reason_of(error.status) not in _ATTEST_AGAIN:
+                if not _calls_for_attestation(error.status):
                     raise
             agent, lease = await self._attester.ensure_lease(agent_id, instead_of=lease.sequence)
             return await self._client.command(agent, lease, command)
@@ -67,7 +67,7 @@ class Commander:
                         begun = True
                         yield message
             except RpcError as error:
-                if begun or reason_of(error.status) not in _ATTEST_AGAIN:
+                if begun or not _calls_for_attestation(error.status):
                     raise
             else:
                 return
@@ -75,6 +75,15 @@ class Commander:
             async with contextlib.aclosing(self._client.stream(agent, lease, command)) as messages:
                 async for message in messages:
                     yield message
+
+
+def _calls_for_attestation(status: status_pb2.Status) -> bool:
+    """Whether the agent may be another process than it was, or gone: then it is attested, and with that found or made STALE.
+
+    Commanding once more is safe: the request id is the same, and an agent carries it out once.
+    """
+    reason = reason_of(status)
+    return reason in _ATTEST_AGAIN or (not reason and status.code == code_pb2.UNAVAILABLE)
 
 
 @contextlib.contextmanager

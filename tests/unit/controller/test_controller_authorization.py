@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The role table: every method that is served has a row, and no row opens more than it should."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
+from jarvis_controller.authorization import ENROLLMENT_METHODS, OPERATOR_METHODS, require_role
+from jarvis_controller.rpc_status import RpcError
+from jarvis_controller.server import fleet_handlers
+from jarvis_trust.identities import Identity, Role
+from jarvis_trust.status import reason_of
+
+AGENT_ID = "a" * 32
+ROLES = [
+    Identity(fleet="lab", role=Role.AGENT, name=AGENT_ID),
+    Identity(fleet="lab", role=Role.CONTROLLER, name="main"),
+    Identity(fleet="lab", role=Role.VIEWER, name="vera"),
+    Identity(fleet="lab", role=Role.OPERATOR, name="otto"),
+    Identity(fleet="lab", role=Role.ADMIN, name="ada"),
+]
+
+
+def methods_of(service: ServiceDescriptor) -> list[str]:
+    return [f"/{service.full_name}/{method.name}" for method in service.methods]
+
+
+FLEET = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"]
+OPERATOR_SERVICES = [
+    FLEET,
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+]
+
+
+def allowed(identity: Identity, method: str) -> bool:
+    try:
+        require_role(identity, method)
+    except RpcError as error:
+        if reason_of(error.status) != "ROLE_DENIED":
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("method", [method for service in OPERATOR_SERVICES for method in methods_of(service)])
+def test_every_method_of_the_operators_port_has_a_row(method: str) -> None:
+    assert method in OPERATOR_METHODS
+
+
+@pytest.mark.parametrize("method", [method for service in OPERATOR_SERVICES for method in methods_of(service)])
+def test_the_roles_that_may_call_are_those_that_the_table_names(method: str) -> None:
+    least = OPERATOR_METHODS[method]
+    callers = {identity.role for identity in ROLES if allowed(identity, method)}
+    rank = [Role.VIEWER, Role.OPERATOR, Role.ADMIN]
+    assert callers == set(rank[rank.index(least) :])
+
+
+def test_the_table_agrees_with_what_the_proto_says_at_each_method() -> None:
+    """The comment before each rpc begins with the least role."""
+    said = {
+        "ListAgents": "viewer",
+        "AttestAgents": "operator",
+        "StartCaptures": "operator",
+        "StopCaptures": "operator",
+        "GetCaptureStatuses": "viewer",
+        "WatchMetrics": "viewer",
+        "ListFlows": "viewer",
+        "WatchFlows": "viewer",
+        "CreateJoinToken": "admin",
+        "QuarantineAgent": "operator",
+        "ReleaseAgent": "admin",
+        "ListAuditEvents": "viewer",
+    }
+    assert {method.rsplit("/", 1)[1]: str(OPERATOR_METHODS[method]) for method in methods_of(FLEET)} == said
+
+
+def test_the_enrolment_port_opens_enrolment_and_health_only() -> None:
+    open_methods = methods_of(enrollment_pb2.DESCRIPTOR.services_by_name["EnrollmentService"])
+    open_methods += methods_of(health_pb2.DESCRIPTOR.services_by_name["Health"])
+    assert set(ENROLLMENT_METHODS) == set(open_methods)
+
+
+@pytest.mark.parametrize("identity", ROLES, ids=lambda identity: str(identity.role))
+def test_a_method_without_a_row_is_denied_to_everybody(identity: Identity) -> None:
+    assert not allowed(identity, "/jarvis.capture.v1.FleetService/Forgotten")
+
+
+def test_every_service_of_the_package_is_known_to_this_test() -> None:
+    """A new service must be given rows, or be left to the agent."""
+    pool = descriptor_pool.Default()
+    files = [f"jarvis/capture/v1/{name}.proto" for name in ("agent", "enrollment", "fleet", "flow", "capture", "trust")]
+    services = {service for name in files for service in pool.FindFileByName(name).services_by_name}
+    assert services == {"AgentService", "EnrollmentService", "FleetService"}
+
+
+def test_every_method_of_fleet_service_has_a_handler() -> None:
+    class AnyService:
+        def __getattr__(self, name: str) -> object:
+            return name
+
+    handlers = fleet_handlers(AnyService())  # type: ignore[arg-type]
+    assert set(handlers) == {method.name for method in FLEET.methods}
