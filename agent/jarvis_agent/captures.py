@@ -168,6 +168,7 @@ class CaptureManager:
                 run.abandon()
                 raise
             self._run = run
+            run.engine.set_deadline(self._deadline_ns())  # a lease may have come while the backend was opening
             _LOG.info("capture %s started with backend %s", run.capture_id, run.engine.backend)
             return self.status()
 

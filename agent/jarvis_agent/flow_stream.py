@@ -29,7 +29,7 @@ from jarvis_native.errors import CaptureStateError
 
 from jarvis_agent import wire
 from jarvis_agent.captures import CaptureManager, CaptureRun
-from jarvis_agent.errors import AgentStoppingError, RequestError
+from jarvis_agent.errors import AgentStoppingError, CaptureRefusedError, RequestError
 from jarvis_agent.losses import LossLedger
 
 DEFAULT_BATCH_RECORDS = 1_000
@@ -38,6 +38,8 @@ MAX_BATCH_BYTES = 262_144
 DEFAULT_DELAY_S = 0.1
 MIN_DELAY_S, MAX_DELAY_S = 0.01, 10.0
 WATERMARK_INTERVAL_S = 1.0
+MAX_SOURCES = 4
+"""Captures that a stream may be behind: each holds its tables in memory for as long as somebody reads its log."""
 EXPIRY_MARGIN_NS = 2 * 10**9
 """Flows past their idle timeout are ended within this time (the core sweeps its tables about once a second)."""
 _RECORD_BYTES_MAX = 1_024
@@ -150,6 +152,7 @@ class FlowStream:
         self._losses = LossLedger()
         self._sources: deque[_Source] = deque()
         self._attached = asyncio.Event()
+        self._is_overrun = False
         self._sent_at = time.monotonic()
         self._leave: Callable[[], None] = lambda: None
         if not plan.follow:
@@ -172,6 +175,7 @@ class FlowStream:
         Raises:
             LeaseError: the lease ended; what was read has been given, with every loss known so far.
             AgentStoppingError: the agent stops; likewise.
+            CaptureRefusedError: SUBSCRIBER_TOO_SLOW.
             CaptureError: the native core failed.
         """
         try:
@@ -198,6 +202,7 @@ class FlowStream:
         round_ = _Round(self._plan.batch_records)
         while True:
             self._check_lease()
+            self._check_overrun()
             if source.run.is_abandoned:
                 return
             written = source.run.engine.get_metrics().log_records_written
@@ -267,12 +272,22 @@ class FlowStream:
         self._sent_at = time.monotonic()
         return message
 
+    def _check_overrun(self) -> None:
+        if self._is_overrun:
+            raise CaptureRefusedError(
+                "SUBSCRIBER_TOO_SLOW", f"the subscriber is more than {MAX_SOURCES} captures behind; subscribe anew"
+            )
+
     def _check_end(self) -> None:
         self._check_lease()
+        self._check_overrun()
         if self._is_draining():
             raise AgentStoppingError
 
     def _attach(self, run: CaptureRun) -> None:
+        if len(self._sources) >= MAX_SOURCES:
+            self._is_overrun = True
+            return
         try:
             self._open(run, "oldest", 0)
         except CaptureError:

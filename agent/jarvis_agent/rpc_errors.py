@@ -74,7 +74,8 @@ def status_of(error: Exception, *, scope: str = "") -> Status | None:
     if isinstance(error, TrustError):
         return trust_error_status(_TRUST_CODES.get(error.reason, Code.FAILED_PRECONDITION), error)
     if isinstance(error, CaptureRefusedError):
-        return error_status(Code.FAILED_PRECONDITION, error.reason, error.message)
+        code = Code.RESOURCE_EXHAUSTED if error.reason == "SUBSCRIBER_TOO_SLOW" else Code.FAILED_PRECONDITION
+        return error_status(code, error.reason, error.message)
     if isinstance(error, AgentStoppingError):
         return error_status(Code.UNAVAILABLE, "AGENT_STOPPING", "the agent is stopping; try again later", retry_after_ns=10**9)
     if isinstance(error, CaptureError):

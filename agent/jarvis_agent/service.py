@@ -10,6 +10,7 @@ core's bytes as they are. The caller's identity was checked before (peer.Control
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -47,6 +48,8 @@ from jarvis_agent.flow_stream import FlowStream, plan_stream
 from jarvis_agent.lease import LeaseKeeper
 from jarvis_agent.peer import controller_spki_sha256
 from jarvis_agent.rpc_errors import firmware_untrusted
+
+_LOG = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_STREAMS = 64
@@ -129,6 +132,7 @@ class AgentService:
             try:
                 command = await self._admit(method, payload, context)
                 if command is not None and method in MUTATIONS:
+                    _LOG.info("%s on behalf of %s, request %s", name, command.principal, command.request_id)
                     return await self.answers.answer(command, lambda: perform(payload, context))
                 return await perform(payload, context)
             except Exception as error:  # noqa: BLE001 - the one place that turns exceptions into statuses

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import grpc.aio
+import pytest
 from jarvis.capture.v1 import agent_pb2 as pb
 from jarvis.capture.v1.capture_pb2 import (
     CAPTURE_STATE_PAUSED,
@@ -277,6 +280,42 @@ async def test_a_token_that_another_tpm_used_gets_nothing(
         starting.cancel()
         thief.clean_up()
     assert len(controller.enrollments.agents) == 1
+
+
+async def test_an_agent_that_cannot_start_says_why_and_with_which_exit_status(
+    make_agent: MakeAgent, tpm: Swtpm, program_environment: dict[str, str]
+) -> None:
+    agent = make_agent()
+    command = [sys.executable, "-m", "jarvis_agent", "run", "--config", str(agent.directory / "agent.toml")]
+
+    def run() -> tuple[int, str]:
+        done = subprocess.run(command, env=program_environment, capture_output=True, text=True, timeout=30, check=False)
+        return done.returncode, done.stderr
+
+    tpm.kill()
+    status, said = await asyncio.to_thread(run)
+    assert (status, "TPM_UNAVAILABLE" in said) == (1, True)
+    (agent.directory / "join.json").chmod(0o644)
+    status, said = await asyncio.to_thread(run)
+    assert status == 2
+    assert "join_file: " in said
+    assert "mode 0644" in said
+    (agent.directory / "agent.toml").write_text('pcr = 23\n')
+    status, said = await asyncio.to_thread(run)
+    assert status == 2
+    assert "pcr: 23 is not accepted" in said
+
+
+async def test_a_second_agent_on_the_same_port_fails_instead_of_sharing_it(
+    running: Running, make_agent: MakeAgent, vendor: TpmVendor, tmp_path: Path
+) -> None:
+    first, _ = running
+    with Swtpm(vendor.copy_of("second", tmp_path / "tpm2")) as other:
+        second = make_agent("second", tcti=other.tcti, listen=first.address)
+        starting = asyncio.ensure_future(second.start())
+        await until("the refusal", lambda: f"listen: {first.address}: cannot be bound" in second.log)
+        with pytest.raises(AssertionError):
+            await starting
 
 
 async def test_a_renewed_certificate_is_served_without_a_restart(make_agent: MakeAgent, controller: SmallController) -> None:

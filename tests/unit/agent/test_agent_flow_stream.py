@@ -206,6 +206,21 @@ async def test_a_follower_reads_the_next_capture_from_its_first_record() -> None
     assert following.engine.reader.closed
 
 
+async def test_a_subscriber_that_is_captures_behind_is_told_so_instead_of_holding_them_all() -> None:
+    captures = FakeCaptures(run_of(batch(1, more=True), batch(1)))
+    stream = stream_of(captures, FlowSubscription(follow=True))
+    messages = stream.messages()
+    await anext(messages)
+    (attach,) = captures.followers
+    following = [run_of(batch(1)) for _ in range(6)]
+    for run in following:
+        attach(run)
+    assert [len(run.engine.opened_with) for run in following] == [1, 1, 1, 0, 0, 0]
+    with pytest.raises(CaptureRefusedError, match="behind"):
+        await anext(messages)
+    stream.close()
+
+
 @pytest.mark.parametrize(
     ("subscription", "start"),
     [
