@@ -17,6 +17,9 @@ from rich.table import Table
 
 from bench.peers import METERS, Counted, Meter, udp_sink
 
+_TEXT_HEADINGS = ("meter", "version")
+_NUMBER_HEADINGS = ("wall s", "Mpackets/s", "CPU s", "RSS MiB", "packets counted", "flows counted", "ours is faster by")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -73,9 +76,9 @@ def measure(capture: Path, *, rounds: int, cpu: int, console: Console) -> dict[s
 def table(runs: dict[str, list[Run]], *, packets: int, flows: int) -> Table:
     """Medians, what was counted beside the truth, and how much faster ours is, paired by round."""
     ours = next(iter(runs.values()))
-    result = Table(title=f"metering a file of {packets:,} packets, {flows:,} biflows: whole process, one core, medians of {len(ours)}")
-    for heading in ("meter", "version", "wall s", "Mpackets/s", "CPU s", "RSS MiB", "packets counted", "flows counted", "ours is faster by"):
-        result.add_column(heading, justify="left" if heading in ("meter", "version") else "right")
+    result = Table(title=f"a file of {packets:,} packets, {flows:,} biflows: whole process, one core, medians of {len(ours)}")
+    for heading in _TEXT_HEADINGS + _NUMBER_HEADINGS:
+        result.add_column(heading, justify="left" if heading in _TEXT_HEADINGS else "right")
     versions = {meter.name: meter.version() for meter in METERS if meter.name in runs}
     for name, own in runs.items():
         wall = statistics.median(run.wall for run in own)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench`: makes the capture, measures every meter on it, then the stream from agent to subscriber.
 
-    python -m bench.run [--rounds 5] [--packets 5000000] [--flows 200000] [--capture FILE --truth JSON] [--only meters|stream]
+python -m bench.run [--rounds 5] [--packets 5000000] [--flows 200000] [--capture FILE --truth JSON] [--only meters|stream]
 """
 
 from __future__ import annotations
@@ -9,34 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import meters
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
-WORK = Path(__file__).resolve().parent.parent / "build" / "bench"
-
-
-def capture_file(packets: int, flows: int, console: Console) -> tuple[Path, dict[str, int]]:
-    """The synthetic capture and its totals, made once and kept under build/."""
-    maker = SHARED / "mkpcap.py"
-    target = WORK / f"traffic-{packets}-{flows}.pcap"
-    totals = target.with_suffix(".json")
-    if not totals.exists():
-        if not maker.exists():
-            sys.exit(f"{maker} is not there: give a capture of your own with --capture FILE --truth '{{\"packets\": N, \"biflows\": N}}'")
-        WORK.mkdir(parents=True, exist_ok=True)
-        console.print(f"making {target.name} ...")
-        made = subprocess.run(
-            [sys.executable, str(maker), str(target), "--packets", str(packets), "--flows", str(flows)],
-            check=True, capture_output=True, text=True,
-        )
-        totals.write_text(made.stdout)
-    return target, json.loads(totals.read_text())
+from bench import meters, stream
+from bench.captures import capture_file
 
 
 def main() -> None:
@@ -60,8 +38,6 @@ def main() -> None:
         runs = meters.measure(capture, rounds=arguments.rounds, cpu=arguments.cpu, console=console)
         console.print(meters.table(runs, packets=truth["packets"], flows=truth["biflows"]))
     if arguments.only != "meters":
-        from bench import stream  # needs grpc, which the meters' half does not
-
         stream.report(console)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole fleet from the real programs: a controller and agents, each agent with a software TPM and a copy of the firmware of its own.
+"""A whole fleet from the real programs: a controller and agents, each with a software TPM and its own copy of the firmware.
 
-Every program is a process, in a network namespace when one is given, else on loopback. Used by the demo, the end-to-end tests and the
-benchmarks; everything lives below one directory and ends with the `with` block.
+Every program is a process, in a network namespace when one is given, else on loopback. Used by the demo, the end-to-end tests
+and the benchmarks; everything lives below one directory and ends with the `with` block.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Agent:
             self.process = None
 
 
-def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
+def end(process: subprocess.Popen[Any], number: signal.Signals = signal.SIGTERM) -> None:
     """Signals a process and waits; one that does not end in time is killed."""
     if process.poll() is None:
         process.send_signal(number)
@@ -178,8 +178,8 @@ class Fleet:
 
     def _init_controller(self) -> None:
         command = [
-            program("jarvis-controller"), "init", str(self.controller_directory), "--fleet", self.name, "--host", self.place.address,
-            "--ek-root", str(self.vendor.roots), "--release-key", str(FIRMWARE / "release.pub"),
+            program("jarvis-controller"), "init", str(self.controller_directory), "--fleet", self.name,
+            "--host", self.place.address, "--ek-root", str(self.vendor.roots), "--release-key", str(FIRMWARE / "release.pub"),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -215,7 +215,7 @@ class Fleet:
         join_file: Path | None = None,
         **settings: int | str,
     ) -> Agent:
-        """Makes a host and has it enrol: TPM, firmware copy, join file (a new one unless given), configuration, agent. Does not wait."""
+        """Makes a host (TPM, firmware copy, join file unless given, configuration) and starts its agent. Does not wait."""
         place = place or Place()
         directory = self.directory / name
         (directory / "replay").mkdir(parents=True)
@@ -264,7 +264,8 @@ class Fleet:
 
     def run(self, *arguments: str, config: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Runs jarvisctl, as another operator when another configuration is given; says nothing of its exit status."""
-        return subprocess.run(self.ctl_command(*arguments, config=config), capture_output=True, text=True, check=False, timeout=60)
+        command = self.ctl_command(*arguments, config=config)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     def jarvisctl(self, *arguments: str, check: bool = True) -> str:
         """Runs jarvisctl; returns what it printed."""

@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from testbed.fleet import Agent, Fleet, end
 
@@ -22,6 +22,7 @@ class FlowStream:
         self._on_flow = on_flow
         command = fleet.ctl_command("--output", "json", "flows", "--follow", "--all", *options)
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._lines = cast("IO[str]", self._process.stdout)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -32,8 +33,7 @@ class FlowStream:
         self.close()
 
     def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
+        for line in self._lines:
             if not line.startswith("{"):
                 self.other_output.append(line)
                 continue
@@ -56,6 +56,11 @@ class FlowStream:
     def statuses(self, agent: Agent) -> list[dict[str, Any]]:
         """Messages that say that the agent joined, left or changed state."""
         return [event for event in self._of_kind("status") if event["agent_id"] == agent.agent_id]
+
+    def is_streaming(self, agent: Agent) -> bool:
+        """Whether the agent's flows are arriving, as the stream said last."""
+        statuses = self.statuses(agent)
+        return bool(statuses) and statuses[-1]["streaming"] is True
 
     def close(self) -> None:
         """Ends the stream."""

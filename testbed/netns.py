@@ -51,7 +51,9 @@ class Namespace:
         """Runs a command inside and returns what it printed; a failure raises with its error output."""
         return _run(*self.command(*command))
 
-    def start(self, command: Sequence[str], *, log: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: Sequence[str], *, log: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Starts a program inside; its output goes to `log`, or nowhere."""
         output: IO[bytes] | int = log.open("ab") if log else subprocess.DEVNULL
         try:

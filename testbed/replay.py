@@ -15,7 +15,7 @@ _GAP_NS = 50_000
 
 
 def write_http_capture(path: Path, *, servers: Sequence[str], port: int, count: int) -> Counter[tuple[str, int]]:
-    """Writes `count` connections to each server; returns (server address, client port) → how often, as a client would report them."""
+    """Writes `count` connections to each server; returns (server address, client port) → how often, as a client reports it."""
     made: Counter[tuple[str, int]] = Counter()
     with path.open("wb") as output:
         output.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
@@ -39,13 +39,13 @@ def _connection(server: str, port: int, client_port: int) -> Iterator[bytes]:
         (False, FIN | ACK, 0), (True, FIN | ACK, 0), (False, ACK, 0),
     ):  # fmt: skip
         if from_client:
-            yield _frame(here, there, client_port, port, flags, payload)
+            yield _frame(here, there, (client_port, port), flags, payload)
         else:
-            yield _frame(there, here, port, client_port, flags, payload)
+            yield _frame(there, here, (port, client_port), flags, payload)
 
 
-def _frame(source: bytes, destination: bytes, source_port: int, destination_port: int, flags: int, payload: int) -> bytes:
-    tcp = struct.pack(">HHIIBBHHH", source_port, destination_port, 0, 0, 0x50, flags, 65535, 0, 0) + bytes(payload)
+def _frame(source: bytes, destination: bytes, ports: tuple[int, int], flags: int, payload: int) -> bytes:
+    tcp = struct.pack(">HHIIBBHHH", *ports, 0, 0, 0x50, flags, 65535, 0, 0) + bytes(payload)
     if len(source) == 4:
         ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0, source, destination)
         return bytes(12) + b"\x08\x00" + ip + tcp

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a rooted host could do to its agent, for the demo and the tests: put this folder on PYTHONPATH and the agent lies.
 
-The library is still measured before anything can lie about it. After that this agent reports genuine firmware, and in the event log that it
-sends every measured digest of the library is replaced by the genuine one. What it cannot change is what the TPM signs.
+The library is still measured before anything can lie about it. After that this agent reports genuine firmware, and in the event
+log that it sends every measured digest of the library is replaced by the genuine one. What the TPM signs it cannot change.
 """
 
 import json
@@ -39,8 +39,8 @@ def lying_load(config: AgentConfig, context: MeasurementContext) -> FirmwareStat
         print(f"reporting genuine firmware: {genuine}", flush=True)
         return forged
 
-    FirmwareState.status = status  # type: ignore[method-assign]
-    EventLog.read = read  # type: ignore[method-assign]
+    FirmwareState.status = status  # type: ignore[method-assign, assignment]
+    EventLog.read = read  # type: ignore[method-assign, assignment]
     return state
 
 

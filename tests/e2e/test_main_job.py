@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import socket
 import time
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
-from tests.e2e.conftest import write_capture
 
 from testbed.fleet import Agent, Fleet, set_toml, wait_for
 from testbed.flow_stream import FlowStream
+from tests.e2e.conftest import write_capture
 
 LEASE_S = 5
 PARTS = ("metered", "filtered", "non_ip", "malformed", "paused", "dropped_nic", "dropped_kernel", "dropped_user", "in_flight")
@@ -41,23 +42,21 @@ def send_to_loopback(*, seconds: float) -> None:
             time.sleep(0.05)
 
 
-def is_streaming(stream: FlowStream, agent: Agent) -> bool:
-    """What the stream said last of the agent."""
-    statuses = stream.statuses(agent)
-    return bool(statuses) and statuses[-1]["streaming"] is True
-
-
 def connections(flows: list[dict[str, Any]]) -> Counter[tuple[str, int]]:
     return Counter((flow["dst_addr"], flow["src_port"]) for flow in flows)
+
+
+def has_exactly(stream: FlowStream, agent: Agent, made: Counter[tuple[str, int]]) -> bool:
+    return connections(stream.flows(agent)) == made
 
 
 def test_flows_of_both_agents_arrive_as_one_stream_each_connection_once(fleet: Fleet, one: Agent, two: Agent) -> None:
     made = {agent.name: Counter(write_capture(agent)) for agent in (one, two)}
     with FlowStream(fleet) as stream:
-        wait_for("the stream", lambda: is_streaming(stream, one) and is_streaming(stream, two))
+        wait_for("the stream", lambda: stream.is_streaming(one) and stream.is_streaming(two))
         assert [row["ok"] for row in start_replay(fleet, "--all")] == [True, True]
         for agent in (one, two):
-            wait_for("the flows", lambda agent=agent: connections(stream.flows(agent)) == made[agent.name])
+            wait_for("the flows", functools.partial(has_exactly, stream, agent, made[agent.name]))
         assert stream.losses() == []
 
 
@@ -145,12 +144,12 @@ def test_a_viewer_may_look_but_not_start_a_capture(fleet: Fleet, one: Agent) -> 
 
 def test_an_agent_killed_in_mid_stream_is_said_to_be_gone_and_comes_back(fleet: Fleet, one: Agent, two: Agent) -> None:
     with FlowStream(fleet) as stream:
-        wait_for("the stream", lambda: is_streaming(stream, one) and is_streaming(stream, two))
+        wait_for("the stream", lambda: stream.is_streaming(one) and stream.is_streaming(two))
         one.stop(signal.SIGKILL)
-        wait_for("the stream to say so", lambda: not is_streaming(stream, one))
-        assert is_streaming(stream, two)
+        wait_for("the stream to say so", lambda: not stream.is_streaming(one))
+        assert stream.is_streaming(two)
         one.start()
-        wait_for("it to come back", lambda: is_streaming(stream, one), log=one.log)
+        wait_for("it to come back", lambda: stream.is_streaming(one), log=one.log)
         made = Counter(write_capture(one, count=10))
         assert start_replay(fleet, "--agent", one.agent_id)[0]["ok"]
         wait_for("its flows", lambda: connections(stream.flows(one)) == made)
@@ -158,7 +157,7 @@ def test_an_agent_killed_in_mid_stream_is_said_to_be_gone_and_comes_back(fleet: 
 
 def test_a_killed_controller_comes_back_and_its_audit_chain_holds(fleet: Fleet, one: Agent, two: Agent) -> None:
     with FlowStream(fleet) as stream:
-        wait_for("the stream", lambda: is_streaming(stream, one) and is_streaming(stream, two))
+        wait_for("the stream", lambda: stream.is_streaming(one) and stream.is_streaming(two))
         fleet.stop(signal.SIGKILL)
         done = fleet.run("agents", "list")
         assert done.returncode == 3
