@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -82,8 +83,7 @@ def run(
     verbose: Annotated[bool, typer.Option(help="Also log what goes as it should, in detail.")] = False,
 ) -> None:
     """Serve operators and agents until SIGTERM or SIGINT."""
-    level = logging.DEBUG if verbose else logging.INFO
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    _log_to_stderr(verbose=verbose)
     try:
         asyncio.run(serve(load_config(config)))
     except ConfigError as error:
@@ -119,6 +119,20 @@ def operator(  # noqa: PLR0917 - typer gives them by name
 def version() -> None:
     """Print the version."""
     typer.echo(f"jarvis-controller {__version__}")
+
+
+def _log_to_stderr(*, verbose: bool) -> None:
+    """Lines for people on a terminal, JSON for a journal."""
+    journal = (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *((structlog.dev.ConsoleRenderer(),) if sys.stderr.isatty() else journal),
+        ],
+    )
 
 
 def _fail(message: str) -> NoReturn:

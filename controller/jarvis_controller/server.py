@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer  # what `health.aio` is; the package's types do not say so
 from grpc_reflection.v1alpha import reflection
@@ -84,7 +85,7 @@ class Controller:
             signer = CommandSigner(load_private_key(directory / COMMAND_KEY_FILE))
             release_key = config.release_key.read_bytes()
             load_release_public_key(release_key)
-            ek_roots = [path.read_bytes() for path in config.ek_roots]
+            ek_roots = [_read_roots(path) for path in config.ek_roots]
             self.credentials = ControllerCredentials(directory, ca, controller_identity(config.fleet, config.name))
         self.store = Store(config.database)
         self.feed = StateFeed()
@@ -234,6 +235,15 @@ def _add_health(server: grpc.aio.Server, service: str) -> Any:
     servicer._server_status[service] = health_pb2.HealthCheckResponse.SERVING  # noqa: SLF001 - `set` is a coroutine, and nobody listens yet
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return servicer
+
+
+def _read_roots(path: Path) -> bytes:
+    pem = path.read_bytes()
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ConfigError(f"ek_roots: {path} holds no certificates in PEM: {error}") from error
+    return pem
 
 
 def _bind(field: str, address: str, bind: Callable[[str], int]) -> int:

@@ -18,6 +18,7 @@ import pytest_asyncio
 from google.rpc import code_pb2
 from jarvis.capture.v1 import capture_pb2, fleet_pb2, trust_pb2
 from jarvis_controller.rpc_status import status_of
+from jarvis_controller.server import Controller
 from jarvis_trust.audit import verify_chain
 from jarvis_trust.identities import Role
 from jarvis_trust.status import reason_of
@@ -224,8 +225,6 @@ async def test_an_agent_that_restarted_is_attested_again_when_a_command_needs_it
 
 
 async def test_a_controller_that_restarted_attests_before_it_commands(tmp_path: Path, release_key: ReleaseKey) -> None:
-    from jarvis_controller.server import Controller  # noqa: PLC0415
-
     async with running_fleet(tmp_path, release_key) as fleet:
         agent = await fleet.add_agent()
         sequence = agent.lease.sequence if agent.lease else 0

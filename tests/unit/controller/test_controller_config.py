@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""controller.toml: every mistake is named, with its value and what would be accepted."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from jarvis_controller.attestation_loop import next_delay_s
+from jarvis_controller.config import ConfigError, ControllerConfig, load_config
+
+from tests.support import ROOT
+
+GOOD = """
+fleet = "lab.example"
+name = "main"
+state_directory = "state"
+advertise_enroll = "controller.lab.example:7441"
+release_key = "release.pub"
+ek_roots = ["vendor.pem"]
+"""
+EXAMPLE = ROOT / "controller" / "controller.example.toml"
+
+
+def config_of(tmp_path: Path, text: str) -> ControllerConfig:
+    path = tmp_path / "controller.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_defaults_fill_what_is_not_said_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = config_of(tmp_path, GOOD)
+    assert config.state_directory == tmp_path / "state"
+    assert config.ek_roots == (tmp_path / "vendor.pem",)
+    assert (config.attest_interval_s, config.lease_s, config.agent_certificate_h, config.pcr) == (60, 600, 24, 14)
+    assert config.database == f"sqlite:///{tmp_path / 'state' / 'controller.db'}"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("pcr = 16", r"pcr = 16: 0\.\.15"),
+        ("pcr = 23", r"pcr = 23: 0\.\.15"),
+        ("pcr = true", "pcr = True: a whole number"),
+        ("attest_interval_s = 0.1", r"attest_interval_s = 0\.1: 0\.5\.\.3600"),
+        ('attest_interval_s = "60"', "attest_interval_s = '60': a number"),
+        ("attest_interval_s = nan", "attest_interval_s = nan"),
+        ("attest_interval_s = 900\nlease_s = 600", r"lease_s = 600\.0: more than attest_interval_s"),
+        ("agent_certificate_h = 25", r"agent_certificate_h = 25\.0"),
+        ("firmware_floor = -1", "firmware_floor = -1"),
+        ('listen = "7440"', "listen = '7440': host:port"),
+        ('listen = "host:99999"', "listen = 'host:99999'"),
+        ("database_url = 3", "database_url = 3: a string"),
+        ("verify_tls = false", "unknown field 'verify_tls'"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value_and_what_is_accepted(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of(tmp_path, GOOD + line)
+
+
+@pytest.mark.parametrize("field", ["fleet", "name", "state_directory", "advertise_enroll", "release_key", "ek_roots"])
+def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field} is missing"):
+        config_of(tmp_path, re.sub(rf"(?m)^{field} = .*$", "", GOOD))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("lab.example", "Lab_Example"), ('"main"', '"no name"'), ('["vendor.pem"]', "[]"), ('["vendor.pem"]', "[1]")]
+)
+def test_a_value_that_cannot_be_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    with pytest.raises(ConfigError):
+        config_of(tmp_path, GOOD.replace(old, new, 1))
+
+
+def test_what_is_not_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not TOML"):
+        config_of(tmp_path, "fleet = ")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "nowhere.toml")
+
+
+def test_the_example_names_every_field_with_its_default(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text()
+    uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", text)
+    table = tomllib.loads(uncommented)
+    assert set(table) == {field.name for field in dataclasses.fields(ControllerConfig)}
+    plain, full = config_of(tmp_path, text), config_of(tmp_path, uncommented)
+    assert plain == full
+
+
+def test_attestations_are_spread_over_a_tenth_of_the_interval() -> None:
+    assert next_delay_s(60, 0, lambda low, _: low) == pytest.approx(54)
+    assert next_delay_s(60, 0, lambda _, high: high) == pytest.approx(66)
+
+
+def test_without_answers_the_delay_grows_with_full_jitter_up_to_the_interval() -> None:
+    highest = [next_delay_s(60, failures, lambda _, high: high) for failures in (1, 2, 3, 10, 10_000)]
+    assert highest == [1, 2, 4, 60, 60]
+    assert next_delay_s(60, 5, lambda low, _: low) == 0
