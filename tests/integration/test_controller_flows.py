@@ -205,6 +205,27 @@ async def test_a_resume_token_is_for_one_agent(fleet: TestFleet) -> None:
     assert "resume_token" in (refused.value.details() or "")
 
 
+async def test_an_operators_own_token_that_the_agent_refuses_ends_the_stream_with_its_reason(fleet: TestFleet) -> None:
+    await fleet.add_agent()
+    watcher = await watch(fleet, subscription=capture_pb2.FlowSubscription(resume_token=b"of another capture"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await watcher.to_the_end()
+    assert reason_of(status_of(refused.value)) == "RESUME_TOKEN_INVALID"
+
+
+async def test_a_new_capture_after_a_crash_is_followed_from_its_first_record(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    agent.add_records(3)
+    watcher = await watch(fleet)
+    await watcher.until(lambda: len(watcher.flows[agent.agent_id]) == 3)
+    await agent.stop()
+    agent.batches = [records_batch(1000, 2)]  # another record log: the old token says nothing there
+    await agent.start()
+    await watcher.until(lambda: len(watcher.flows[agent.agent_id]) >= 5)
+    assert watcher.flows[agent.agent_id] == [1, 2, 3, 1000, 1001]
+    watcher.close()
+
+
 async def test_a_slow_subscriber_gets_the_newest_and_an_exact_account_of_the_rest(
     tmp_path: Path, release_key: ReleaseKey
 ) -> None:

@@ -302,6 +302,9 @@ class FakeAgent:
             status = bad_request_status([("subscription.filter", "syntax error")], reason="FILTER_INVALID")
             trailers = (("grpc-status-details-bin", status.SerializeToString()),)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, status.message, trailing_metadata=trailers)
+        known = {agent_pb2.StreamFlowsResponse.FromString(batch).batch.resume_token for batch in self.batches}
+        if subscription.resume_token and subscription.resume_token not in known:
+            await refuse(context, code_pb2.INVALID_ARGUMENT, "RESUME_TOKEN_INVALID")
         position = self._position_after(subscription.resume_token)
         sent = 0
         while True:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
+from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
-from jarvis_controller.authorization import ENROLLMENT_METHODS, OPERATOR_METHODS, require_role
+from jarvis_controller.authorization import ENROLLMENT_METHODS, OPERATOR_METHODS, caller_of, enrollment_check, require_role
 from jarvis_controller.rpc_status import RpcError
 from jarvis_controller.server import fleet_handlers
 from jarvis_trust.identities import Identity, Role
@@ -88,6 +89,48 @@ def test_the_enrolment_port_opens_enrolment_and_health_only() -> None:
 @pytest.mark.parametrize("identity", ROLES, ids=lambda identity: str(identity.role))
 def test_a_method_without_a_row_is_denied_to_everybody(identity: Identity) -> None:
     assert not allowed(identity, "/jarvis.capture.v1.FleetService/Forgotten")
+
+
+class Connection:
+    """What gRPC says of a peer."""
+
+    def __init__(self, *ids: str, tls: str = "TLSv1.3", **more: list[bytes]) -> None:
+        self.facts = {"ssl_tls_version": [tls.encode()], "peer_spiffe_id": [name.encode() for name in ids], **more}
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return self.facts
+
+
+ADA = "spiffe://lab/operator/admin/ada"
+
+
+def test_the_caller_is_whom_the_spiffe_id_names() -> None:
+    caller = caller_of(Connection(ADA), "lab")  # type: ignore[arg-type]
+    assert (caller.role, caller.name) == (Role.ADMIN, "ada")
+
+
+@pytest.mark.parametrize(
+    ("connection", "reason"),
+    [
+        (Connection(ADA, tls="TLSv1.2"), "TLS_VERSION"),
+        (Connection(ADA, ssl_tls_version=[]), "TLS_VERSION"),
+        (Connection(), "IDENTITY_MISSING"),
+        (Connection(ADA, "spiffe://lab/operator/viewer/vera"), "IDENTITY_MISSING"),
+        (Connection(x509_subject_alternative_name=[ADA.encode()], x509_common_name=[b"admin"]), "IDENTITY_MISSING"),
+        (Connection("spiffe://other/operator/admin/ada"), "IDENTITY_INVALID"),
+        (Connection("spiffe://lab/operator/admin/ada/more"), "IDENTITY_INVALID"),
+        (Connection("spiffe://lab/operator/root/ada"), "IDENTITY_INVALID"),
+    ],
+)
+def test_anybody_else_is_unauthenticated(connection: Connection, reason: str) -> None:
+    with pytest.raises(RpcError) as refused:
+        caller_of(connection, "lab")  # type: ignore[arg-type]
+    assert (refused.value.status.code, reason_of(refused.value.status)) == (code_pb2.UNAUTHENTICATED, reason)
+
+
+def test_without_tls_13_nothing_is_served_on_the_enrolment_port_either() -> None:
+    with pytest.raises(RpcError):
+        enrollment_check(Connection(tls="TLSv1.2"), next(iter(ENROLLMENT_METHODS)))  # type: ignore[arg-type]
 
 
 def test_every_service_of_the_package_is_known_to_this_test() -> None:
