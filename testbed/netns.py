@@ -19,12 +19,11 @@ def is_available() -> str:
     """Why namespaces cannot be made here; empty when they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    probe = f"jv-probe-{secrets.token_hex(2)}"
-    done = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return f"`ip netns add` failed: {done.stderr.strip()}"
-    subprocess.run(["ip", "netns", "del", probe], check=False, capture_output=True)
-    return ""
+    try:
+        with Namespace("probe"):
+            return ""
+    except (OSError, RuntimeError) as error:
+        return f"network namespaces cannot be made here ({error})"
 
 
 class Namespace:
@@ -35,9 +34,13 @@ class Namespace:
 
     def __enter__(self) -> Self:
         _run("ip", "netns", "add", self.name)
-        self.run("ip", "link", "set", "lo", "up")
-        # Without duplicate address detection IPv6 addresses are usable at once.
-        self.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+        try:
+            self.run("ip", "link", "set", "lo", "up")
+            # Without duplicate address detection IPv6 addresses are usable at once.
+            self.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
