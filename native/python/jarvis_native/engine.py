@@ -3,9 +3,7 @@
 
     with PacketCaptureEngine(files=["trace.pcap"]) as engine:
         engine.enable_flow_metering()
-        with engine.open_flow_reader(lossless=True) as reader:
-            engine.start()
-            while engine.poll(0.1): ...reader.read_batch()...
+        for batch in engine.flow_batches(): ...batch.data is a pyarrow.RecordBatch...
 
 Python moves the capture forward and takes finished bytes; every call into the core releases the GIL. start, stop, poll and
 packets are serialised here; everything else may be called from any thread at any time. The C capture is freed when the engine is
@@ -20,17 +18,23 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jarvis_native import arguments
 from jarvis_native.errors import CaptureError, CaptureStateError, InvalidArgument, check, error_from_info
 from jarvis_native.loader import Firmware, load_firmware, loaded_firmware
 from jarvis_native.packets import PacketBatch, batch_from_ring
-from jarvis_native.reader import FlowReader
+from jarvis_native.reader import FlowBatch, FlowReader
 from jarvis_native.types import BackendInfo, CaptureMetrics, FlowStats
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SLICE_S = 0.1
 """Longest single call into the core that moves a capture forward: bounds how long signals and stop() wait."""
+
+_STOP_WAIT_S = 0.001
+"""Between two looks for the last records while another thread is in `stop`."""
 
 ENCODED_RECORD_BYTES = 192
 """Enough for one FlowRecord (jarvis_capture.h)."""
@@ -92,6 +96,7 @@ class PacketCaptureEngine:
         self._ffi, self._lib = self._firmware.ffi, self._firmware.lib
         self._lifecycle = threading.RLock()
         self._stopping = False
+        self._from_files = bool(files)
         self._readers: weakref.WeakSet[FlowReader] = weakref.WeakSet()
         config, _kept = arguments.capture_config(
             self._ffi,
@@ -350,6 +355,36 @@ class PacketCaptureEngine:
         if self._capture is None:  # closed meanwhile by another thread
             reader.close()
         return reader
+
+    def flow_batches(
+        self,
+        *,
+        filter: str = "",  # noqa: A002 - the field's name
+        min_packets: int = 0,
+        max_records: int = 65_536,
+    ) -> Iterator[FlowBatch[pa.RecordBatch]]:
+        """Starts the capture and yields its finished flows as Arrow batches until it ends: the end of the files, or `stop`.
+
+        From files nothing is lost, however slow the consumer; live, a batch's `lost` says how many records it came too late for.
+        An empty batch is yielded only to tell of a loss.
+
+        Args:
+            filter: BPF expression decided on each record, either direction.
+            min_packets: only records with so many packets, both directions together.
+            max_records: at most so many a batch.
+        """
+        with self.open_flow_reader(filter=filter, min_packets=min_packets, lossless=self._from_files) as reader:
+            self.start()
+            while True:
+                running = self.poll()
+                batch = reader.read_arrow(max_records)
+                while batch.records or batch.lost:
+                    yield batch
+                    batch = reader.read_arrow(max_records)
+                if batch.end:
+                    return
+                if not running:
+                    time.sleep(_STOP_WAIT_S)
 
     def packets(self, timeout_s: float | None = None) -> Iterator[PacketBatch]:
         """Frames from the packet ring (packet_ring_mb > 0), batch by batch.

@@ -7,6 +7,7 @@ import csv
 import gc
 import ipaddress
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,6 +189,27 @@ def test_stopping_in_mid_trace_still_hands_every_record_to_a_lossless_reader(
                 break
         metrics = capture.get_metrics()
         assert read == metrics.flow_records_ended == metrics.flows_total > 0
+
+
+def test_flow_batches_give_every_record_of_the_files_once(firmware: Firmware, many_records: tuple[Path, int]) -> None:
+    path, written = many_records
+    with PacketCaptureEngine(files=[path], firmware=firmware) as capture:
+        capture.enable_flow_metering(max_flows=4096, log_records=1024)
+        ports = [port for batch in capture.flow_batches(max_records=100) for port in batch.data["src_port"].to_pylist()]
+    assert sorted(ports) == list(range(1000, 1000 + written))
+
+
+def test_flow_batches_end_when_another_thread_stops_the_capture(firmware: Firmware) -> None:
+    if not any(
+        backend.usable and backend.live for backend in PacketCaptureEngine.get_available_backends("lo", firmware=firmware)
+    ):
+        pytest.skip("no live backend is usable here")
+    with PacketCaptureEngine("lo", firmware=firmware) as capture:
+        capture.enable_flow_metering()
+        stopper = threading.Timer(0.3, capture.stop)
+        stopper.start()
+        assert [batch.lost for batch in capture.flow_batches() if batch.lost] == []
+        stopper.join()
 
 
 @pytest.fixture(scope="module")
