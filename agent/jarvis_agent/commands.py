@@ -128,7 +128,7 @@ def meter(
 ) -> None:
     """Meter capture files offline: flow records and a summary, no controller needed.
 
-    The summary, one JSON object, goes to stderr; with --output none it is the only line on stdout.
+    The summary, one JSON object, goes to stderr, and with --output none to stdout too, as its only line.
 
     Exit codes: 0 done (also when a file's tail was cut: a warning names it), 1 a file is no capture file or is damaged in the
     middle, or the output failed, 2 bad arguments, 3 the firmware is not trusted, 130 interrupted (the summary says how far it

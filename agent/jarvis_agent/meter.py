@@ -2,7 +2,7 @@
 """The offline meter: capture files in, flow records and one JSON summary out. It needs no controller.
 
 Data flow: files → native core (filter, decode, flow table) → a lossless reader → sink (meter_output.py). Python's part is one
-call per 0.1 s of metering and one per 1 MiB of text. The summary goes to stderr, or to stdout when the records go nowhere.
+call per 0.1 s of metering and one per 1 MiB of text. The summary goes to stderr, and to stdout too when the records go nowhere.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _meter(options: MeterOptions) -> int:
     summary = json.dumps(_summary(metrics, time.monotonic() - began))
     if sink is None:
         write_all(sys.stdout.fileno(), summary.encode() + b"\n")
-    else:
+    if sink is not None or not sys.stderr.isatty():  # nobody wants to see it twice
         sys.stderr.write(summary + "\n")
     for error in damage:
         sys.stderr.write(f"warning: {error.message}\n")
