@@ -68,3 +68,14 @@ def test_the_library_and_the_distribution_have_one_version() -> None:
     cmake = re.search(r"project\(jarvis_capture VERSION ([0-9.]+)", (ROOT / "native" / "CMakeLists.txt").read_text())
     assert cmake is not None
     assert cmake[1] == project
+
+
+def test_every_reason_that_the_programs_give_is_explained() -> None:
+    reason = re.compile(r'"([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+)"')
+    no_reasons = re.compile(r"(JARVIS|JARVISCTL|GRPC|XDG|TSS2|TPMS|TPMT)_|PACKET_DTYPE$")
+    used: set[str] = set()
+    for folder in ("certs", "agent", "controller", "native/python"):
+        for path in (ROOT / folder).rglob("*.py"):
+            used |= set(reason.findall(path.read_text()))
+    explained = set(re.findall(r"[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+", (ROOT / "docs" / "reasons.md").read_text()))
+    assert sorted(name for name in used - explained if not no_reasons.match(name)) == []
