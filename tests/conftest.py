@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from jarvis_native.loader import LIBRARY, Firmware, load_firmware
 from jarvis_trust.firmware import generate_release_key
 
 from tests.support import ROOT, ReleaseKey, find_library, sign_firmware
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_can_be_interrupted() -> None:
+    """A shell starts background jobs with SIGINT ignored, and programs started from here would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
