@@ -18,6 +18,7 @@ from jarvis_trust.status import reason_of
 
 from jarvis_controller.agent_client import AgentClient, Command
 from jarvis_controller.attestation import Attester, UnknownAgentError
+from jarvis_controller.leases import ActiveLease
 from jarvis_controller.rpc_status import RpcError, refuse, refuse_trust
 
 K = TypeVar("K")
@@ -52,8 +53,15 @@ class Commander:
             agent, lease = await self._attester.ensure_lease(agent_id, instead_of=lease.sequence)
             return await self._client.command(agent, lease, command)
 
-    async def stream(self, agent_id: str, command: Command) -> AsyncGenerator[bytes, None]:
+    async def stream(
+        self, agent_id: str, command: Command, *, on_lease: Callable[[ActiveLease], None] = lambda _: None
+    ) -> AsyncGenerator[bytes, None]:
         """Sends a command that a stream answers; yields its messages' bytes. Closing it ends the call.
+
+        Args:
+            agent_id: a full id.
+            command: what to send.
+            on_lease: told, before each attempt, the lease that it is made under: a message that follows is from its session.
 
         Raises:
             RpcError: with the status that is the agent's outcome.
@@ -61,6 +69,7 @@ class Commander:
         with _as_status(agent_id):
             agent, lease = await self._attester.ensure_lease(agent_id)
             begun = False
+            on_lease(lease)
             try:
                 async with contextlib.aclosing(self._client.stream(agent, lease, command)) as messages:
                     async for message in messages:
@@ -72,6 +81,7 @@ class Commander:
             else:
                 return
             agent, lease = await self._attester.ensure_lease(agent_id, instead_of=lease.sequence)
+            on_lease(lease)
             async with contextlib.aclosing(self._client.stream(agent, lease, command)) as messages:
                 async for message in messages:
                     yield message

@@ -3,8 +3,9 @@
 
     agent stream -> source (checks the outer tag, remembers the resume token) -> SubscriberQueue -> the subscriber's call
 
-A source that breaks comes back where it left off, so nothing repeats or is skipped. Sources join as agents that the selector
-means are verified, and end when one is quarantined; both are told as AgentStatusEvents in the stream, as is every loss.
+A source that breaks comes back where it left off, so nothing repeats or is skipped; when it comes back as another process, what
+the dead one had not sent is told as a loss of unknown size. Sources join as agents that the selector means are verified, and end
+when one is quarantined; both are told as AgentStatusEvents in the stream, as is every loss.
 A subscriber that follows gets the newest (drop-oldest) or is disconnected; one that reads what is kept is waited for.
 """
 
@@ -19,14 +20,16 @@ from dataclasses import dataclass, field
 
 import structlog
 from google.rpc import code_pb2, status_pb2
-from jarvis.capture.v1 import agent_pb2, capture_pb2, fleet_pb2
+from jarvis.capture.v1 import agent_pb2, capture_pb2, fleet_pb2, flow_pb2
 from jarvis_trust.status import reason_of
 
 from jarvis_controller.agent_client import Command
 from jarvis_controller.attestation import describe
 from jarvis_controller.commander import Commander
 from jarvis_controller.flow_wire import FlowWireError, agent_id_suffix, batch_header, is_batch, parse
+from jarvis_controller.leases import ActiveLease
 from jarvis_controller.models import AgentRecord
+from jarvis_controller.process_stream import ProcessStream
 from jarvis_controller.rpc_status import RpcError, refuse
 from jarvis_controller.selectors import Selector
 from jarvis_controller.state_feed import Listener, StateFeed
@@ -43,6 +46,10 @@ _ENDED = {State.QUARANTINED, State.RETIRED}
 _TOKEN_REFUSED = frozenset({"RESUME_TOKEN_INVALID", "RESUME_TOKEN_STALE", "RESUME_TOKEN_UNKNOWN"})
 
 
+_STOPPING = "AGENT_STOPPING"
+"""How an agent ends its streams when it has given all that it had."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Source:
     """One agent's part of a subscription."""
@@ -52,6 +59,7 @@ class _Source:
     streaming: bool = False
     said: tuple[State, bool, str] | None = None
     failures: int = 0
+    open: ProcessStream = field(default_factory=ProcessStream)
     suffix: bytes = field(default=b"")
 
     def __post_init__(self) -> None:
@@ -208,28 +216,51 @@ class FlowRelay:
         """Relays one stream to its end; why it broke, or None when the agent ended it."""
         request = agent_pb2.StreamFlowsRequest(subscription=source.subscription)
         command = Command(rpc="StreamFlows", request=request, principal=self._principal)
+        session = b""
+
+        def note_session(lease: ActiveLease) -> None:
+            nonlocal session
+            session = lease.session_id
+
         try:
-            async with contextlib.aclosing(self._commander.stream(source.agent.agent_id, command)) as stream:
+            messages = self._commander.stream(source.agent.agent_id, command, on_lease=note_session)
+            async with contextlib.aclosing(messages) as stream:
                 async for message in stream:
+                    self._tell_lost_process(source, source.open.message(session, time.time_ns()))
                     if not source.streaming:
                         source.failures = 0
                         self._say(source, streaming=True, message="")
                     await self._forward(source, message)
         except RpcError as error:
             source.streaming = False
-            if reason_of(error.status) in _TOKEN_REFUSED and source.subscription.HasField("resume_token"):
-                if self._subscription.WhichOneof("start") == "resume_token":
-                    self._fail(error)  # the operator's own token, not one of ours
-                else:
-                    source.subscription.ClearField("resume_token")
-            elif error.status.code == code_pb2.INVALID_ARGUMENT:
-                self._fail(error)  # a bad filter is as bad at every agent and at every attempt
+            self._note_error(source, error)
             return error.status
         except FlowWireError as error:
             source.streaming = False
             return refuse(code_pb2.DATA_LOSS, "FLOW_MESSAGE_MALFORMED", str(error)).status
         source.streaming = False
+        source.open.ended()
         return None
+
+    def _note_error(self, source: _Source, error: RpcError) -> None:
+        """What a stream's error means for the next attempt, or for the whole subscription."""
+        reason = reason_of(error.status)
+        if reason == _STOPPING:
+            source.open.ended()
+        elif reason in _TOKEN_REFUSED and source.subscription.HasField("resume_token"):
+            if self._subscription.WhichOneof("start") == "resume_token":
+                self._fail(error)  # the operator's own token, not one of ours
+            else:
+                source.subscription.ClearField("resume_token")
+                self._tell_lost_process(source, source.open.place_lost(time.time_ns()))
+        elif error.status.code == code_pb2.INVALID_ARGUMENT:
+            self._fail(error)  # a bad filter is as bad at every agent and at every attempt
+
+    def _tell_lost_process(self, source: _Source, loss: flow_pb2.LossNotice | None) -> None:
+        if loss is not None:
+            answer = fleet_pb2.WatchFlowsResponse(agent_id=source.agent.agent_id, loss=loss)
+            self._queue.put_notice(source.agent.agent_id, answer.SerializeToString())
+            self._filled.set()
 
     async def _forward(self, source: _Source, message: bytes) -> None:
         agent_id = source.agent.agent_id
@@ -239,6 +270,7 @@ class FlowRelay:
                 self._drained.clear()
                 await self._drained.wait()
             self._queue.put_batch(agent_id, message + source.suffix, header, time.time_ns())
+            source.open.batch(header)
             if header.resume_token:
                 source.subscription.resume_token = header.resume_token
         else:

@@ -150,9 +150,24 @@ def test_an_agent_killed_in_mid_stream_is_said_to_be_gone_and_comes_back(fleet: 
         assert stream.is_streaming(two)
         one.start()
         wait_for("it to come back", lambda: stream.is_streaming(one), log=one.log)
+        (loss,) = stream.losses()
+        assert (loss["agent_id"], loss["point"], loss["count_unknown"]) == (one.agent_id, "agent_process", True)
         made = Counter(write_capture(one, count=10))
         assert start_replay(fleet, "--agent", one.agent_id)[0]["ok"]
         wait_for("its flows", lambda: connections(stream.flows(one)) == made)
+
+
+def test_an_agent_that_is_stopped_in_order_and_comes_back_has_lost_nothing(fleet: Fleet, one: Agent) -> None:
+    with FlowStream(fleet) as stream:
+        wait_for("the stream", lambda: stream.is_streaming(one))
+        one.stop(signal.SIGTERM)
+        wait_for("the stream to say so", lambda: not stream.is_streaming(one))
+        one.start()
+        wait_for("it to come back", lambda: stream.is_streaming(one), log=one.log)
+        made = Counter(write_capture(one, count=10))
+        assert start_replay(fleet, "--agent", one.agent_id)[0]["ok"]
+        wait_for("its flows", lambda: connections(stream.flows(one)) == made)
+        assert stream.losses() == []
 
 
 def test_a_killed_controller_comes_back_and_its_audit_chain_holds(fleet: Fleet, one: Agent, two: Agent) -> None:

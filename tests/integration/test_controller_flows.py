@@ -37,6 +37,7 @@ class Watcher:
         self._stream = stream
         self.flows: dict[str, list[int]] = defaultdict(list)
         self.lost: dict[str, int] = defaultdict(int)
+        self.losses: list[flow_pb2.LossNotice] = []
         self.statuses: list[tuple[str, bool, int, str]] = []
         self.watermarks = 0
 
@@ -57,6 +58,7 @@ class Watcher:
                 self.flows[answer.agent_id] += [record.flow_id for record in answer.batch.records]
             case "loss":
                 self.lost[answer.agent_id] += answer.loss.lost
+                self.losses.append(answer.loss)
             case "status":
                 self.statuses.append((answer.agent_id, answer.status.streaming, answer.status.state, answer.status.message))
             case "watermark":
@@ -104,6 +106,7 @@ async def test_a_broken_stream_is_resumed_without_a_repeat_or_a_gap(fleet: TestF
     assert watcher.flows[agent.agent_id] == list(range(1, 25))
     assert [status[1] for status in watcher.statuses] == [True, False, True]
     assert agent.subscriptions[1].resume_token == b"13"
+    assert watcher.losses == [], "the same process still had them"
     watcher.close()
 
 
@@ -116,6 +119,24 @@ async def test_an_agent_that_restarts_in_mid_stream_is_attested_again_and_resume
     agent.add_records(3)
     await watcher.until(lambda: len(watcher.flows[agent.agent_id]) >= 6)
     assert watcher.flows[agent.agent_id] == [1, 2, 3, 4, 5, 6]
+    (loss,) = watcher.losses
+    assert (loss.point, loss.count_unknown, loss.lost) == (flow_pb2.LOSS_POINT_AGENT_PROCESS, True, 0)
+    assert (loss.shard, loss.first_sequence) == (0, 4)
+    assert 0 < loss.first_time.ToNanoseconds() <= loss.last_time.ToNanoseconds()
+    watcher.close()
+
+
+async def test_an_agent_that_stops_in_order_and_comes_back_has_lost_nothing(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    agent.add_records(3)
+    watcher = await watch(fleet)
+    await watcher.until(lambda: len(watcher.flows[agent.agent_id]) == 3)
+    await agent.shut_down()
+    await agent.start()
+    agent.add_records(3)
+    await watcher.until(lambda: len(watcher.flows[agent.agent_id]) >= 6)
+    assert watcher.flows[agent.agent_id] == [1, 2, 3, 4, 5, 6]
+    assert watcher.losses == []
     watcher.close()
 
 
@@ -223,6 +244,21 @@ async def test_a_new_capture_after_a_crash_is_followed_from_its_first_record(fle
     await agent.start()
     await watcher.until(lambda: len(watcher.flows[agent.agent_id]) >= 5)
     assert watcher.flows[agent.agent_id] == [1, 2, 3, 1000, 1001]
+    assert [(loss.point, loss.count_unknown) for loss in watcher.losses] == [(flow_pb2.LOSS_POINT_AGENT_PROCESS, True)]
+    watcher.close()
+
+
+async def test_a_capture_that_was_replaced_while_the_stream_was_broken_may_have_lost_records(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    agent.add_records(3)
+    agent.add_records(3)
+    agent.end_stream_after = 1
+    watcher = await watch(fleet)
+    await watcher.until(lambda: any(not status[1] for status in watcher.statuses))
+    agent.batches = [records_batch(1000, 2)]
+    await watcher.until(lambda: len(watcher.flows[agent.agent_id]) >= 5)
+    assert watcher.flows[agent.agent_id] == [1, 2, 3, 1000, 1001]
+    assert [loss.count_unknown for loss in watcher.losses] == [True]
     watcher.close()
 
 

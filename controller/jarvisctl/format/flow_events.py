@@ -19,7 +19,7 @@ def loss_text(agent_id: str, loss: flow_pb2.LossNotice) -> str:
     """One line on stderr."""
     what = "packets" if loss.point in _PACKET_POINTS else "flow records"
     when = f" from {local_time(loss.first_time)} to {local_time(loss.last_time)}" if loss.HasField("first_time") else ""
-    return f"LOSS {printable(agent_id) or 'controller'}: {loss.lost:,} {what} at {_point(loss)}{when}"
+    return f"LOSS {printable(agent_id) or 'controller'}: {_lost(loss)} {what} at {_point(loss)}{when}"
 
 
 def status_text(agent_id: str, status: fleet_pb2.AgentStatusEvent) -> str:
@@ -56,6 +56,8 @@ class Tally:
         self.flows = 0
         self.agents: set[str] = set()
         self.lost: Counter[int] = Counter()
+        self.count_unknown = False
+        """Whether more was lost than could be counted."""
 
     def flow(self, agent_id: str, records: int) -> None:
         """Counts the records of a batch."""
@@ -65,6 +67,7 @@ class Tally:
     def loss(self, loss: flow_pb2.LossNotice) -> None:
         """Counts a loss notice."""
         self.lost[loss.point] += loss.lost
+        self.count_unknown |= loss.count_unknown
 
     @property
     def lost_records(self) -> int:
@@ -80,7 +83,8 @@ class Tally:
         """The last line on stderr."""
         flows = f"{self.flows:,} flow{'' if self.flows == 1 else 's'}"
         agents = f"{len(self.agents)} agent{'' if len(self.agents) == 1 else 's'}"
-        return f"{flows} from {agents}, lost on the way: {self.lost_records:,} flow records, {self.lost_packets:,} packets"
+        more = " and an unknown number more" if self.count_unknown else ""
+        return f"{flows} from {agents}, lost on the way: {self.lost_records:,} flow records{more}, {self.lost_packets:,} packets"
 
     def to_object(self) -> dict[str, Any]:
         """The last object."""
@@ -90,7 +94,14 @@ class Tally:
             "agents": len(self.agents),
             "lost_records": self.lost_records,
             "lost_packets": self.lost_packets,
+            "count_unknown": self.count_unknown,
         }
+
+
+def _lost(loss: flow_pb2.LossNotice) -> str:
+    if not loss.count_unknown:
+        return f"{loss.lost:,}"
+    return f"at least {loss.lost:,}" if loss.lost else "an unknown number of"
 
 
 def _point(loss: flow_pb2.LossNotice) -> str:

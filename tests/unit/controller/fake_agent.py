@@ -84,6 +84,10 @@ class FakeAgent:
     subscriptions: list[capture_pb2.FlowSubscription] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     grow: asyncio.Event = field(default_factory=asyncio.Event)
+    is_draining: bool = False
+    streams: int = 0
+    """StreamFlows calls under way."""
+    streams_ended: asyncio.Event = field(default_factory=asyncio.Event)
     lease: trust_pb2.Lease | None = None
     join_file: JoinFile | None = None
     key_pem: bytes = b""
@@ -173,6 +177,15 @@ class FakeAgent:
         if self.server is not None:
             await self.server.stop(None)
             self.server = None
+
+    async def shut_down(self) -> None:
+        """Stops in order: streams end with AGENT_STOPPING once everything was sent."""
+        self.is_draining = True
+        self.grow.set()
+        if self.streams:
+            await self.streams_ended.wait()
+        await self.stop()
+        self.is_draining = False
 
     async def restart(self) -> None:
         await self.stop()
@@ -305,17 +318,30 @@ class FakeAgent:
         known = {agent_pb2.StreamFlowsResponse.FromString(batch).batch.resume_token for batch in self.batches}
         if subscription.resume_token and subscription.resume_token not in known:
             await refuse(context, code_pb2.INVALID_ARGUMENT, "RESUME_TOKEN_INVALID")
+        self.streams += 1
+        self.streams_ended.clear()
+        try:
+            async for message in self._records_after(subscription, context):
+                yield message
+        finally:
+            self.streams -= 1
+            if not self.streams:
+                self.streams_ended.set()
+
+    async def _records_after(self, subscription: capture_pb2.FlowSubscription, context: Context) -> AsyncIterator[bytes]:
         position = self._position_after(subscription.resume_token)
         sent = 0
         while True:
             while position < len(self.batches):
                 if sent == self.end_stream_after:
                     self.end_stream_after = None
-                    await refuse(context, code_pb2.UNAVAILABLE, "AGENT_STOPPING")
+                    await refuse(context, code_pb2.UNAVAILABLE, "NETWORK_LOST")
                 yield self.batches[position]
                 position, sent = position + 1, sent + 1
             if not subscription.follow:
                 return
+            if self.is_draining:
+                await refuse(context, code_pb2.UNAVAILABLE, "AGENT_STOPPING")
             self.grow.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.grow.wait(), 0.1)

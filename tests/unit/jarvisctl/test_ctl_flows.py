@@ -200,9 +200,38 @@ async def test_in_json_losses_status_and_watermarks_are_objects_among_the_flows(
     ].items()
     assert values[2]["state"] == "quarantined"
     assert values[3]["low_watermark"] == "2026-11-22T12:00:01.100Z"
-    assert values[4] == {"event": "end", "flows": 1, "agents": 1, "lost_records": 3, "lost_packets": 0}
+    assert values[4] == {
+        "event": "end",
+        "flows": 1,
+        "agents": 1,
+        "lost_records": 3,
+        "lost_packets": 0,
+        "count_unknown": False,
+    }
     assert result.err == ""
     assert controller.service.requests[-1].subscription.last_records == 9
+
+
+def died() -> fleet_pb2.WatchFlowsResponse:
+    notice = flow_pb2.LossNotice(point=flow_pb2.LOSS_POINT_AGENT_PROCESS, count_unknown=True)
+    return fleet_pb2.WatchFlowsResponse(agent_id=WEB, loss=notice)
+
+
+async def test_a_loss_that_nobody_could_count_is_said_as_such_and_not_as_nothing(controller: Controller) -> None:
+    controller.service.add_agent(WEB)
+    controller.service.flow_calls = [[died(), loss(WEB, flow_pb2.LOSS_POINT_AGENT_QUEUE, 17), batch(WEB, record())]]
+    result = await controller.ctl("flows", "--follow", "--agent", WEB, "--limit", "1")
+    assert f"LOSS {WEB}: an unknown number of flow records at agent process" in result.err
+    assert result.err.splitlines()[-1].endswith("lost on the way: 17 flow records and an unknown number more, 0 packets")
+
+
+async def test_in_json_a_loss_that_nobody_could_count_has_a_flag(controller: Controller) -> None:
+    controller.service.add_agent(WEB)
+    controller.service.flow_calls = [[died(), batch(WEB, record())]]
+    result = await controller.ctl("--output", "json", "flows", "--follow", "--limit", "1")
+    told, end = result.objects[0], result.objects[-1]
+    assert (told["event"], told["point"], told["lost"], told["count_unknown"]) == ("loss", "agent_process", 0, True)
+    assert (end["event"], end["lost_records"], end["count_unknown"]) == ("end", 0, True)
 
 
 async def test_the_limit_ends_the_stream_exactly(controller: Controller) -> None:

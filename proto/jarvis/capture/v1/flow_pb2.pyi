@@ -82,6 +82,8 @@ class _LossPointEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossPoint.V
     LOSS_POINT_AGENT_QUEUE: _LossPoint.ValueType  # 4
     LOSS_POINT_SUBSCRIBER_QUEUE: _LossPoint.ValueType  # 5
     LOSS_POINT_CONTROLLER_QUEUE: _LossPoint.ValueType  # 6
+    LOSS_POINT_AGENT_PROCESS: _LossPoint.ValueType  # 7
+    """The agent's process ended in mid-stream, with what it had counted and not yet sent. Said by the controller, once per process."""
 
 class LossPoint(_LossPoint, metaclass=_LossPointEnumTypeWrapper):
     """Where something was lost, outermost first."""
@@ -93,6 +95,8 @@ LOSS_POINT_FLOW_TABLE: LossPoint.ValueType  # 3
 LOSS_POINT_AGENT_QUEUE: LossPoint.ValueType  # 4
 LOSS_POINT_SUBSCRIBER_QUEUE: LossPoint.ValueType  # 5
 LOSS_POINT_CONTROLLER_QUEUE: LossPoint.ValueType  # 6
+LOSS_POINT_AGENT_PROCESS: LossPoint.ValueType  # 7
+"""The agent's process ended in mid-stream, with what it had counted and not yet sent. Said by the controller, once per process."""
 Global___LossPoint: _TypeAlias = LossPoint  # noqa: Y015
 
 @_typing.final
@@ -234,7 +238,9 @@ Global___FlowRecord: _TypeAlias = FlowRecord  # noqa: Y015
 
 @_typing.final
 class LossNotice(_message.Message):
-    """An exact, coalesced notice of loss: at most one a second per point; filters never apply to it."""
+    """An exact, coalesced notice of loss: at most one a second per point; filters never apply to it. Only where count_unknown is set
+    is it not exact.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -245,12 +251,16 @@ class LossNotice(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     FIRST_TIME_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
+    COUNT_UNKNOWN_FIELD_NUMBER: _builtins.int
     point: Global___LossPoint.ValueType
     lost: _builtins.int
     """Packets for NIC and KERNEL_RING, flow records for the others."""
     shard: _builtins.int
+    """AGENT_PROCESS: shard and first_sequence are the next record expected, if the stream had one shard; else both are 0."""
     first_sequence: _builtins.int
     last_sequence: _builtins.int
+    count_unknown: _builtins.bool
+    """`lost` is a lower bound: the source died before it could count."""
     @_builtins.property
     def first_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -265,10 +275,11 @@ class LossNotice(_message.Message):
         last_sequence: _builtins.int = ...,
         first_time: _timestamp_pb2.Timestamp | None = ...,
         last_time: _timestamp_pb2.Timestamp | None = ...,
+        count_unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sequence", b"first_sequence", "first_time", b"first_time", "last_sequence", b"last_sequence", "last_time", b"last_time", "lost", b"lost", "point", b"point", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_unknown", b"count_unknown", "first_sequence", b"first_sequence", "first_time", b"first_time", "last_sequence", b"last_sequence", "last_time", b"last_time", "lost", b"lost", "point", b"point", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
