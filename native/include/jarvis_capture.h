@@ -79,7 +79,8 @@ struct capture_config {
     uint32_t worker_cpu_count;
     bool promiscuous;
     uint32_t timestamp_source;     /* enum capture_timestamp_source */
-    uint32_t packet_ring_mb;       /* ring for capture_packets_next, MiB, 0 (off) or 1..8192; rounded up to a power of two */
+    uint32_t packet_ring_mb;       /* ring for capture_packets_next, MiB, 0 (off) or 1..8192; rounded up to a power of two.
+                                    * When it is full, a live capture drops (packet_ring_dropped), a file waits to be drained */
 };
 
 /* Flow metering. A timeout of 0 means never; with both 0 nothing splits a flow: one record per key for the whole trace. */
@@ -305,7 +306,8 @@ CAPTURE_API int capture_start(capture_t *capture, struct capture_error_info *err
 
 /* Moves the capture forward for at most timeout_ms.
  * workers = 0: processes frames in the calling thread until the timeout, the end of input, a damaged place in a file (see
- * capture_get_error), or until a lossless reader must drain its log. workers > 0: waits until records or packets are ready.
+ * capture_get_error), or until a lossless reader must drain its log, or the consumer the packet ring of a file.
+ * workers > 0: waits until records or packets are ready.
  * Returns 1 while there is more to come, 0 at the end of input (files) or after capture_stop, or a negative error. */
 CAPTURE_API int capture_poll(capture_t *capture, uint32_t timeout_ms);
 

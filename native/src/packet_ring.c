@@ -42,8 +42,8 @@ struct packet_ring {
 };
 
 /* An empty frame takes room too: so a frame that waits always begins less than one ring after the bytes that are free. */
-static uint64_t data_end(const struct capture_packet *packet, uint64_t start) {
-    uint64_t length = packet->captured_length ? packet->captured_length : 1;
+static uint64_t data_end(uint32_t captured_length, uint64_t start) {
+    uint64_t length = captured_length ? captured_length : 1;
     return start + ((length + FRAME_ALIGNMENT - 1) & ~(uint64_t)(FRAME_ALIGNMENT - 1));
 }
 
@@ -143,7 +143,7 @@ bool packet_ring_push(struct packet_ring *ring, const struct frame *frame, uint6
         .link_type = frame->link_type,
         .vlan_tci = frame->flags & FRAME_VLAN ? frame->vlan_tci : 0,
     };
-    uint64_t end = data_end(&packet, start);
+    uint64_t end = data_end(frame->caplen, start);
     if (!has_room(ring, written, end))
         return false;
     memcpy(ring->base + packet.offset, frame->data, frame->caplen);
@@ -151,6 +151,17 @@ bool packet_ring_push(struct packet_ring *ring, const struct frame *frame, uint6
     atomic_store_explicit(&ring->data_written, end, memory_order_release);
     atomic_store_explicit(&ring->written, written + 1, memory_order_release);
     return true;
+}
+
+uint32_t packet_ring_room(struct packet_ring *ring, const struct frame *frames, uint32_t count) {
+    uint64_t written = atomic_load_explicit(&ring->written, memory_order_relaxed);
+    uint64_t end = atomic_load_explicit(&ring->data_written, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++) {
+        end = data_end(frames[i].caplen, end);
+        if (!has_room(ring, written + i, end))
+            return i;
+    }
+    return count;
 }
 
 void packet_ring_next(struct packet_ring *ring, struct capture_packet_batch *out) {
@@ -173,7 +184,7 @@ void packet_ring_release(struct packet_ring *ring) {
     const struct capture_packet *last = &ring->packets[(ring->handed_out - 1) & (ring->packet_capacity - 1)];
     uint64_t data_released = atomic_load_explicit(&ring->data_released, memory_order_relaxed);
     uint64_t last_start = data_released + ((last->offset - data_released) & (ring->size - 1));
-    uint64_t end = data_end(last, last_start);
+    uint64_t end = data_end(last->captured_length, last_start);
     atomic_store_explicit(&ring->data_released, end, memory_order_release);
     atomic_store_explicit(&ring->released, ring->handed_out, memory_order_release);
 }

@@ -230,6 +230,107 @@ static void every_frame_is_delivered_with_its_number(void) {
     trace_forget(&trace);
 }
 
+enum { LARGE_FRAMES = 200, LARGE_FRAME = 60000 };
+
+/* Frames of which the smallest packet ring holds few. */
+static struct trace_file trace_of_large_frames(void) {
+    static uint8_t frame[LARGE_FRAME];
+    struct trace_file trace = trace_new(101);
+    struct bytes header = {0};
+    add_ipv4(&header, 1, 2, 17, LARGE_FRAME - 20, 1, 0);
+    add_udp(&header, 5000, 53, 0);
+    memcpy(frame, header.data, header.length);
+    for (uint32_t i = 0; i < LARGE_FRAMES; i++) {
+        uint32_t record[4] = {1700000000, i, LARGE_FRAME, LARGE_FRAME};
+        trace_write(&trace, record, sizeof(record));
+        trace_write(&trace, frame, sizeof(frame));
+    }
+    return trace;
+}
+
+static void a_file_waits_for_the_consumer_of_its_packets(void) {
+    struct trace_file trace = trace_of_large_frames();
+    for (uint32_t workers = 0; workers <= 1; workers++) {
+        capture_t *capture = capture_of(&trace, (struct capture_options){.packet_ring_mb = 1, .workers = workers});
+        struct capture_packet_batch batch;
+        uint64_t packets = 0;
+        start(capture);
+        while (capture_packets_next(capture, 1000, &batch) > 0) {
+            usleep(1000);
+            for (uint32_t i = 0; i < batch.count; i++)
+                CHECK_EQUAL(++packets, batch.packets[i].packet_id);
+            capture_packets_release(capture);
+        }
+        CHECK_EQUAL(LARGE_FRAMES, packets);
+        struct capture_stats stats = stats_of(capture);
+        CHECK_EQUAL(0, stats.packet_ring_dropped);
+        CHECK_EQUAL(LARGE_FRAMES, stats.metered);
+        capture_destroy(capture);
+    }
+    trace_forget(&trace);
+}
+
+static void a_stop_wakes_a_file_that_waits_for_its_packets_to_be_taken(void) {
+    struct trace_file trace = trace_of_large_frames();
+    for (uint32_t variant = 0; variant < 4; variant++) {
+        uint32_t workers = variant & 1;
+        bool graceful = variant & 2;
+        capture_t *capture = capture_of(&trace, (struct capture_options){.packet_ring_mb = 1, .workers = workers});
+        start(capture);
+        CHECK_EQUAL(1, capture_poll(capture, 20));
+        CHECK_EQUAL(1, capture_poll(capture, 20));
+        usleep(workers * 20000);
+        struct capture_stats stats = stats_of(capture);
+        CHECK_EQUAL(FRAME_BATCH, stats.received);
+        CHECK_EQUAL(17, stats.metered); /* 17 frames of 60,000 bytes in 1 MiB */
+        capture_stop(capture, graceful);
+        stats = stats_of(capture);
+        CHECK_EQUAL(0, stats.in_flight);
+        CHECK_EQUAL(FRAME_BATCH, stats.received);
+        CHECK_EQUAL(graceful ? FRAME_BATCH : 17, stats.metered);
+        CHECK_EQUAL(FRAME_BATCH - stats.metered, stats.dropped_user);
+        CHECK_EQUAL(stats.metered - 17, stats.packet_ring_dropped);
+        capture_destroy(capture);
+    }
+    trace_forget(&trace);
+}
+
+/* The worst case of a small table: every packet is a new flow, nearly every one makes another leave. */
+static void a_flood_of_one_packet_flows_leaves_each_record_once(void) {
+    enum { FLOOD = 150000 };
+    struct trace_file trace = trace_of_flows(FLOOD, FLOOD);
+    const char *files[] = {trace.path};
+    struct capture_config config = {.struct_size = sizeof(config), .files = files, .file_count = 1};
+    struct capture_flow_config flow_config = {.struct_size = sizeof(flow_config), .max_flows = 4096};
+    static struct capture_flow_columns columns;
+    static uint8_t sources[1024 * 16], seen[FLOOD];
+    columns.src_addr = sources;
+    capture_t *capture;
+    CHECK_EQUAL(CAPTURE_OK, capture_init(&config, &capture, NULL));
+    CHECK_EQUAL(CAPTURE_OK, capture_flow_enable(capture, &flow_config, NULL));
+    capture_flow_reader_t *reader = reader_of(capture, (struct capture_reader_config){.lossless = true});
+    struct capture_batch_info info = {0};
+    start(capture);
+    do {
+        capture_poll(capture, 100);
+        do {
+            CHECK(capture_reader_read_columns(reader, &columns, 1024, &info) >= 0);
+            for (uint32_t i = 0; i < info.records; i++) {
+                const uint8_t *address = sources + 16 * i + 12;
+                seen[address[1] << 16 | address[2] << 8 | address[3]]++;
+            }
+        } while (info.more);
+    } while (!info.end);
+    for (uint32_t flow = 0; flow < FLOOD; flow++)
+        CHECK_EQUAL(1, seen[flow]);
+    struct capture_stats stats = stats_of(capture);
+    CHECK_EQUAL(FLOOD, stats.flows_total);
+    CHECK_EQUAL(4096, stats.flows_ended[CAPTURE_FLOW_END_FORCED]);
+    CHECK_EQUAL(FLOOD - 4096, stats.flows_ended[CAPTURE_FLOW_END_RESOURCES]);
+    capture_destroy(capture);
+    trace_forget(&trace);
+}
+
 static void several_files_are_one_trace(void) {
     struct trace_file first = trace_of_flows(10, 100), second = trace_of_flows(10, 50);
     const char *files[] = {first.path, second.path};
@@ -256,6 +357,9 @@ int main(void) {
     RUN(a_file_damaged_in_the_middle_is_metered_up_to_there_and_says_so);
     RUN(live_flows_are_listed_sorted_and_limited);
     RUN(every_frame_is_delivered_with_its_number);
+    RUN(a_file_waits_for_the_consumer_of_its_packets);
+    RUN(a_stop_wakes_a_file_that_waits_for_its_packets_to_be_taken);
+    RUN(a_flood_of_one_packet_flows_leaves_each_record_once);
     RUN(several_files_are_one_trace);
     return 0;
 }

@@ -7,7 +7,7 @@
 
 enum { IDLE_S = 30, ACTIVE_S = 300, KEPT = 64 };
 
-#define AT(seconds) ((uint64_t)((seconds) * 1e9) + 1700000000ull * SECOND)
+#define AT(seconds) ((uint64_t)((seconds)*1e9) + 1700000000ull * SECOND)
 
 static struct capture_flow ended[KEPT];
 static uint32_t ended_count;
@@ -256,6 +256,65 @@ static void times_near_the_end_of_the_counter_do_not_wrap(void) {
     CHECK_EQUAL(2, ended_count);
 }
 
+/* FIN of one side, the active timeout, FIN of the other; looked: the wheel finds the timeout before the next packet does. */
+static void close_over_the_active_timeout(bool looked) {
+    begin(IDLE_S, ACTIVE_S);
+    for (int second = 0; second < 290; second += 10)
+        add_tcp_packet(1, 0, AT(second), TCP_ACK);
+    add_tcp_packet(1, 0, AT(295), TCP_FIN | TCP_ACK);
+    if (looked)
+        expire_at(AT(301));
+    CHECK_EQUAL(looked, ended_count);
+    CHECK_EQUAL(!looked, table.live);
+    add_tcp_packet(1, 1, AT(302), TCP_ACK);
+    CHECK_EQUAL(CAPTURE_FLOW_END_ACTIVE, ended[0].end_reason);
+    CHECK_EQUAL(CAPTURE_FLOW_STATE_CLOSING, ended[0].state);
+    add_tcp_packet(1, 1, AT(303), TCP_FIN | TCP_ACK);
+}
+
+static void a_connection_that_the_active_timeout_splits_between_its_fins_is_seen_to_close(void) {
+    for (int looked = 0; looked < 2; looked++) {
+        close_over_the_active_timeout(looked);
+        expire_at(AT(306));
+        CHECK_EQUAL(2, ended_count);
+        CHECK_EQUAL(CAPTURE_FLOW_END_DETECTED, ended[1].end_reason);
+        CHECK_EQUAL(CAPTURE_FLOW_STATE_CLOSED, ended[1].state);
+        CHECK_EQUAL(2, ended[1].fwd_packets);
+        CHECK_EQUAL(TCP_FIN | TCP_ACK, ended[1].fwd_tcp_flags); /* flags stay those of the record's own packets */
+        CHECK_EQUAL(0, ended[1].rev_tcp_flags);
+        CHECK_EQUAL(2, table.created);
+        CHECK_EQUAL(0, table.live);
+    }
+}
+
+static void a_connection_that_opens_anew_after_the_active_timeout_is_not_closing(void) {
+    begin(IDLE_S, ACTIVE_S);
+    for (int second = 0; second <= 280; second += 20)
+        add_tcp_packet(1, 0, AT(second), TCP_FIN | TCP_ACK);
+    add_tcp_packet(1, 1, AT(301), TCP_SYN);
+    add_tcp_packet(1, 1, AT(302), TCP_FIN | TCP_ACK);
+    flush();
+    CHECK_EQUAL(2, ended_count);
+    CHECK_EQUAL(CAPTURE_FLOW_STATE_CLOSING, ended[1].state);
+}
+
+static void what_is_kept_of_a_half_closed_connection_leaves_without_a_record(void) {
+    for (int idle = 0; idle < 2; idle++) {
+        begin(idle ? IDLE_S : 0, ACTIVE_S);
+        for (int second = 0; second <= 280; second += 20)
+            add_tcp_packet(1, 0, AT(second), TCP_FIN | TCP_ACK);
+        expire_at(AT(301));
+        CHECK_EQUAL(1, ended_count);
+        expire_at(AT(600));
+        CHECK_EQUAL(1, ended_count);
+        add_tcp_packet(1, 1, AT(601), TCP_FIN | TCP_ACK); /* nothing is remembered so long */
+        flush();
+        CHECK_EQUAL(2, ended_count);
+        CHECK_EQUAL(CAPTURE_FLOW_STATE_CLOSING, ended[1].state);
+        CHECK_EQUAL(2, table.created);
+    }
+}
+
 static void at_the_flush_a_flow_whose_time_had_come_keeps_its_reason(void) {
     begin(IDLE_S, ACTIVE_S);
     add(1, AT(0));
@@ -310,6 +369,9 @@ int main(void) {
     RUN(a_step_back_beyond_the_idle_timeout_starts_a_new_record);
     RUN(after_a_step_back_flows_expire_by_the_new_time);
     RUN(times_near_the_end_of_the_counter_do_not_wrap);
+    RUN(a_connection_that_the_active_timeout_splits_between_its_fins_is_seen_to_close);
+    RUN(a_connection_that_opens_anew_after_the_active_timeout_is_not_closing);
+    RUN(what_is_kept_of_a_half_closed_connection_leaves_without_a_record);
     RUN(at_the_flush_a_flow_whose_time_had_come_keeps_its_reason);
     RUN(the_wheel_gives_every_entry_back_once_and_not_early);
     flow_table_destroy(&table);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table against a plain model: random packets, all keys colliding, full table, exactness at full load. */
+#include <time.h>
+
 #include "check.h"
 #include "flow/flow_table.h"
 #include "frames.h"
@@ -147,6 +149,21 @@ static void as_many_live_flows_as_configured_never_evict(void) {
     }
 }
 
+static void the_largest_table_is_ready_at_once_and_no_size_takes_more_than_160_bytes_a_flow(void) {
+    static const uint32_t sizes[] = {4096, 4097, 1000000, 1048576, 1048577, 1677722, 10000000, 16777216};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct flow_table table;
+        struct flow_table_config config = {.max_flows = sizes[i], .hash_mask = UINT64_MAX, .emit = collect};
+        struct timespec before, after;
+        clock_gettime(CLOCK_MONOTONIC, &before);
+        CHECK(flow_table_init(&table, &config));
+        clock_gettime(CLOCK_MONOTONIC, &after);
+        CHECK(after.tv_sec - before.tv_sec < 2);
+        CHECK(flow_table_bytes(&table) <= 160ull * sizes[i]);
+        flow_table_destroy(&table);
+    }
+}
+
 static void the_least_recently_used_of_the_candidates_leaves(void) {
     struct flow_table table = new_table(64, 0);
     for (uint32_t flow = 0; flow < 16; flow++)
@@ -204,6 +221,7 @@ int main(void) {
     RUN(colliding_keys_beyond_two_buckets_leave_counted);
     RUN(a_full_table_loses_nothing_and_merges_nothing);
     RUN(as_many_live_flows_as_configured_never_evict);
+    RUN(the_largest_table_is_ready_at_once_and_no_size_takes_more_than_160_bytes_a_flow);
     RUN(the_least_recently_used_of_the_candidates_leaves);
     RUN(forward_is_the_direction_of_the_first_packet);
     RUN(flow_ids_are_fnv1a_of_the_canonical_key);

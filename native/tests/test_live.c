@@ -3,6 +3,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/if_packet.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -11,10 +12,11 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "frames.h"
 #include "jarvis_capture.h"
 #include "stream_message.h"
 
-enum { SENT = 200, SECOND = 1000000000 };
+enum { SENT = 200 };
 
 static uint64_t now_ns(void) {
     struct timespec now;
@@ -141,6 +143,40 @@ static void a_token_of_two_workers_resumes_in_both(void) {
     capture_destroy(capture);
 }
 
+enum { MANY_FLOWS = 100000 };
+
+/* Ethernet frames of MANY_FLOWS UDP flows, one each, straight onto the loopback interface. */
+static void send_many_flows(void) {
+    struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex("lo"), .sll_halen = 6};
+    int sender = socket(AF_PACKET, SOCK_RAW, 0);
+    CHECK(sender >= 0);
+    for (uint32_t flow = 0; flow < MANY_FLOWS; flow++) {
+        struct bytes frame = {0};
+        add_ethernet(&frame, 0x0800);
+        add_ipv4(&frame, 0x0a000000 + flow, 0xac100001, 17, 8, flow, 0);
+        add_udp(&frame, 4000, 53, 0);
+        while (sendto(sender, frame.data, frame.length, 0, (struct sockaddr *)&to, sizeof(to)) < 0)
+            CHECK_EQUAL(ENOBUFS, errno);
+    }
+    close(sender);
+}
+
+static void however_many_flows_a_quiet_link_leaves_they_end_within_a_second(void) {
+    struct capture_config config = {.struct_size = sizeof(config), .interface = "lo", .backend = "afpacket", .workers = 1};
+    struct capture_flow_config flow_config = {.struct_size = sizeof(flow_config), .idle_timeout_ns = SECOND};
+    capture_t *capture;
+    CHECK_EQUAL(CAPTURE_OK, capture_init(&config, &capture, NULL));
+    CHECK_EQUAL(CAPTURE_OK, capture_flow_enable(capture, &flow_config, NULL));
+    CHECK_EQUAL(CAPTURE_OK, capture_start(capture, NULL));
+    send_many_flows();
+    uint64_t sent = now_ns();
+    while (stats_of(capture).flows_total < MANY_FLOWS || stats_of(capture).flows_active) {
+        CHECK(now_ns() - sent < 2500000000); /* idle after 1 s, a second to end them all, half of one for a busy machine */
+        usleep(10000);
+    }
+    capture_destroy(capture);
+}
+
 static void a_live_capture_refuses_a_lossless_reader(void) {
     capture_t *capture = capture_loopback("auto", 1, 1);
     struct capture_reader_config config = {.struct_size = sizeof(config), .lossless = true};
@@ -165,6 +201,7 @@ int main(void) {
         on_a_quiet_link_flows_end_by_the_clock("pcap", workers);
     }
     RUN(a_token_of_two_workers_resumes_in_both);
+    RUN(however_many_flows_a_quiet_link_leaves_they_end_within_a_second);
     RUN(a_live_capture_refuses_a_lossless_reader);
     return 0;
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Readers of the record logs: nothing twice, nothing lost unsaid. */
+#include <pthread.h>
+
 #include "stream_message.h"
 #include "trace_file.h"
 
@@ -227,7 +229,59 @@ static void lossless_readers_are_limited_and_give_their_place_back(void) {
     trace_forget(&trace);
 }
 
+static void *drain_after_a_while(void *reader) {
+    struct capture_batch_info info;
+    static uint8_t own[1 << 20];
+    usleep(100000);
+    do
+        CHECK(capture_reader_read_batch(reader, own, sizeof(own), 1000, &info) >= 0);
+    while (!info.end);
+    return NULL;
+}
+
+static void polls_that_wait_for_a_reader_in_another_thread_do_not_spin(void) {
+    struct trace_file trace = trace_of_flows(FLOWS, PACKETS);
+    capture_t *capture = capture_of(&trace, (struct capture_options){.log_records = SMALL_LOG});
+    capture_flow_reader_t *reader = reader_of(capture, (struct capture_reader_config){.lossless = true});
+    pthread_t thread;
+    uint32_t polls = 0;
+    start(capture);
+    CHECK_EQUAL(0, pthread_create(&thread, NULL, drain_after_a_while, reader));
+    while (capture_poll(capture, 1000) > 0)
+        polls++;
+    pthread_join(thread, NULL);
+    CHECK(polls < 1000); /* 100 ms of waiting in steps of about 2 ms, and some for the records */
+    capture_destroy(capture);
+    trace_forget(&trace);
+}
+
+/* The worker is in a turn that does not know of the reader yet. */
+static void a_lossless_reader_opened_in_the_middle_loses_nothing_from_then_on(void) {
+    struct trace_file trace = trace_of_flows(FLOWS, 4 * PACKETS);
+    uint32_t caught = 0;
+    for (int round = 0; round < 40; round++) {
+        capture_t *capture =
+            capture_of(&trace, (struct capture_options){.log_records = SMALL_LOG, .workers = 1, .idle_s = 1, .active_s = 1});
+        struct capture_batch_info info;
+        start(capture);
+        while (stats_of(capture).log_records_written < SMALL_LOG * (uint64_t)(1 + round % 8))
+            continue;
+        capture_flow_reader_t *reader = reader_of(capture, (struct capture_reader_config){.lossless = true});
+        caught += !read_some(reader, 1).end;
+        usleep(300);
+        do {
+            info = read_some(reader, 1000);
+            CHECK_EQUAL(0, info.lost);
+        } while (!info.end);
+        capture_destroy(capture);
+    }
+    CHECK(caught > 0);
+    trace_forget(&trace);
+}
+
 int main(void) {
+    RUN(polls_that_wait_for_a_reader_in_another_thread_do_not_spin);
+    RUN(a_lossless_reader_opened_in_the_middle_loses_nothing_from_then_on);
     RUN(a_lossless_reader_gets_every_record_through_a_small_log);
     RUN(a_lossless_reader_reads_on_after_an_early_stop);
     RUN(a_reader_that_was_lapped_is_told_exactly_what_it_lost);

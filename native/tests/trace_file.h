@@ -103,6 +103,10 @@ static inline void start(capture_t *capture) {
 static inline void check_balance(const struct capture_stats *stats) {
     CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->non_ip + stats->malformed + stats->paused +
                                      stats->dropped_nic + stats->dropped_kernel + stats->dropped_user + stats->in_flight);
+    uint64_t ended = 0;
+    for (int reason = 1; reason <= CAPTURE_FLOW_END_RESOURCES; reason++)
+        ended += stats->flows_ended[reason];
+    CHECK_EQUAL(stats->flows_total, stats->flows_active + ended);
 }
 
 static inline struct capture_stats stats_of(capture_t *capture) {

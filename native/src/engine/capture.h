@@ -39,8 +39,8 @@ struct worker_counters {
     counter_t read_octets;
     counter_t metered, metered_octets, filtered, non_ip, malformed, paused, dropped_user;
     counter_t truncated, fragments_matched, fragments_unmatched, time_regressions, packet_ring_dropped;
-    counter_t flows_active, flows_total, flows_ended[6];
-    counter_t rate_pps, rate_bps; /* gauges of the last second; rates_known: at least one was taken */
+    counter_t flows_total, flows_ended[6]; /* the difference are the live ones */
+    counter_t rate_pps, rate_bps;          /* gauges of the last second; rates_known: at least one was taken */
     counter_t rates_known;
 };
 
@@ -79,8 +79,11 @@ struct worker {
     pthread_mutex_t owner;
     pthread_t thread;
     bool thread_started;
-    _Atomic int state; /* enum worker_state */
-    void *backend;     /* state of the backend's queue; NULL when closed */
+    _Atomic int state;    /* enum worker_state */
+    counter_t turns;      /* turns begun: who registered as a lossless reader before one is seen by it */
+    bool expiring;        /* the last turn left flows that are due */
+    uint32_t frames_done; /* of the batch in work: it waits for room in the packet ring (files only) */
+    void *backend;        /* state of the backend's queue; NULL when closed */
     struct backend_stats backend_final;
     struct frame_filter *filter;
     struct packet_ring *ring; /* NULL: no packet delivery */
@@ -125,7 +128,7 @@ struct capture {
     pthread_mutex_t error_mutex;
     struct capture_error_info last_error;
     atomic_uint errors_noted; /* how many there were: an inline poll returns at each, so that none is overwritten unseen */
-    atomic_bool failed; /* the input ended by an error */
+    atomic_bool failed;       /* the input ended by an error */
 
     pthread_mutex_t stats_mutex;
     counter_t start_mono_ns, stop_mono_ns;
@@ -156,7 +159,7 @@ static inline uint64_t clock_ns(clockid_t clock) {
 enum worker_turn {
     TURN_MORE = 1,    /* frames were processed, or flows ended */
     TURN_QUIET = 2,   /* no frame within the wait */
-    TURN_BLOCKED = 3, /* a lossless reader must drain the log first */
+    TURN_BLOCKED = 3, /* a lossless reader must drain the log first, or a consumer the packet ring */
     TURN_DONE = 4,    /* every record is in the log */
 };
 
@@ -165,6 +168,12 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms);
 
 /* Ends the input: drains or discards what the backend holds. The caller is the owner. */
 void worker_end_input(struct worker *worker, bool gracefully);
+
+/* Returns once no turn is running that began before the call. Any thread but the worker's owner. */
+void worker_await_turn(struct worker *worker);
+
+/* Waits a moment for a reader or a consumer of packets to make room. The caller is not the owner, or its thread. */
+void worker_wait_for_room(void);
 
 /* Runs a worker in its own thread until the end of the input or the stop. */
 void *worker_main(void *worker);

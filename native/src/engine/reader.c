@@ -96,7 +96,14 @@ static int set_start(struct capture_flow_reader *reader, const struct capture_re
     return CAPTURE_OK;
 }
 
-/* Lets the workers know where the reader stands; from the count on they wait for it. Caller holds the readers mutex. */
+/* Lets the workers know where the reader stands; from the next turn on they wait for it. Caller holds the readers mutex. */
+static void publish_cursors(struct capture_flow_reader *reader) {
+    for (uint32_t shard = 0; shard < reader->capture->worker_count; shard++)
+        counter_set(&reader->lossless->cursor[shard], reader->cursor[shard]);
+}
+
+/* Takes a place among the lossless readers, at the oldest records there are. A turn that is running does not know of it and may
+ * overwrite some yet; once it is over, nothing moves before the reader has. */
 static int register_lossless(struct capture_flow_reader *reader, struct capture_error_info *error) {
     struct capture *capture = reader->capture;
     if (capture->ops->live)
@@ -106,15 +113,26 @@ static int register_lossless(struct capture_flow_reader *reader, struct capture_
         struct lossless_reader *slot = &capture->lossless[i];
         if (atomic_load(&slot->active))
             continue;
+        reader->lossless = slot;
         for (uint32_t shard = 0; shard < capture->worker_count; shard++)
-            counter_set(&slot->cursor[shard], reader->cursor[shard]);
+            reader->cursor[shard] = record_log_oldest(&capture->workers[shard].log);
+        publish_cursors(reader);
         atomic_store(&slot->active, true);
         atomic_fetch_add(&capture->lossless_count, 1);
-        reader->lossless = slot;
+        for (uint32_t shard = 0; shard < capture->worker_count; shard++)
+            worker_await_turn(&capture->workers[shard]);
         return CAPTURE_OK;
     }
     return capture_fail(error, CAPTURE_ERR_STATE, "lossless", "%d lossless readers are open already, the most there can be",
                         LOSSLESS_READERS_MAX);
+}
+
+static void unregister_lossless(struct capture_flow_reader *reader) {
+    if (!reader->lossless)
+        return;
+    atomic_store(&reader->lossless->active, false);
+    atomic_fetch_sub(&reader->capture->lossless_count, 1);
+    reader->lossless = NULL;
 }
 
 int capture_reader_open(capture_t *capture, const struct capture_reader_config *config, capture_flow_reader_t **out,
@@ -134,11 +152,15 @@ int capture_reader_open(capture_t *capture, const struct capture_reader_config *
     reader->since_ns = config->since_ns;
     int result = flow_filter_compile(config->filter, &reader->filter, error);
     pthread_mutex_lock(&capture->readers_mutex);
-    if (result == CAPTURE_OK)
-        result = set_start(reader, config, error);
     if (result == CAPTURE_OK && config->lossless)
         result = register_lossless(reader, error);
+    if (result == CAPTURE_OK)
+        result = set_start(reader, config, error);
+    if (result != CAPTURE_OK)
+        unregister_lossless(reader);
     if (result == CAPTURE_OK) {
+        if (reader->lossless)
+            publish_cursors(reader);
         memcpy(reader->returned, reader->cursor, sizeof(reader->returned));
         reader->next = capture->readers;
         capture->readers = reader;
@@ -164,10 +186,7 @@ void capture_reader_close(capture_flow_reader_t *reader) {
             break;
         }
     }
-    if (reader->lossless) {
-        atomic_store(&reader->lossless->active, false);
-        atomic_fetch_sub(&capture->lossless_count, 1);
-    }
+    unregister_lossless(reader);
     pthread_mutex_unlock(&capture->readers_mutex);
     flow_filter_free(reader->filter);
     free(reader);

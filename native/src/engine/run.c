@@ -9,7 +9,7 @@
 #include "engine/capture.h"
 #include "error.h"
 
-enum { WAKE_SLICE_MS = 10 };
+enum { WAKE_SLICE_MS = 10, BLOCKED_WAITS = 10 };
 
 static int start_thread(struct worker *worker, struct capture_error_info *error) {
     struct capture *capture = worker->capture;
@@ -104,15 +104,32 @@ static int end_result(struct capture *capture) {
     return error.code < 0 ? error.code : CAPTURE_ERR_IO;
 }
 
+/* A poll that begins where the last one was held up: whoever drains the log or the ring is another thread, which is given a
+ * moment, so that a loop of polls does not spin. */
+static enum worker_turn turn_after_waiting(struct worker *worker, uint64_t until_mono_ns) {
+    enum worker_turn turn = TURN_BLOCKED;
+    for (int wait = 0; turn == TURN_BLOCKED && wait < BLOCKED_WAITS && clock_ns(CLOCK_MONOTONIC) < until_mono_ns; wait++) {
+        pthread_mutex_unlock(&worker->owner);
+        worker_wait_for_room();
+        pthread_mutex_lock(&worker->owner);
+        turn = worker_turn(worker, 0);
+    }
+    return turn;
+}
+
 static int poll_inline(struct capture *capture, uint32_t timeout_ms) {
     struct worker *worker = &capture->workers[0];
     uint64_t now = clock_ns(CLOCK_MONOTONIC), until = now + timeout_ms * 1000000ull;
     unsigned errors = atomic_load(&capture->errors_noted);
-    enum worker_turn turn;
     pthread_mutex_lock(&worker->owner);
+    enum worker_turn turn;
+    bool first = true;
     do {
         uint64_t left_ms = (until - now) / 1000000;
         turn = worker_turn(worker, left_ms < TURN_WAIT_MS ? (uint32_t)left_ms : TURN_WAIT_MS);
+        if (first && turn == TURN_BLOCKED)
+            turn = turn_after_waiting(worker, until);
+        first = false;
         now = clock_ns(CLOCK_MONOTONIC);
     } while (now < until && turn != TURN_DONE && turn != TURN_BLOCKED && atomic_load(&capture->errors_noted) == errors);
     pthread_mutex_unlock(&worker->owner);

@@ -17,7 +17,7 @@ static void serve_slice(struct worker *worker) {
     bool more = true;
     for (; scan->at < stop && more; scan->at++) {
         const struct flow_record *record = &worker->table.records[scan->at];
-        if (!record->key.ip_version)
+        if (!record->key.ip_version || record->state == FLOW_STATE_REMAINDER)
             continue;
         struct capture_flow flow;
         flow_record_export(record, CAPTURE_FLOW_END_NONE, &flow);

@@ -25,10 +25,15 @@ static void add_worker(const struct worker *worker, struct capture_stats *out) {
     out->fragments_unmatched += counter_get(&counters->fragments_unmatched);
     out->time_regressions += counter_get(&counters->time_regressions);
     out->packet_ring_dropped += counter_get(&counters->packet_ring_dropped);
-    out->flows_active += counter_get(&counters->flows_active);
-    out->flows_total += counter_get(&counters->flows_total);
-    for (int reason = 1; reason < 6; reason++)
-        out->flows_ended[reason] += counter_get(&counters->flows_ended[reason]);
+    uint64_t ended = 0;
+    for (int reason = 1; reason < 6; reason++) {
+        uint64_t count = counter_get(&counters->flows_ended[reason]);
+        out->flows_ended[reason] += count;
+        ended += count;
+    }
+    uint64_t total = counter_get(&counters->flows_total); /* after the others, as above */
+    out->flows_total += total;
+    out->flows_active += total - ended;
 }
 
 /* Caller holds the stats mutex, so the backend is not closed meanwhile. */

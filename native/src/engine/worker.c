@@ -9,7 +9,7 @@
 #include "decode/decode.h"
 #include "engine/capture.h"
 
-enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 100, BLOCKED_WAIT_US = 200 };
+enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 100, BLOCKED_WAIT_US = 200, AWAIT_TURN_US = 50 };
 
 /* Counts of one batch, added to the counters once. */
 struct batch_tally {
@@ -45,11 +45,11 @@ static bool take_frame(struct worker *worker, const struct frame *frame, uint64_
     return true;
 }
 
-/* First pass: decode everything, ask for the buckets. Returns the number of packets. */
-static uint32_t decode_batch(struct worker *worker, struct batch_tally *tally) {
+/* First pass: decode the frames from `first` to before `end`, ask for the buckets. Returns the number of packets. */
+static uint32_t decode_frames(struct worker *worker, uint32_t first, uint32_t end, struct batch_tally *tally) {
     bool metering = worker->capture->metering;
     uint32_t packets = 0;
-    for (uint32_t i = 0; i < worker->frames.count; i++) {
+    for (uint32_t i = first; i < end; i++) {
         const struct frame *frame = &worker->frames.frames[i];
         struct packet *packet = &worker->packets[packets];
         if (!take_frame(worker, frame, worker->packet_id + i + 1, packet, tally))
@@ -91,7 +91,6 @@ static void publish_table(struct worker *worker) {
     counter_set(&counters->fragments_matched, worker->fragments.matched);
     counter_set(&counters->fragments_unmatched, worker->fragments.unmatched);
     counter_set(&counters->time_regressions, table->time_regressions);
-    counter_set(&counters->flows_active, table->live);
     counter_set(&counters->flows_total, table->created);
     for (int reason = 1; reason <= CAPTURE_FLOW_END_RESOURCES; reason++)
         counter_set(&counters->flows_ended[reason], table->ended[reason]);
@@ -105,12 +104,22 @@ static void wake_waiters(struct capture *capture) {
     pthread_mutex_unlock(&capture->wake_mutex);
 }
 
-static void process_batch(struct worker *worker) {
+/* Frames of the batch that can be processed now: on a live link all of them, but a file waits for the consumer of its packets. */
+static uint32_t processable_end(const struct worker *worker) {
+    const struct frame_batch *batch = &worker->frames;
+    uint32_t first = worker->frames_done;
+    if (!worker->ring || worker->capture->ops->live)
+        return batch->count;
+    return first + packet_ring_room(worker->ring, batch->frames + first, batch->count - first);
+}
+
+/* Processes the batch's frames up to before `end`, and gives the batch back when that was all. */
+static void process_frames(struct worker *worker, uint32_t end) {
     struct capture *capture = worker->capture;
     struct batch_tally tally = {0};
-    uint32_t count = worker->frames.count;
+    uint32_t first = worker->frames_done, count = end - first;
     uint64_t newest = 0, octets = 0, truncated = 0;
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = first; i < end; i++) {
         const struct frame *frame = &worker->frames.frames[i];
         octets += frame->wirelen;
         truncated += (frame->flags & FRAME_TRUNCATED) != 0;
@@ -122,23 +131,28 @@ static void process_batch(struct worker *worker) {
     if (deadline_passed(capture)) {
         counter_add(&worker->counters.paused, count);
     } else {
-        uint32_t packets = decode_batch(worker, &tally);
+        uint32_t packets = decode_frames(worker, first, end, &tally);
         if (capture->metering)
             meter_batch(worker, packets);
         publish_batch(worker, &tally, packets);
     }
-    worker->packet_id += count;
-    if (newest == 0)
-        return; /* damaged frames have no time */
-    worker->newest_ns = newest;
-    if (capture->metering)
-        flow_table_set_time(&worker->table, newest, count);
+    if (newest) { /* damaged frames have no time */
+        worker->newest_ns = newest;
+        if (capture->metering)
+            flow_table_set_time(&worker->table, newest, count);
+    }
+    worker->frames_done = end;
+    if (end < worker->frames.count)
+        return;
+    worker->packet_id += end;
+    worker->frames_done = worker->frames.count = 0;
+    capture->ops->release(worker->backend);
 }
 
 /* Records that may be written now without overrunning a lossless reader. */
 static uint64_t log_room(const struct worker *worker) {
     const struct capture *capture = worker->capture;
-    if (!atomic_load_explicit(&capture->lossless_count, memory_order_acquire))
+    if (!atomic_load(&capture->lossless_count)) /* in one order with `turns`, see worker_await_turn */
         return UINT64_MAX;
     uint64_t head = record_log_head(&worker->log), behind = 0;
     for (int i = 0; i < LOSSLESS_READERS_MAX; i++) {
@@ -174,7 +188,9 @@ static void expire_flows(struct worker *worker, bool quiet, uint64_t mono_ns, ui
     if (quiet && worker->capture->ops->live && worker->newest_ns)
         flow_table_set_time(&worker->table, worker->newest_ns + (mono_ns - worker->newest_mono_ns), 0);
     uint64_t budget = room == UINT64_MAX ? EXPIRY_BUDGET : room > BATCH_RECORDS_MAX ? room - BATCH_RECORDS_MAX : 0;
-    flow_table_expire(&worker->table, budget < EXPIRY_BUDGET ? (uint32_t)budget : EXPIRY_BUDGET);
+    if (budget > EXPIRY_BUDGET)
+        budget = EXPIRY_BUDGET;
+    worker->expiring = flow_table_expire(&worker->table, (uint32_t)budget) == budget;
 }
 
 static enum worker_turn flush_flows(struct worker *worker) {
@@ -197,17 +213,20 @@ static bool holds_damaged_frame(const struct frame_batch *batch) {
     return flags & FRAME_DAMAGED;
 }
 
-/* Reads and processes one batch; the backend's answer. */
+/* Goes on with the batch in work, else reads and begins one. Positive: there was one; else the backend's answer. */
 static int read_batch(struct worker *worker, uint32_t wait_ms) {
     struct capture *capture = worker->capture;
     struct capture_error_info error = {0};
+    if (worker->frames.count) {
+        process_frames(worker, processable_end(worker));
+        return 1;
+    }
     int count = capture->ops->read(worker->backend, &worker->frames, (int)wait_ms, &error);
     if (count > 0) {
         counter_add(&worker->counters.read, (uint64_t)count);
         if (holds_damaged_frame(&worker->frames))
             capture_note_error(capture, &error);
-        process_batch(worker);
-        capture->ops->release(worker->backend);
+        process_frames(worker, processable_end(worker));
     } else if (count < 0) {
         if (count != BACKEND_END) {
             error.code = count;
@@ -221,6 +240,7 @@ static int read_batch(struct worker *worker, uint32_t wait_ms) {
 
 enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
     struct capture *capture = worker->capture;
+    atomic_fetch_add(&worker->turns, 1);
     worker_serve_scan(worker);
     if (worker->state == WORKER_DONE)
         return TURN_DONE;
@@ -231,7 +251,9 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
         return TURN_BLOCKED;
 
     uint64_t head = record_log_head(&worker->log);
-    int count = read_batch(worker, atomic_load(&worker->scan.posted) ? 0 : wait_ms);
+    uint32_t done = worker->frames_done;
+    bool busy = atomic_load(&worker->scan.posted) || worker->expiring;
+    int count = read_batch(worker, busy ? 0 : wait_ms);
     uint64_t mono_ns = clock_ns(CLOCK_MONOTONIC);
     if (count > 0)
         worker->newest_mono_ns = mono_ns;
@@ -244,13 +266,39 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
     take_rates(worker, mono_ns);
     if (record_log_head(&worker->log) != head || (worker->ring && count > 0))
         wake_waiters(capture);
+    if (worker->frames.count && worker->frames_done == done)
+        return TURN_BLOCKED;
     return count == 0 ? TURN_QUIET : TURN_MORE;
+}
+
+void worker_await_turn(struct worker *worker) {
+    uint64_t turn = atomic_load(&worker->turns);
+    while (pthread_mutex_trylock(&worker->owner) != 0) {
+        if (atomic_load(&worker->turns) != turn)
+            return;
+        usleep(AWAIT_TURN_US);
+    }
+    pthread_mutex_unlock(&worker->owner);
+}
+
+void worker_wait_for_room(void) {
+    usleep(BLOCKED_WAIT_US);
+}
+
+/* A file's batch that waits for the packet ring: the rest is metered without it, or thrown away. */
+static void end_batch(struct worker *worker, bool gracefully) {
+    uint32_t rest = worker->frames.count - worker->frames_done;
+    if (rest && gracefully)
+        process_frames(worker, worker->frames.count);
+    else
+        counter_add(&worker->counters.dropped_user, rest);
 }
 
 void worker_end_input(struct worker *worker, bool gracefully) {
     const struct capture_backend_ops *ops = worker->capture->ops;
     if (worker->state != WORKER_RUNNING)
         return;
+    end_batch(worker, gracefully);
     if (ops->live) {
         if (ops->quiesce)
             ops->quiesce(worker->backend);
@@ -280,7 +328,7 @@ void *worker_main(void *argument) {
         if (turn == TURN_DONE)
             break;
         if (turn == TURN_BLOCKED)
-            usleep(BLOCKED_WAIT_US); /* a file's reader decides the pace */
+            worker_wait_for_room();
     }
     if (atomic_load(&capture->stop_requested))
         worker_end_input(worker, atomic_load(&capture->stop_gracefully));

@@ -13,6 +13,12 @@ static bool timed(const struct flow_table_config *config) {
 uint64_t flow_deadline(const struct flow_table_config *config, const struct flow_record *record, uint8_t *reason) {
     uint64_t deadline = UINT64_MAX;
     uint8_t why = CAPTURE_FLOW_END_NONE;
+    if (record->state == FLOW_STATE_REMAINDER) {
+        uint64_t kept = config->idle_timeout_ns ? config->idle_timeout_ns : config->active_timeout_ns;
+        if (reason)
+            *reason = CAPTURE_FLOW_END_IDLE;
+        return add_saturated(record->last_ns, kept + 1);
+    }
     if (config->idle_timeout_ns) {
         /* idle is over when more than the timeout has passed, active when the timeout has */
         deadline = add_saturated(record->last_ns, config->idle_timeout_ns + 1);
@@ -55,12 +61,16 @@ static uint32_t milliseconds_since(uint64_t start_ns, uint64_t now_ns) {
     return passed > UINT32_MAX ? UINT32_MAX : (uint32_t)passed;
 }
 
-/* The record's flag unions already hold this packet's, so a FIN each way shows there. */
+bool flow_leaves_remainder(const struct flow_record *record, uint8_t reason) {
+    return reason == CAPTURE_FLOW_END_ACTIVE && record->state == CAPTURE_FLOW_STATE_CLOSING;
+}
+
 bool flow_follow_tcp(struct flow_record *record, const struct packet *packet) {
     if (record->state == CAPTURE_FLOW_STATE_CLOSED)
         return false;
-    bool both = (record->tcp_flags[0] & record->tcp_flags[1] & TCP_FIN) != 0;
-    if (!both && !(packet->tcp_flags & TCP_RST)) {
+    if (packet->tcp_flags & TCP_FIN)
+        record->fin_from |= (uint8_t)(1u << packet->from);
+    if (record->fin_from != 3 && !(packet->tcp_flags & TCP_RST)) {
         record->state = CAPTURE_FLOW_STATE_CLOSING;
         return false;
     }

@@ -5,6 +5,9 @@
 
 #include "flow/flow_table.h"
 
+/* The active timeout ends this record, but its connection is half closed and may go on. */
+bool flow_leaves_remainder(const struct flow_record *record, uint8_t reason);
+
 enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_ACK = 0x10 };
 
 /* The earliest instant at which the flow ends if nothing more comes; UINT64_MAX: never. *reason (NULL allowed) says why. */
@@ -16,7 +19,7 @@ uint8_t flow_ended_by(const struct flow_table_config *config, const struct flow_
 /* Why the flow ends before this packet of it is added, or CAPTURE_FLOW_END_NONE. */
 uint8_t flow_ended_before(const struct flow_table_config *config, const struct flow_record *record, const struct packet *packet);
 
-/* Follows the TCP state; true when this packet closed the flow. */
+/* Follows the TCP state by a packet with FIN or RST; true when it closed the flow. */
 bool flow_follow_tcp(struct flow_record *record, const struct packet *packet);
 
 #endif

@@ -7,7 +7,7 @@
 
 bool flow_index_init(struct flow_index *index, uint32_t records) {
     uint32_t buckets = 2;
-    while ((uint64_t)buckets * BUCKET_SLOTS < 2 * (uint64_t)records)
+    while ((uint64_t)buckets * BUCKET_SLOTS < records + (uint64_t)records / 4)
         buckets *= 2;
     index->mask = buckets - 1;
     index->buckets = memory_map(buckets * sizeof(struct flow_bucket));
@@ -37,7 +37,7 @@ static bool bucket_put(struct flow_bucket *bucket, uint16_t tag, uint32_t record
 
 static void bucket_clear(struct flow_bucket *bucket, int slot) {
     bucket->tag[slot] = 0;
-    bucket->foreign &= (uint8_t)~(1u << slot);
+    bucket->foreign &= (uint8_t) ~(1u << slot);
 }
 
 /* Moves one entry of a full bucket to its other bucket. False when those are all full too. */

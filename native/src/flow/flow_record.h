@@ -11,6 +11,10 @@ struct flow_way {
     uint64_t octets;
 };
 
+/* No packet is in the record: the active timeout took them while one side had sent FIN. The record stays to remember that, so
+ * that the follow-on record is seen to close; it is not a live flow and leaves without a trace. */
+enum { FLOW_STATE_REMAINDER = CAPTURE_FLOW_STATE_CLOSED + 1 };
+
 struct flow_record {
     struct flow_key key; /* ip_version 0: the record is free */
     uint64_t last_ns;
@@ -25,9 +29,10 @@ struct flow_record {
     uint8_t dscp;
     uint8_t icmp_type;
     uint8_t icmp_code;
-    uint8_t state;   /* enum capture_flow_state */
+    uint8_t state;   /* enum capture_flow_state, or FLOW_STATE_REMAINDER */
     uint8_t forward; /* endpoint that sent the first packet */
-    uint8_t reserved;
+    uint8_t
+        fin_from; /* bit per endpoint that has sent FIN, in this record or in those before it that the active timeout cut off */
 };
 static_assert(sizeof(struct flow_record) == 128, "two cache lines a flow");
 static_assert(offsetof(struct flow_record, start_ns) == 80, "the counters of endpoint 0 end the first line");

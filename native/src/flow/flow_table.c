@@ -53,13 +53,15 @@ static void emit_record(struct flow_table *table, const struct flow_record *reco
     table->config.emit(table->config.context, &flow);
 }
 
-/* Emits a record and frees its place. The wheel must have let go of it already. */
+/* Emits a record, if it holds packets, and frees its place. The wheel must have let go of it already. */
 static void end_flow(struct flow_table *table, uint32_t number, uint8_t reason) {
     struct flow_record *record = &table->records[number];
-    emit_record(table, record, reason);
+    if (record->state != FLOW_STATE_REMAINDER) {
+        emit_record(table, record, reason);
+        table->live--;
+    }
     flow_index_remove(&table->index, flow_table_hash(table, &record->key), number);
     record_give_back(table, number);
-    table->live--;
 }
 
 static void set_timer(struct flow_table *table, uint32_t number) {
@@ -85,7 +87,7 @@ static uint32_t older_in_bucket(const struct flow_table *table, uint32_t bucket_
 }
 
 /* The table is full: the least recently used flow of the key's two buckets leaves. Should both be empty, the nearest bucket that
- * is not gives one; at half load that is a few steps away. */
+ * is not gives one; a table that is full has one a few steps away. */
 static void evict(struct flow_table *table, uint64_t hash) {
     uint32_t first = flow_index_first(&table->index, hash);
     uint32_t oldest = older_in_bucket(table, first, WHEEL_NONE);
@@ -117,11 +119,11 @@ static inline void count_packet(struct flow_table *table, uint32_t number, const
         reset_timer(table, number);
 }
 
-static void start_flow(struct flow_table *table, uint32_t number, const struct packet *packet) {
+static void begin_record(struct flow_table *table, uint32_t number, const struct packet *packet) {
     flow_record_start(&table->records[number], packet);
     table->created++;
+    table->live++;
     set_timer(table, number);
-    count_packet(table, number, packet);
 }
 
 static void add_flow(struct flow_table *table, const struct packet *packet) {
@@ -134,8 +136,28 @@ static void add_flow(struct flow_table *table, const struct packet *packet) {
         evict(table, packet->hash);
         flow_index_insert(&table->index, packet->hash, number);
     }
-    table->live++;
-    start_flow(table, number, packet);
+    begin_record(table, number, packet);
+    count_packet(table, number, packet);
+}
+
+/* The flow's record has ended, the key stays where it is: only the record begins anew. */
+static void restart_flow(struct flow_table *table, uint32_t number, const struct packet *packet, uint8_t reason) {
+    struct flow_record *record = &table->records[number];
+    bool remainder = record->state == FLOW_STATE_REMAINDER, carry = flow_leaves_remainder(record, reason);
+    uint8_t fin_from = record->fin_from;
+    if (!remainder) {
+        emit_record(table, record, reason);
+        table->live--;
+    }
+    /* A connection that opens anew has nothing to do with the one that was closing. */
+    carry = (carry || (remainder && reason == CAPTURE_FLOW_END_NONE)) && !(packet->tcp_flags & TCP_SYN);
+    timer_wheel_remove(&table->wheel, number);
+    begin_record(table, number, packet);
+    if (carry) {
+        record->fin_from = fin_from;
+        record->state = CAPTURE_FLOW_STATE_CLOSING;
+    }
+    count_packet(table, number, packet);
 }
 
 static inline uint64_t key_word(const struct flow_key *key, int number) {
@@ -172,7 +194,7 @@ static inline uint32_t find_flow(const struct flow_table *table, const struct fl
 static inline bool surely_goes_on(const struct flow_table *table, const struct flow_record *record, const struct packet *packet) {
     return packet->ts_ns >= record->last_ns && packet->ts_ns - record->last_ns <= table->idle_limit_ns &&
            packet->ts_ns - record->start_ns < table->active_limit_ns &&
-           (record->state != CAPTURE_FLOW_STATE_CLOSED || !table->timed);
+           (record->state < CAPTURE_FLOW_STATE_CLOSED || !table->timed);
 }
 
 void flow_table_add(struct flow_table *table, const struct packet *packet) {
@@ -187,14 +209,10 @@ void flow_table_add(struct flow_table *table, const struct packet *packet) {
         return;
     }
     uint8_t reason = flow_ended_before(&table->config, record, packet);
-    if (reason == CAPTURE_FLOW_END_NONE) {
+    if (reason == CAPTURE_FLOW_END_NONE && record->state != FLOW_STATE_REMAINDER)
         count_packet(table, number, packet);
-        return;
-    }
-    /* The key stays where it is: only the record begins anew. */
-    emit_record(table, record, reason);
-    timer_wheel_remove(&table->wheel, number);
-    start_flow(table, number, packet);
+    else
+        restart_flow(table, number, packet, reason);
 }
 
 /* Puts every live flow where it belongs on a wheel that was turned back. */
@@ -222,6 +240,15 @@ void flow_table_set_time(struct flow_table *table, uint64_t now_ns, uint32_t pac
     rebase_wheel(table);
 }
 
+/* The active timeout ends the record of a connection that one side has closed, and the other may close yet. */
+static void leave_remainder(struct flow_table *table, uint32_t number) {
+    struct flow_record *record = &table->records[number];
+    emit_record(table, record, CAPTURE_FLOW_END_ACTIVE);
+    table->live--;
+    record->state = FLOW_STATE_REMAINDER;
+    set_timer(table, number);
+}
+
 uint32_t flow_table_expire(struct flow_table *table, uint32_t budget) {
     uint32_t looked = 0;
     while (table->timed && looked < budget) {
@@ -230,7 +257,9 @@ uint32_t flow_table_expire(struct flow_table *table, uint32_t budget) {
             break;
         looked++;
         uint8_t reason = flow_ended_by(&table->config, &table->records[number], table->now_ns);
-        if (reason)
+        if (reason && flow_leaves_remainder(&table->records[number], reason))
+            leave_remainder(table, number);
+        else if (reason)
             end_flow(table, number, reason);
         else
             set_timer(table, number);
@@ -241,7 +270,7 @@ uint32_t flow_table_expire(struct flow_table *table, uint32_t budget) {
 bool flow_table_flush(struct flow_table *table, uint32_t budget) {
     for (; table->live && budget; table->flush_at++) {
         struct flow_record *record = &table->records[table->flush_at];
-        if (!record->key.ip_version)
+        if (!record->key.ip_version || record->state == FLOW_STATE_REMAINDER)
             continue;
         uint8_t reason = table->timed ? flow_ended_by(&table->config, record, table->now_ns) : CAPTURE_FLOW_END_NONE;
         if (!reason)
