@@ -2,6 +2,7 @@
 """Leases: the right to be commanded, which ends by itself.
 
     quote for nonce N at BOOTTIME t → controller judges → lease naming N, duration d → in force until BOOTTIME t + d
+    second lease naming N, shorter duration → ends earlier, at once if that is past: the controller took the trust away
 
 CLOCK_BOOTTIME counts through suspend and nobody sets it, so a wall clock that is set back changes nothing. What must not go
 back (lease sequence, audit sequence and head) is on disk before a lease is in force. The end is also given to the native
@@ -54,6 +55,8 @@ class ActiveLease:
     """CLOCK_BOOTTIME of its quote."""
     end_ns: int
     """CLOCK_BOOTTIME at which it ends."""
+    nonce: bytes
+    """Of its quote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,8 @@ class LeaseKeeper:
         self._on_change = on_change
         self._clock = clock
         self._quotes: OrderedDict[bytes, _Quote] = OrderedDict()
+        self._leased_quote: _Quote | None = None
+        """Of the lease in force."""
         self._spent_nonces: OrderedDict[bytes, None] = OrderedDict()
         self._high = _read_state(state_path)
         self._lease: ActiveLease | None = None
@@ -126,28 +131,36 @@ class LeaseKeeper:
             self._quotes.popitem(last=False)
 
     def accept(self, signed: SignedLease) -> ActiveLease:
-        """Puts a lease in force, in place of the one before.
+        """Puts a lease in force, in place of the one before; or ends the one in force earlier, with a second one for its nonce.
 
         Raises:
             LeaseError: LEASE_SIGNATURE_INVALID, LEASE_INVALID (form), LEASE_NOT_OURS (names another agent, key, process or
-                firmware), LEASE_STALE (unknown or used nonce, sequence that does not rise), LEASE_EXPIRED, AUDIT_TRUNCATED.
+                firmware), LEASE_STALE (unknown or used nonce, sequence that does not rise, second lease that does not end
+                earlier), LEASE_EXPIRED, AUDIT_TRUNCATED.
         """
         lease = verify_lease(signed, self._key)
-        quote = self._quotes.get(lease.nonce)
+        held, shortens = self._lease, self._lease is not None and lease.nonce == self._lease.nonce
+        quote = self._leased_quote if shortens else self._quotes.get(lease.nonce)
         if quote is None:
             raise LeaseError("LEASE_STALE", "the lease's nonce is of no quote that this process made and has no lease for yet")
         self._check_subject(lease, quote)
         self._check_order(lease)
         end = quote.boottime_ns + lease.duration_ns
-        if end <= self._clock():
+        if held is not None and shortens and end >= held.end_ns:
+            raise LeaseError("LEASE_STALE", f"the nonce has lease {held.sequence}: only one that ends earlier is accepted for it")
+        if not shortens and end <= self._clock():
             raise LeaseError("LEASE_EXPIRED", f"the lease ended {(self._clock() - end) / 1e9:.3f} s ago, counted from its quote")
         high = _HighWater(sequence=lease.sequence, audit_sequence=lease.audit_sequence, audit_head=lease.audit_head)
         _write_state(self._state_path, high)
         self._high = high
-        del self._quotes[lease.nonce]
-        self._previous = self._lease
+        self._quotes.pop(lease.nonce, None)
+        self._leased_quote, self._previous = quote, held
         self._lease = ActiveLease(
-            sequence=lease.sequence, methods=frozenset(lease.methods), quoted_ns=quote.boottime_ns, end_ns=end
+            sequence=lease.sequence,
+            methods=frozenset(lease.methods),
+            quoted_ns=quote.boottime_ns,
+            end_ns=end,
+            nonce=lease.nonce,
         )
         self._on_change(end)
         return self._lease

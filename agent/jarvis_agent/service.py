@@ -207,6 +207,8 @@ class AgentService:
     async def _renew_lease(self, payload: bytes, _context: Context) -> bytes:
         request = _parse(pb.RenewLeaseRequest, payload)
         lease = self.leases.accept(request.lease)
+        if not self.leases.sequence:
+            _LOG.warning("lease %d: the controller ended it; work is paused until it gives another", lease.sequence)
         return pb.RenewLeaseResponse(sequence=lease.sequence).SerializeToString()
 
     async def _get_status(self, payload: bytes, _context: Context) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -159,10 +159,9 @@ class AgentClient:
         )
         call = method(payload, metadata=metadata)
         try:
-            async for message in call:
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise RpcError(status_of(error)) from error
+            with _as_rpc_error():
+                async for message in call:
+                    yield message
         finally:
             call.cancel()
 
@@ -217,13 +216,27 @@ class AgentClient:
         method: Any = connection.channel.unary_unary(AGENT_SERVICE + rpc, request_serializer=None, response_deserializer=None)
         call = method(payload, metadata=metadata, timeout=self._timeout_s)
         try:
-            answer: bytes = await call
-        except grpc.aio.AioRpcError as error:
-            raise RpcError(status_of(error)) from error
+            with _as_rpc_error():
+                answer: bytes = await call
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 call.cancel()
         return answer
+
+
+@contextlib.contextmanager
+def _as_rpc_error() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise RpcError(status_of(error)) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody cancelled us: gRPC raises this as well in a call whose channel was closed under it (quarantine, new certificate).
+        message = "the controller closed its connection to the agent"
+        raise refuse(code_pb2.UNAVAILABLE, "CONNECTION_CLOSED", message) from None
 
 
 def _parse(kind: type[M], data: bytes) -> M:

@@ -24,8 +24,9 @@ from jarvis_trust.commands import CommandSigner
 from jarvis_trust.status import error_status, reason_of
 
 from jarvis_controller.agent_client import AgentClient
+from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.challenges import Challenge, ChallengeStore
-from jarvis_controller.leases import ActiveLease, LeaseBook, make_lease
+from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
 from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import PassedAttestation
 from jarvis_controller.rpc_status import OK, RpcError
@@ -65,6 +66,10 @@ class Outcome:
         return fleet_pb2.AttestAgentsResponse(agent=self.agent.message(), status=self.status, checks=checks)
 
 
+# The agent's lease is of another nonce, or of a later one that came meanwhile.
+_NOT_HELD = frozenset({"LEASE_STALE", "LEASE_EXPIRED"})
+
+
 class UnknownAgentError(Exception):
     """No such agent is enrolled."""
 
@@ -90,6 +95,7 @@ class Attester:
         self._policy = policy
         self._challenges = ChallengeStore()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._revocations: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._slots = asyncio.Semaphore(policy.concurrency)
 
     async def attest(self, agent_id: str) -> Outcome:
@@ -123,11 +129,38 @@ class Attester:
             raise RpcError(outcome.status if outcome.status.code else no_lease_status(outcome.agent))
         return outcome.agent, lease
 
-    async def revoke(self, record: AgentRecord) -> None:
-        """What follows from a quarantine: no more commands, and everything under way on the agent's channel ends."""
+    async def revoke(self, record: AgentRecord, *, principal: str = CONTROLLER) -> None:
+        """What follows from a quarantine: no more commands, everything under way on the agent's channel ends, and its lease."""
         self._leases.revoke(record.agent_id)
         self._feed.publish(record)
-        await self._client.forget(record.agent_id)
+        async with self._revocations[record.agent_id]:  # a second one must not close the connection under the first
+            await self._client.forget(record.agent_id)
+            await self._end_lease(record, principal)
+            await self._client.forget(record.agent_id)
+
+    async def _end_lease(self, record: AgentRecord, principal: str) -> None:
+        """Ends the lease that the agent holds, there and now. An agent that cannot be told pauses when its lease is over."""
+        held = self._leases.may_be_held(record.agent_id)
+        if not held:
+            return
+        sequence, head = await self._store.next_lease_sequence(record.agent_id)
+        problem = ""
+        for lease in held:
+            end = make_end(self._signer, lease, sequence=sequence, head=head, issue_time_ns=time.time_ns())
+            try:
+                await self._client.renew_lease(record, end)
+            except RpcError as error:
+                problem = describe(error.status)
+                if reason_of(error.status) not in _NOT_HELD:
+                    break
+            else:
+                self._leases.ended(record.agent_id)
+                problem = ""
+                break
+        detail = {"delivered": not problem, "lease_sequence": sequence, "message": problem}
+        entry = AuditEntry(principal=principal, action="lease.end", agent_id=record.agent_id, detail=detail)
+        await self._store.audit(entry)
+        _log.info("lease ended", agent_id=record.agent_id, delivered=not problem, reason=problem)
 
     async def _known(self, agent_id: str) -> AgentRecord:
         agent = await self._store.agent(agent_id)
@@ -200,14 +233,20 @@ class Attester:
             nonce=challenge.nonce,
             issue_time_ns=time.time_ns(),
         )
+        self._leases.sending(lease)
+        problem = ""
         try:
             await self._client.renew_lease(record, lease)
         except RpcError as error:
-            return await self._stale(record, f"the lease was not accepted: {describe(error.status)}", checks)
-        # A quarantine may have come while the lease was under way.
+            problem = f"the lease was not accepted: {describe(error.status)}"
+        # A quarantine may have come while the lease was under way, and have missed it at the agent.
         record = await self._known(agent.agent_id)
         if record.state is not State.VERIFIED:
+            await self.revoke(record)
             return Outcome(agent=record, status=no_lease_status(record), checks=checks)
+        if problem:
+            return await self._stale(record, problem, checks)
+        self._leases.taken(agent.agent_id)
         self._leases.put(
             ActiveLease(
                 agent_id=agent.agent_id,

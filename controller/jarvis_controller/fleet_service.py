@@ -136,7 +136,7 @@ class FleetService:
         principal = self._principal(context)
         reason = f"by {principal}: {check_reason(request.reason)}"
         record = await self._order(request.agent_id, Event.QUARANTINE_ORDERED, reason, principal)
-        await self._attester.revoke(record)
+        await self._attester.revoke(record, principal=principal)
         return fleet_pb2.QuarantineAgentResponse(agent=record.message())
 
     async def release_agent(self, request: fleet_pb2.ReleaseAgentRequest, context: Context) -> fleet_pb2.ReleaseAgentResponse:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leases: what a passed attestation yields, and the book of those in force.
+"""Leases: what a passed attestation yields, the book of those in force, and of those that an agent may still hold.
 
 The book is in memory: a controller that restarted attests an agent anew before it commands it. All times are CLOCK_BOOTTIME of
 this host; the agent counts from its quote, which is never earlier than the moment the challenge was sent, so a lease ends here no
@@ -17,6 +17,9 @@ from jarvis_trust.audit import AuditHead
 from jarvis_trust.commands import LEASED_METHODS, CommandSigner
 
 from jarvis_controller.records import PassedAttestation
+
+_MAY_BE_HELD = 4
+"""Leases in a row whose delivery is not known; an agent that takes none of them holds one that is older, and soon over."""
 
 
 def boottime_ns() -> int:
@@ -73,15 +76,44 @@ def make_lease(
     return signer.sign_lease(lease)
 
 
+def make_end(
+    signer: CommandSigner, held: trust_pb2.Lease, *, sequence: int, head: AuditHead, issue_time_ns: int
+) -> trust_pb2.SignedLease:
+    """Signs what ends a lease that an agent holds: another one for its nonce, over since a nanosecond after the quote."""
+    lease = trust_pb2.Lease()
+    lease.CopyFrom(held)
+    lease.sequence, lease.audit_head, lease.audit_sequence, lease.duration_ns = sequence, head.hash, head.sequence, 1
+    lease.issue_time.FromNanoseconds(issue_time_ns)
+    return signer.sign_lease(lease)
+
+
 class LeaseBook:
     """The leases in force. Used from the event loop only."""
 
     def __init__(self, *, now_ns: Callable[[], int] = boottime_ns) -> None:
         self._now_ns = now_ns
         self._leases: dict[str, ActiveLease] = {}
+        self._sent: dict[str, list[trust_pb2.Lease]] = {}
+
+    def sending(self, signed: trust_pb2.SignedLease) -> None:
+        """A lease is about to be handed over: from now on its agent may hold it, or still the one before."""
+        lease = trust_pb2.Lease.FromString(signed.lease)
+        self._sent[lease.agent_id] = [*self._sent.get(lease.agent_id, [])[-_MAY_BE_HELD + 1 :], lease]
+
+    def taken(self, agent_id: str) -> None:
+        """The agent answered that it has taken the lease sent last."""
+        self._sent[agent_id] = self._sent[agent_id][-1:]
+
+    def may_be_held(self, agent_id: str) -> list[trust_pb2.Lease]:
+        """The leases of which the agent may hold one, newest first. They may be over there."""
+        return self._sent.get(agent_id, [])[::-1]
+
+    def ended(self, agent_id: str) -> None:
+        """The agent answered that its lease has ended."""
+        self._sent.pop(agent_id, None)
 
     def put(self, lease: ActiveLease) -> None:
-        """A lease was accepted by its agent."""
+        """A lease is in force at its agent."""
         self._leases[lease.agent_id] = lease
 
     def revoke(self, agent_id: str) -> None:

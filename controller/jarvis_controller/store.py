@@ -135,6 +135,20 @@ class Store:
 
         return await self.run(record)
 
+    async def next_lease_sequence(self, agent_id: str) -> tuple[int, AuditHead]:
+        """Takes the next lease sequence of an agent, for what ends its lease.
+
+        Raises:
+            KeyError: no such agent.
+        """
+
+        def take(session: Session) -> tuple[int, AuditHead]:
+            row = _row(session, agent_id)
+            row.lease_sequence += 1
+            return row.lease_sequence, audit_log.head(session)
+
+        return await self.run(take)
+
     def _apply(
         self,
         session: Session,

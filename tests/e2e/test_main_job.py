@@ -185,6 +185,22 @@ def test_a_killed_controller_comes_back_and_its_audit_chain_holds(fleet: Fleet, 
         wait_for("flows in the stream that reconnected", lambda: connections(stream.flows(two)) == made)
 
 
+def test_a_quarantine_by_hand_pauses_the_capture_at_once(fleet: Fleet, one: Agent) -> None:
+    assert fleet.rows("capture", "start", "--agent", one.agent_id, "--interface", "lo")[0]["ok"]
+    try:
+        fleet.jarvisctl("agents", "quarantine", one.agent_id, "--reason", "looked odd")
+        assert "the controller ended it" in one.log.read_text()
+        send_to_loopback(seconds=0.5)
+        fleet.jarvisctl("agents", "release", one.agent_id, "--reason", "was not")
+        fleet.wait_for_state(one, "verified")
+        (row,) = fleet.rows("capture", "status", "--agent", one.agent_id)
+        assert row["capture"]["state"] == "running"
+        assert row["capture"]["metrics"]["paused"] > 0
+        assert '"delivered":true' in fleet.jarvisctl("--output", "json", "audit", "list").replace("\\", "").replace(" ", "")
+    finally:
+        fleet.jarvisctl("capture", "stop", "--agent", one.agent_id)
+
+
 def test_without_a_controller_the_lease_ends_and_the_capture_pauses_until_the_next(fleet: Fleet, one: Agent) -> None:
     assert fleet.rows("capture", "start", "--agent", one.agent_id, "--interface", "lo")[0]["ok"]
     try:

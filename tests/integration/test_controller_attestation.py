@@ -333,6 +333,88 @@ async def test_a_quarantine_by_hand_is_sticky_and_audited_with_who_and_why(fleet
     assert "stolen" in json.loads(entry.detail)["reason"]
 
 
+async def audit_entries(fleet: TestFleet, action: str) -> list[tuple[str, dict[str, Any]]]:
+    events = await fleet.controller.store.audit_page(0, 1000)
+    return [(event.principal, json.loads(event.detail)) for event in events if event.action == action]
+
+
+def quarantine(agent: FakeAgent) -> fleet_pb2.QuarantineAgentRequest:
+    return fleet_pb2.QuarantineAgentRequest(agent_id=agent.agent_id, reason="stolen")
+
+
+async def test_a_quarantine_by_hand_ends_the_lease_on_the_agent_at_once(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    before = agent.lease
+    assert before is not None
+    await (await fleet.stub(Role.OPERATOR)).QuarantineAgent(quarantine(agent))
+    assert agent.lease is not None
+    assert (agent.lease.nonce, agent.lease.sequence, agent.lease.duration_ns) == (before.nonce, before.sequence + 1, 1)
+    ((principal, detail),) = await audit_entries(fleet, "lease.end")
+    assert principal == "spiffe://lab.example/operator/operator/ada"
+    assert detail == {"delivered": True, "lease_sequence": before.sequence + 1, "message": ""}
+    await (await fleet.stub()).ReleaseAgent(fleet_pb2.ReleaseAgentRequest(agent_id=agent.agent_id, reason="found again"))
+    await fleet.wait_for_state(agent, "VERIFIED")
+    found = await outcomes((await fleet.stub()).StartCaptures(start(agent)))
+    assert found[agent.agent_id][0] == code_pb2.OK
+
+
+async def test_a_failed_attestation_ends_the_lease_that_the_agent_still_holds(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    agent.tpm.measure(hashlib.sha256(b"evil").digest())
+    assert (await attest(fleet, agent)).agent.state == QUARANTINED
+    assert agent.lease is not None
+    assert agent.lease.duration_ns == 1
+    assert [(who, detail["delivered"]) for who, detail in await audit_entries(fleet, "lease.end")] == [("controller", True)]
+
+
+async def test_an_agent_that_cannot_be_told_is_quarantined_all_the_same_and_the_audit_says_so(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    await agent.stop()
+    answer = await (await fleet.stub(Role.OPERATOR)).QuarantineAgent(quarantine(agent))
+    assert answer.agent.state == QUARANTINED
+    ((_, detail),) = await audit_entries(fleet, "lease.end")
+    assert detail["delivered"] is False
+    assert "UNAVAILABLE" in detail["message"]
+
+
+async def test_a_lease_whose_delivery_nobody_confirmed_is_ended_too(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    first = agent.lease
+    agent.lose_answers = True
+    assert (await attest(fleet, agent)).agent.state == STALE
+    agent.lose_answers = False
+    second = agent.lease
+    assert second is not None
+    assert second != first
+    await (await fleet.stub(Role.OPERATOR)).QuarantineAgent(quarantine(agent))
+    assert (agent.lease.nonce, agent.lease.duration_ns) == (second.nonce, 1)
+
+
+async def test_an_agent_that_never_got_its_newest_lease_has_the_one_before_ended(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    first = agent.lease
+    assert first is not None
+    agent.refuse_leases = True
+    assert (await attest(fleet, agent)).agent.state == STALE
+    agent.refuse_leases = False
+    await (await fleet.stub(Role.OPERATOR)).QuarantineAgent(quarantine(agent))
+    assert agent.lease is not None
+    assert (agent.lease.nonce, agent.lease.duration_ns) == (first.nonce, 1)
+
+
+async def test_a_quarantine_that_meets_a_lease_on_its_way_ends_that_one(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    agent.hold_leases = asyncio.Event()
+    attesting = asyncio.ensure_future(attest(fleet, agent))
+    await eventually(agent.holds_a_lease, "a lease is under way")
+    ordering = asyncio.ensure_future((await fleet.stub(Role.OPERATOR)).QuarantineAgent(quarantine(agent)))
+    await fleet.wait_for_state(agent, "QUARANTINED")
+    agent.hold_leases.set()
+    await asyncio.gather(attesting, ordering)
+    assert agent.lease is not None
+    assert agent.lease.duration_ns == 1
+
+
 @pytest.mark.parametrize("reason", ["", "  ", "a\nb", "x" * 501])
 async def test_a_quarantine_needs_a_printable_reason(fleet: TestFleet, reason: str) -> None:
     agent = await fleet.add_agent()

@@ -110,6 +110,19 @@ async def test_a_broken_stream_is_resumed_without_a_repeat_or_a_gap(fleet: TestF
     watcher.close()
 
 
+async def test_a_stream_goes_on_over_a_new_connection_when_the_controller_closed_the_old_one(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    agent.add_records(3)
+    watcher = await watch(fleet)
+    await watcher.until(lambda: len(watcher.flows[agent.agent_id]) == 3)
+    await fleet.controller.client.forget(agent.agent_id)
+    agent.add_records(3)
+    await watcher.until(lambda: len(watcher.flows[agent.agent_id]) >= 6)
+    assert watcher.flows[agent.agent_id] == [1, 2, 3, 4, 5, 6]
+    assert watcher.losses == []
+    watcher.close()
+
+
 async def test_an_agent_that_restarts_in_mid_stream_is_attested_again_and_resumed(fleet: TestFleet) -> None:
     agent = await fleet.add_agent()
     agent.add_records(3)

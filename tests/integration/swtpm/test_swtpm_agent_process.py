@@ -117,6 +117,31 @@ async def test_a_live_capture_pauses_with_its_lease_and_long_streams_end(running
     assert stopped.status.metrics.in_flight == 0
 
 
+async def test_a_lease_that_the_controller_ends_pauses_the_capture_at_once_and_ends_streams(running: Running) -> None:
+    agent, line = running
+    nonce, evidence = await line.attest()
+    info = pb.GetAgentInfoResponse.FromString(await line.call("GetAgentInfo", pb.GetAgentInfoRequest()))
+
+    async def give(duration_ns: int) -> None:
+        lease = line.make_lease(nonce, evidence, firmware_sha256=info.firmware.sha256, duration_ns=duration_ns)
+        await line.call("RenewLease", pb.RenewLeaseRequest(lease=lease))
+
+    await give(60 * 10**9)
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+    reading = asyncio.ensure_future(read_flows(line.stream("StreamFlows", FOLLOW)))
+    await asyncio.sleep(0.5)
+    await give(1)
+    _, error = await asyncio.wait_for(reading, 5)
+    assert error is not None
+    assert info_of(error).reason == "LEASE_EXPIRED"
+    status = pb.GetStatusResponse.FromString(await line.call("GetStatus", pb.GetStatusRequest()))
+    assert (status.capture.state, status.lease_sequence) == (CAPTURE_STATE_PAUSED, 0)
+    assert "the controller ended it" in agent.log
+    await line.take_lease()
+    status = pb.GetStatusResponse.FromString(await line.call("GetStatus", pb.GetStatusRequest()))
+    assert status.capture.state == CAPTURE_STATE_RUNNING
+
+
 async def test_sigterm_in_mid_stream_gives_every_flow_and_then_says_unavailable(running: Running) -> None:
     agent, line = running
     await line.take_lease()

@@ -130,6 +130,46 @@ def test_a_nonce_yields_one_lease(bench: Bench) -> None:
         bench.keeper.spend_nonce(nonce)
 
 
+def test_a_second_lease_for_a_nonce_may_only_end_it_earlier(bench: Bench) -> None:
+    nonce, quoted = bench.quote(), bench.clock.now
+    bench.give(nonce)
+    assert bench.refusal(nonce, duration_ns=10 * 10**9) == "LEASE_STALE"
+    assert bench.refusal(nonce, duration_ns=11 * 10**9) == "LEASE_STALE"
+    assert bench.keeper.deadline_ns == quoted + 10 * 10**9
+    bench.give(nonce, duration_ns=9 * 10**9)
+    assert bench.deadlines == [quoted + 10 * 10**9, quoted + 9 * 10**9]
+    assert bench.refusal(nonce, duration_ns=10 * 10**9) == "LEASE_STALE"
+
+
+def test_a_second_lease_that_is_over_ends_the_one_in_force_at_once_until_a_new_quote(bench: Bench) -> None:
+    nonce, quoted = bench.quote(), bench.clock.now
+    bench.give(nonce)
+    bench.clock.advance(1)
+    ended = bench.give(nonce, duration_ns=1)
+    assert bench.deadlines[-1] == ended.end_ns == quoted + 1
+    assert reason_now(bench) == "LEASE_EXPIRED"
+    assert bench.keeper.sequence == 0
+    bench.give()
+    bench.keeper.require(START)
+
+
+def test_a_lease_that_was_ended_is_not_brought_back_by_an_older_one_that_comes_late(bench: Bench) -> None:
+    nonce, other = bench.quote(), bench.quote()
+    bench.give(nonce)
+    bench.clock.advance(1)
+    bench.give(nonce, duration_ns=1, sequence=9)
+    assert bench.refusal(other, sequence=8) == "LEASE_STALE"
+    assert reason_now(bench) == "LEASE_EXPIRED"
+
+
+@pytest.mark.parametrize(("changes", "reason"), [({"session_id": b"x" * 16}, "LEASE_NOT_OURS"), ({"sequence": 1}, "LEASE_STALE")])
+def test_a_lease_is_ended_by_a_fitting_one_only(bench: Bench, changes: dict[str, Any], reason: str) -> None:
+    nonce = bench.quote()
+    bench.give(nonce)
+    assert bench.refusal(nonce, **{"duration_ns": 1, **changes}) == reason
+    bench.keeper.require(START)
+
+
 def test_only_the_newest_quotes_may_still_get_a_lease(bench: Bench) -> None:
     oldest = bench.quote()
     for _ in range(32):

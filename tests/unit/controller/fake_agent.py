@@ -84,6 +84,15 @@ class FakeAgent:
     subscriptions: list[capture_pb2.FlowSubscription] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     grow: asyncio.Event = field(default_factory=asyncio.Event)
+    nonces: set[bytes] = field(default_factory=set)
+    """Quoted and without a lease."""
+    refuse_leases: bool = False
+    """RenewLease fails before the lease is taken."""
+    lose_answers: bool = False
+    """RenewLease fails after the lease was taken."""
+    hold_leases: asyncio.Event | None = None
+    """RenewLease waits for it."""
+    held_leases: int = 0
     is_draining: bool = False
     streams: int = 0
     """StreamFlows calls under way."""
@@ -191,6 +200,10 @@ class FakeAgent:
         await self.stop()
         await self.start()
 
+    async def holds_a_lease(self) -> bool:
+        """Whether a RenewLease call waits."""
+        return self.held_leases > 0
+
     def add_records(self, count: int) -> None:
         """One more batch of finished flows."""
         first = sum(1 for _ in self.sequences()) + 1
@@ -204,6 +217,7 @@ class FakeAgent:
 
     async def _attest(self, request: agent_pb2.AttestRequest, context: Context) -> agent_pb2.AttestResponse:
         self.calls["Attest"] += 1
+        self.nonces.add(request.nonce)
         facts: Any = context.auth_context()
         evidence = self.tpm.evidence(
             nonce=request.nonce,
@@ -218,17 +232,36 @@ class FakeAgent:
 
     async def _renew_lease(self, request: agent_pb2.RenewLeaseRequest, context: Context) -> agent_pb2.RenewLeaseResponse:
         assert self.join_file is not None
+        if self.refuse_leases:
+            await refuse(context, code_pb2.UNAVAILABLE, "NETWORK_LOST")
+        if self.hold_leases is not None:
+            self.held_leases += 1
+            await self.hold_leases.wait()
         try:
             lease = verify_lease(request.lease, self.join_file.command_public_pem.encode())
-            if self.lease is not None and lease.sequence <= self.lease.sequence:
-                raise LeaseError("LEASE_STALE", "sequence")
-            if lease.session_id != self.tpm.session_id:
-                raise LeaseError("LEASE_NOT_OURS", "session")
+            self._check_lease(lease)
         except TrustError as error:
             await refuse(context, code_pb2.FAILED_PRECONDITION, error.reason, error.message)
             raise
         self.lease = lease
+        self.nonces.discard(lease.nonce)
+        if self.lose_answers:
+            await refuse(context, code_pb2.UNAVAILABLE, "NETWORK_LOST")
         return agent_pb2.RenewLeaseResponse(sequence=lease.sequence)
+
+    def _check_lease(self, lease: trust_pb2.Lease) -> None:
+        held = self.lease
+        if held is not None and lease.sequence <= held.sequence:
+            raise LeaseError("LEASE_STALE", "sequence")
+        if lease.session_id != self.tpm.session_id:
+            raise LeaseError("LEASE_NOT_OURS", "session")
+        if held is not None and lease.nonce == held.nonce:
+            if lease.duration_ns >= held.duration_ns:
+                raise LeaseError("LEASE_STALE", "a second lease for a nonce can only end earlier")
+        elif lease.nonce not in self.nonces:
+            raise LeaseError("LEASE_STALE", "nonce")
+        elif lease.duration_ns == 1:
+            raise LeaseError("LEASE_EXPIRED", "ended before it came")
 
     async def _get_status(self, _request: agent_pb2.GetStatusRequest, _context: Context) -> agent_pb2.GetStatusResponse:
         return agent_pb2.GetStatusResponse(capture=self.capture)
@@ -240,6 +273,8 @@ class FakeAgent:
         values = [value for key, value in metadata if key == AUTHORIZATION_METADATA_KEY]
         if self.lease is None:
             await refuse(context, code_pb2.FAILED_PRECONDITION, "AGENT_UNATTESTED")
+        if self.lease is not None and self.lease.duration_ns == 1:
+            await refuse(context, code_pb2.FAILED_PRECONDITION, "LEASE_EXPIRED")
         authorization = trust_pb2.CommandAuthorization.FromString(values[0])
         try:
             verify_authorization(
