@@ -129,8 +129,8 @@ static void a_full_table_loses_nothing_and_merges_nothing(void) {
 }
 
 static void as_many_live_flows_as_configured_never_evict(void) {
-    static const uint32_t sizes[] = {4096, 5000, 65536, 1000003};
-    for (int i = 0; i < 4; i++) {
+    static const uint32_t sizes[] = {4096, 5000, 65536, 349525 /* the densest index: two thirds */, 1000003};
+    for (int i = 0; i < 5; i++) {
         struct flow_table table;
         struct flow_table_config config = {.max_flows = sizes[i], .hash_seed = 7, .hash_mask = UINT64_MAX, .emit = collect};
         CHECK(flow_table_init(&table, &config));
@@ -144,13 +144,12 @@ static void as_many_live_flows_as_configured_never_evict(void) {
         CHECK_EQUAL(sizes[i], table.live);
         CHECK_EQUAL(sizes[i], table.created);
         CHECK_EQUAL(0, table.ended[CAPTURE_FLOW_END_RESOURCES]);
-        CHECK(flow_table_bytes(&table) <= (uint64_t)sizes[i] * 172);
         flow_table_destroy(&table);
     }
 }
 
 static void the_largest_table_is_ready_at_once_and_no_size_takes_more_than_160_bytes_a_flow(void) {
-    static const uint32_t sizes[] = {4096, 4097, 1000000, 1048576, 1048577, 1677722, 10000000, 16777216};
+    static const uint32_t sizes[] = {4096, 4097, 1000000, 1048576, 1048577, 1398102, 10000000, 16777216};
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         struct flow_table table;
         struct flow_table_config config = {.max_flows = sizes[i], .hash_mask = UINT64_MAX, .emit = collect};

@@ -64,7 +64,8 @@ class PacketCaptureEngine:
         timestamp_source: "default", "kernel" or "hardware".
         workers: capture threads, 1..64; 0 processes frames inside `poll`. Default: 0 for files, 1 for an interface.
         worker_cpus: a CPU number per worker; empty = not pinned.
-        packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off.
+        packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off. When it is full, a live capture drops frames from it, and one
+            of files waits until they are taken: with it, files must be read through `packets`.
         firmware: from `load_firmware`; default: the process's, or loaded from the default directory.
         allow_unsigned: passed to `load_firmware` when it is called here; for scripts only.
 

@@ -7,7 +7,7 @@
 
 bool flow_index_init(struct flow_index *index, uint32_t records) {
     uint32_t buckets = 2;
-    while ((uint64_t)buckets * BUCKET_SLOTS < records + (uint64_t)records / 4)
+    while ((uint64_t)buckets * BUCKET_SLOTS < records + (uint64_t)records / 2)
         buckets *= 2;
     index->mask = buckets - 1;
     index->buckets = memory_map(buckets * sizeof(struct flow_bucket));

@@ -26,7 +26,7 @@ struct flow_index {
     uint32_t mask; /* buckets - 1 */
 };
 
-/* Room for `records` entries at 40 to 80 % load, at most 20 bytes an entry. False: no memory. */
+/* Room for `records` entries at one to two thirds load: at most 24 bytes each. False: no memory. */
 bool flow_index_init(struct flow_index *index, uint32_t records);
 void flow_index_destroy(struct flow_index *index);
 uint64_t flow_index_bytes(const struct flow_index *index);
