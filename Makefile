@@ -84,11 +84,14 @@ build/.installed-bench: pyproject.toml | setup
 bench: setup build/.debian-bench build/.installed-bench
 	$(BIN)/python -m bench.run
 
+# New inputs go to build/fuzz-corpus/ and are used by the next run; libFuzzer only reads the directories named after that.
 fuzz: build/.debian
 	CC=clang-14 cmake -S native -B build/c-fuzz -G Ninja -Wno-dev -DJARVIS_FUZZ=ON -DJARVIS_TESTS=OFF -DJARVIS_SANITIZE=address,undefined
 	cmake --build build/c-fuzz -j$(JOBS)
 	for target in build/c-fuzz/fuzz_*; do [ -f $$target ] && [ -x $$target ] || continue; \
-	    echo "== $$target"; $$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; done
+	    name=$${target##*/}; seeds=; [ $$name != fuzz_file ] || seeds=tests/data; mkdir -p build/fuzz-corpus/$$name; \
+	    echo "== $$target"; $$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -artifact_prefix=build/fuzz-corpus/ \
+	        build/fuzz-corpus/$$name $$seeds || exit 1; done
 
 proto:
 	proto/generate $(BIN)/python
