@@ -229,6 +229,27 @@ static void lossless_readers_are_limited_and_give_their_place_back(void) {
     trace_forget(&trace);
 }
 
+static void a_batch_that_begins_at_time_0_keeps_its_base(void) {
+    for (uint64_t first = 0; first < 2; first++) {
+        struct trace_file trace = trace_new(101);
+        for (uint64_t i = 0; i < 2; i++) {
+            struct bytes frame = {0};
+            add_ipv4(&frame, 0x0a000000 + (uint32_t)i, 0xac100001, 17, 8, 1, 0);
+            add_udp(&frame, 4000, 53, 0);
+            trace_packet(&trace, i ? 1700000000ull * SECOND : first, &frame);
+        }
+        capture_t *capture = capture_of(&trace, (struct capture_options){0});
+        capture_flow_reader_t *reader = reader_of(capture, (struct capture_reader_config){0});
+        start(capture);
+        while (capture_poll(capture, 100) > 0)
+            continue;
+        CHECK_EQUAL(2, read_some(reader, 2).records);
+        CHECK_EQUAL(first, base_time_of(buffer)); /* what the first record's times are relative to */
+        capture_destroy(capture);
+        trace_forget(&trace);
+    }
+}
+
 static void *drain_after_a_while(void *reader) {
     struct capture_batch_info info;
     static uint8_t own[1 << 20];
@@ -280,6 +301,7 @@ static void a_lossless_reader_opened_in_the_middle_loses_nothing_from_then_on(vo
 }
 
 int main(void) {
+    RUN(a_batch_that_begins_at_time_0_keeps_its_base);
     RUN(polls_that_wait_for_a_reader_in_another_thread_do_not_spin);
     RUN(a_lossless_reader_opened_in_the_middle_loses_nothing_from_then_on);
     RUN(a_lossless_reader_gets_every_record_through_a_small_log);

@@ -275,15 +275,17 @@ static void read_records(struct capture_flow_reader *reader, uint32_t max_record
 struct batch_sink {
     uint8_t *at;
     uint8_t *end;
-    uint64_t base_time_ns;
+    uint64_t base_time_ns; /* of the first record, which may well be 0 */
+    bool begun;
 };
 
 static bool sink_batch(void *context, const struct capture_flow *flow) {
     struct batch_sink *sink = context;
     if (sink->end - sink->at < FLOW_BATCH_RECORD_MAX)
         return false;
-    if (!sink->base_time_ns)
+    if (!sink->begun)
         sink->base_time_ns = flow->start_time_ns;
+    sink->begun = true;
     sink->at = flow_batch_record(sink->at, flow, sink->base_time_ns);
     return true;
 }
