@@ -41,6 +41,7 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     FLEET_SERVICE + "CreateJoinToken": Role.ADMIN,
     FLEET_SERVICE + "QuarantineAgent": Role.OPERATOR,
     FLEET_SERVICE + "ReleaseAgent": Role.ADMIN,
+    FLEET_SERVICE + "RetireAgent": Role.ADMIN,
     FLEET_SERVICE + "ListAuditEvents": Role.VIEWER,
     **dict.fromkeys(_HEALTH, Role.VIEWER),
     **dict.fromkeys(_REFLECTION, Role.VIEWER),

@@ -133,7 +133,8 @@ class EnrollmentService:
         agent_id = agent_id_from_ek(ek.spki_der)
         known = await self._store.agent(agent_id)
         token: str | None = params.token
-        if known is not None and known.ak_name != ak.name:
+        retired = known is not None and known.state is State.RETIRED
+        if known is not None and known.ak_name != ak.name and not retired:
             raise EnrollmentError("AK_CHANGED", f"ak_public is not the attestation key that agent {agent_id} enrolled with")
         if known is not None and known.state not in _NEEDS_TOKEN:
             token = None  # its TPM alone brings it back

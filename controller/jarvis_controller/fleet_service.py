@@ -102,7 +102,8 @@ class FleetService:
         """ListAgents."""
         size = check_page_size(request.page_size)
         selector = _selector(request.selector)
-        selected = _select(selector, await self._store.agents(), may_be_empty=selector.is_everything)
+        agents = await self._store.agents()
+        selected = _select(selector, agents, may_be_empty=selector.is_everything, with_retired=request.show_retired)
         rest = [agent for agent in selected if agent.agent_id > request.page_token]
         more = rest[size - 1].agent_id if len(rest) > size else ""
         return fleet_pb2.ListAgentsResponse(agents=[agent.message() for agent in rest[:size]], next_page_token=more)
@@ -147,6 +148,14 @@ class FleetService:
         self._feed.publish(record)
         self._loop.attest_soon(record.agent_id)
         return fleet_pb2.ReleaseAgentResponse(agent=record.message())
+
+    async def retire_agent(self, request: fleet_pb2.RetireAgentRequest, context: Context) -> fleet_pb2.RetireAgentResponse:
+        """RetireAgent."""
+        principal = self._principal(context)
+        reason = f"retired by {principal}: {check_reason(request.reason)}"
+        record = await self._order(request.agent_id, Event.RETIRE_ORDERED, reason, principal)
+        await self._attester.revoke(record, principal=principal)
+        return fleet_pb2.RetireAgentResponse(agent=record.message())
 
     async def list_audit_events(
         self, request: fleet_pb2.ListAuditEventsRequest, _context: Context
@@ -381,9 +390,11 @@ def _selector(message: fleet_pb2.AgentSelector) -> Selector:
         raise bad_field(error.field, error.message) from error
 
 
-def _select(selector: Selector, agents: Sequence[AgentRecord], *, may_be_empty: bool) -> list[AgentRecord]:
+def _select(
+    selector: Selector, agents: Sequence[AgentRecord], *, may_be_empty: bool, with_retired: bool = False
+) -> list[AgentRecord]:
     try:
-        selected = selector.select(agents)
+        selected = selector.select(agents, with_retired=with_retired)
     except SelectorError as error:
         raise bad_field(error.field, error.message) from error
     if not selected and not may_be_empty:

@@ -63,22 +63,25 @@ class Selector:
         """Whether it names neither ids nor labels."""
         return not self._ids and not self._terms
 
-    def select(self, agents: Sequence[AgentRecord]) -> list[AgentRecord]:
-        """The agents meant, in the order given.
+    def select(self, agents: Sequence[AgentRecord], *, with_retired: bool = False) -> list[AgentRecord]:
+        """The agents meant, in the order given; retired ones if their ids are named, or `with_retired`.
 
         Raises:
             SelectorError: a prefix fits several agents.
         """
         wanted = {resolve(agents, prefix, f"selector.agent_ids[{index}]") for index, prefix in enumerate(self._ids)}
-        return [agent for agent in agents if self._matches(agent) and (not self._ids or agent.agent_id in wanted)]
+        return [
+            agent
+            for agent in agents
+            if (agent.agent_id in wanted if self._ids else with_retired or agent.state is not State.RETIRED)
+            and self._matches(agent)
+        ]
 
     def covers(self, agent: AgentRecord) -> bool:
         """Whether it means this agent (for one that joins later)."""
         return self._matches(agent) and (not self._ids or any(agent.agent_id.startswith(prefix) for prefix in self._ids))
 
     def _matches(self, agent: AgentRecord) -> bool:
-        if self.is_everything:
-            return agent.state is not State.RETIRED
         return all(term.matches(agent.labels) for term in self._terms)
 
 

@@ -221,6 +221,7 @@ def fleet_handlers(service: FleetService) -> dict[str, Any]:
         "CreateJoinToken": _handler(unary, service.create_join_token, pb.CreateJoinTokenRequest, pb.CreateJoinTokenResponse),
         "QuarantineAgent": _handler(unary, service.quarantine_agent, pb.QuarantineAgentRequest, pb.QuarantineAgentResponse),
         "ReleaseAgent": _handler(unary, service.release_agent, pb.ReleaseAgentRequest, pb.ReleaseAgentResponse),
+        "RetireAgent": _handler(unary, service.retire_agent, pb.RetireAgentRequest, pb.RetireAgentResponse),
         "ListAuditEvents": _handler(unary, service.list_audit_events, pb.ListAuditEventsRequest, pb.ListAuditEventsResponse),
     }
 

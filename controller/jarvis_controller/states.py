@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The states of an agent and the only ways between them: one pure function.
 
-UNKNOWN -> ENROLLED -> VERIFIED <-> STALE, any of the last three -> QUARANTINED -> (an operator) -> STALE; RETIRED is the end.
-Only VERIFIED agents get leases and commands. Losing contact never quarantines, and nothing but an operator's release
-ends a quarantine: not a passed attestation, not an enrolment.
+UNKNOWN -> ENROLLED -> VERIFIED <-> STALE, any of the last three -> QUARANTINED -> (an operator) -> STALE; any of them -> RETIRED
+-> (a new join token) -> ENROLLED. Only VERIFIED agents get leases and commands. Losing contact never quarantines, and nothing
+but an operator's release or retirement ends a quarantine: not a passed attestation, not an enrolment.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class IllegalTransitionError(Exception):
 _LIVE = (State.ENROLLED, State.VERIFIED, State.STALE)
 _TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.UNKNOWN, Event.ENROLLED): State.ENROLLED,
-    **{(state, Event.ENROLLED): state for state in State if state is not State.UNKNOWN},
+    **{(state, Event.ENROLLED): state for state in (*_LIVE, State.QUARANTINED)},
+    # Its TPM alone does not bring it back: enrolment asks it for a token, which an administrator makes.
+    (State.RETIRED, Event.ENROLLED): State.ENROLLED,
     **{(state, Event.ATTESTATION_PASSED): State.VERIFIED for state in _LIVE},
     **{(state, Event.ATTESTATION_FAILED): State.QUARANTINED for state in (*_LIVE, State.QUARANTINED)},
     **{(state, Event.CONTACT_LOST): State.STALE for state in _LIVE},

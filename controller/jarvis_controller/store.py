@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from jarvis_controller import audit_log
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.enrolled_rows import new_row, readmit_row, renew_row, usable_token
 from jarvis_controller.models import (
     AgentRecord,
     AgentRow,
@@ -204,10 +205,10 @@ class Store:
         Raises:
             EnrollmentError: TOKEN_UNKNOWN, TOKEN_EXPIRED, TOKEN_REUSED.
         """
-        await self.run(lambda session: _usable_token(session, token, self._now_ns()))
+        await self.run(lambda session: usable_token(session, token, self._now_ns()))
 
     async def enroll(self, agent: EnrolledAgent, token: str | None) -> AgentRecord:
-        """Stores an agent whose TPM was proved, and consumes the token with it. Never changes the state of a known one.
+        """Stores an agent whose TPM was proved, and consumes the token. A known one keeps its state, unless it was retired.
 
         Raises:
             EnrollmentError: the token's, or AK_CHANGED.
@@ -215,22 +216,29 @@ class Store:
 
         def store(session: Session) -> AgentRecord:
             now = self._now_ns()
-            used = None if token is None else _usable_token(session, token, now)
+            used = None if token is None else usable_token(session, token, now)
             row = session.get(AgentRow, agent.agent_id)
             if row is None:
                 if used is None:
                     raise EnrollmentError(
                         "TOKEN_REQUIRED", f"token: agent {agent.agent_id} is not enrolled and needs a join token"
                     )
-                row = _new_row(agent, used.labels, now)
+                row = new_row(agent, used.labels, now)
                 session.add(row)
                 session.flush()
+            elif row.state == State.RETIRED:
+                if used is None:
+                    raise EnrollmentError("TOKEN_REQUIRED", f"token: agent {agent.agent_id} is retired and needs a join token")
+                readmit_row(row, agent, used.labels, now)
+                readmitted = {"event": str(Event.ENROLLED), "from": str(State.RETIRED), "reason": row.reason, "to": row.state}
+                change = AuditEntry(principal=CONTROLLER, action="agent.state", agent_id=agent.agent_id, detail=readmitted)
+                audit_log.append(session, change, now)
             elif row.ak_name != agent.ak_name:
                 raise EnrollmentError(
                     "AK_CHANGED", f"ak_public is not the attestation key that agent {agent.agent_id} enrolled with"
                 )
             else:
-                _renew(row, agent)
+                renew_row(row, agent)
             if used is not None:
                 used.used_by = agent.agent_id
             detail = {
@@ -361,46 +369,6 @@ def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns
                 security_version=passed.security_version,
             )
         )
-
-
-def _usable_token(session: Session, token: str, now_ns: int) -> JoinTokenRow:
-    row = session.get(JoinTokenRow, token_sha256(token))
-    if row is None:
-        raise EnrollmentError("TOKEN_UNKNOWN", "token: this controller made no such join token")
-    if row.used_by is not None:
-        raise EnrollmentError("TOKEN_REUSED", "token: it was used before; a join token enrols one agent")
-    if now_ns >= row.expire_time_ns:
-        raise EnrollmentError("TOKEN_EXPIRED", f"token: it ended {(now_ns - row.expire_time_ns) // 10**9} s ago")
-    return row
-
-
-def _new_row(agent: EnrolledAgent, labels: Mapping[str, str], now_ns: int) -> AgentRow:
-    return AgentRow(
-        agent_id=agent.agent_id,
-        state=transition(State.UNKNOWN, Event.ENROLLED),
-        reason="waiting for its first attestation",
-        state_time_ns=now_ns,
-        labels=dict(labels),
-        address=agent.address,
-        hostname=agent.hostname,
-        version=agent.version,
-        enroll_time_ns=now_ns,
-        ek_certificate=agent.ek_certificate,
-        ek_public=agent.ek_public,
-        ak_public=agent.ak_public,
-        ak_name=agent.ak_name,
-        tls_spki=agent.tls_spki,
-        certificate_expire_ns=agent.certificate_expire_ns,
-        lease_sequence=0,
-    )
-
-
-def _renew(row: AgentRow, agent: EnrolledAgent) -> None:
-    row.state = transition(State(row.state), Event.ENROLLED)
-    row.address, row.hostname, row.version = agent.address, agent.hostname, agent.version
-    if row.tls_spki != agent.tls_spki:
-        row.previous_tls_spki, row.tls_spki = row.tls_spki, agent.tls_spki
-    row.certificate_expire_ns = agent.certificate_expire_ns
 
 
 def _forget_old_requests(session: Session, before_ns: int) -> None:

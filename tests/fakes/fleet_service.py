@@ -217,6 +217,12 @@ class FakeFleetService(FleetServiceServicer):
         agent.state, agent.reason = fleet_pb2.AGENT_STATE_STALE, ""
         return fleet_pb2.ReleaseAgentResponse(agent=agent)
 
+    async def RetireAgent(self, request: fleet_pb2.RetireAgentRequest, context: Any) -> fleet_pb2.RetireAgentResponse:
+        await self._enter(request, context, "RetireAgent")
+        agent = self.agents[request.agent_id]
+        agent.state, agent.reason = fleet_pb2.AGENT_STATE_RETIRED, request.reason
+        return fleet_pb2.RetireAgentResponse(agent=agent)
+
     async def ListAuditEvents(self, request: fleet_pb2.ListAuditEventsRequest, context: Any) -> fleet_pb2.ListAuditEventsResponse:
         await self._enter(request, context, "ListAuditEvents")
         first = int(request.page_token or 0)

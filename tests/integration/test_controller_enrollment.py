@@ -175,6 +175,70 @@ async def test_a_quarantined_host_needs_a_token_and_stays_quarantined(fleet: Tes
     assert (await fleet.agent_row(agent)).state == fleet_pb2.AGENT_STATE_QUARANTINED
 
 
+async def retire(fleet: TestFleet, agent: FakeAgent) -> fleet_pb2.Agent:
+    stub = await fleet.stub(Role.ADMIN)
+    answer = await stub.RetireAgent(fleet_pb2.RetireAgentRequest(agent_id=agent.agent_id, reason="sold"))
+    retired: fleet_pb2.Agent = answer.agent
+    return retired
+
+
+async def test_a_retired_agent_has_no_lease_and_is_listed_only_when_asked_for(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent(labels={"role": "web"})
+    retired = await retire(fleet, agent)
+    assert (retired.state, "sold" in retired.reason) == (fleet_pb2.AGENT_STATE_RETIRED, True)
+    assert agent.lease is not None
+    assert agent.lease.duration_ns == 1
+    stub = await fleet.stub(Role.VIEWER)
+    for request, shown in (
+        (fleet_pb2.ListAgentsRequest(), 0),
+        (fleet_pb2.ListAgentsRequest(show_retired=True), 1),
+        (fleet_pb2.ListAgentsRequest(selector=fleet_pb2.AgentSelector(agent_ids=[agent.agent_id])), 1),
+    ):
+        assert len((await stub.ListAgents(request)).agents) == shown
+    outcome = await fleet.controller.attester.attest(agent.agent_id)
+    assert reason_of(outcome.status) == "AGENT_RETIRED"
+
+
+async def test_retirement_is_final_until_a_new_token_admits_the_tpm_as_a_new_agent(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent(labels={"role": "web"})
+    await retire(fleet, agent)
+    stub = await fleet.stub(Role.ADMIN)
+    for call in (
+        stub.ReleaseAgent(fleet_pb2.ReleaseAgentRequest(agent_id=agent.agent_id, reason="mistake")),
+        stub.QuarantineAgent(fleet_pb2.QuarantineAgentRequest(agent_id=agent.agent_id, reason="mistake")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert await refusal(agent, fleet, token="") == "TOKEN_REQUIRED"
+    retired = await fleet.controller.store.agent(agent.agent_id)
+    assert retired is not None
+    await agent.join(await fleet.join_file({"role": "db"}))
+    await agent.restart()
+    await fleet.wait_for_state(agent, "VERIFIED")
+    record = await fleet.controller.store.agent(agent.agent_id)
+    assert record is not None
+    assert record.labels == {"role": "db"}
+    assert record.lease_sequence > retired.lease_sequence
+    changes = [
+        (detail["from"], detail["to"])
+        for event in await fleet.controller.store.audit_page(0, 1000)
+        if event.action == "agent.state"
+        for detail in [json.loads(event.detail)]
+    ]
+    assert ("VERIFIED", "RETIRED") in changes
+    assert ("RETIRED", "ENROLLED") in changes
+
+
+async def test_a_retired_tpm_may_come_back_with_another_attestation_key(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    await retire(fleet, agent)
+    agent.tpm = SoftwareTpm(ek_key=agent.tpm.ek_key)
+    await agent.join(await fleet.join_file())
+    await agent.restart()
+    await fleet.wait_for_state(agent, "VERIFIED")
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jarvisctl agents list|show|quarantine|release`."""
+"""`jarvisctl agents list|show|quarantine|release|retire`."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -13,7 +13,7 @@ from jarvisctl.errors import CtlError, ExitCode, usage_error
 from jarvisctl.format.objects import enum_text, to_object
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import age, is_set, local_time, printable
-from jarvisctl.options import AgentOption, AllOption, SelectorOption, check_agent, make_selector
+from jarvisctl.options import AgentOption, SelectorOption, check_agent, make_selector
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -31,11 +31,14 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the au
 
 @app.command("list")
 def list_agents(
-    context: typer.Context, agent: AgentOption = None, selector: SelectorOption = "", everybody: AllOption = False
+    context: typer.Context,
+    agent: AgentOption = None,
+    selector: SelectorOption = "",
+    everybody: Annotated[bool, typer.Option("--all", help="Retired agents too.")] = False,
 ) -> None:
     """Lists agents: all that are not retired, or those selected."""
-    wanted = make_selector(agent, selector, everybody)
-    run(context, lambda fleet: _list(fleet, wanted))
+    wanted = make_selector(agent, selector, everybody=False)
+    run(context, lambda fleet: _list(fleet, wanted, show_retired=everybody))
 
 
 @app.command()
@@ -59,17 +62,28 @@ def release(context: typer.Context, agent_id: AgentArgument, reason: ReasonOptio
     run(context, lambda fleet: _release(fleet, agent_id, reason))
 
 
+@app.command()
+def retire(context: typer.Context, agent_id: AgentArgument, reason: ReasonOption) -> None:
+    """Ends an agent's membership: only a new join file admits its TPM again. Needs role admin."""
+    _check(agent_id, reason)
+    run(context, lambda fleet: _retire(fleet, agent_id, reason))
+
+
 def _check(agent_id: str, reason: str) -> None:
     check_agent("ID", agent_id)
     if not reason.strip():
         raise usage_error(f"--reason is {reason!r}: some words are needed, they are kept in the audit chain")
 
 
-async def each_agent(fleet: Fleet, selector: fleet_pb2.AgentSelector) -> AsyncIterator[fleet_pb2.Agent]:
+async def each_agent(
+    fleet: Fleet, selector: fleet_pb2.AgentSelector, *, show_retired: bool = False
+) -> AsyncIterator[fleet_pb2.Agent]:
     """Every selected agent, page after page."""
     token = ""
     while True:
-        request = fleet_pb2.ListAgentsRequest(selector=selector, page_size=_PAGE_SIZE, page_token=token)
+        request = fleet_pb2.ListAgentsRequest(
+            selector=selector, page_size=_PAGE_SIZE, page_token=token, show_retired=show_retired
+        )
         answer = await fleet.stub.ListAgents(request, timeout=fleet.timeout_s)
         for agent in answer.agents:
             yield agent
@@ -88,7 +102,7 @@ async def _one_agent(fleet: Fleet, agent_id: str) -> fleet_pb2.Agent:
     return found[0]
 
 
-async def _list(fleet: Fleet, selector: fleet_pb2.AgentSelector) -> ExitCode:
+async def _list(fleet: Fleet, selector: fleet_pb2.AgentSelector, *, show_retired: bool) -> ExitCode:
     table = Table(
         columns=[
             Column(title="AGENT", cut=12),
@@ -102,7 +116,7 @@ async def _list(fleet: Fleet, selector: fleet_pb2.AgentSelector) -> ExitCode:
         ]
     )
     found = 0
-    async for agent in each_agent(fleet, selector):
+    async for agent in each_agent(fleet, selector, show_retired=show_retired):
         found += 1
         if fleet.output.json:
             fleet.output.line(to_object(agent))
@@ -145,6 +159,14 @@ async def _release(fleet: Fleet, agent_id: str, reason: str) -> ExitCode:
     agent = await _one_agent(fleet, agent_id)
     request = fleet_pb2.ReleaseAgentRequest(agent_id=agent.agent_id, reason=reason)
     answer = await fleet.stub.ReleaseAgent(request, timeout=fleet.timeout_s)
+    _print_agent(fleet, answer.agent)
+    return ExitCode.OK
+
+
+async def _retire(fleet: Fleet, agent_id: str, reason: str) -> ExitCode:
+    agent = await _one_agent(fleet, agent_id)
+    request = fleet_pb2.RetireAgentRequest(agent_id=agent.agent_id, reason=reason)
+    answer = await fleet.stub.RetireAgent(request, timeout=fleet.timeout_s)
     _print_agent(fleet, answer.agent)
     return ExitCode.OK
 

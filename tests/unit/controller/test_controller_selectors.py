@@ -23,8 +23,9 @@ def agent(prefix: str, state: State = State.VERIFIED, **labels: str) -> AgentRec
 
 WEB = agent("webx", role="web", site="lab")
 GPU = agent("gpux", role="db", gpu="a100")
-OLD = agent("oldx", State.RETIRED, role="web", old="")
-FLEET = [WEB, GPU, OLD]
+OLD = agent("oldx", State.STALE, role="web", old="")
+GONE = agent("gone", State.RETIRED, role="web", old="")
+FLEET = [WEB, GPU, OLD, GONE]
 
 
 def selected(label_selector: str = "", *agent_ids: str) -> list[AgentRecord]:
@@ -34,7 +35,7 @@ def selected(label_selector: str = "", *agent_ids: str) -> list[AgentRecord]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", [WEB, GPU]),
+        ("", [WEB, GPU, OLD]),
         ("role=web", [WEB, OLD]),
         ("role==db", [GPU]),
         ("role!=web", [GPU]),
@@ -55,8 +56,16 @@ def test_ids_and_labels_are_joined_by_and() -> None:
     assert selected("role=web", "webx", "gpux") == [WEB]
 
 
-def test_a_retired_agent_is_meant_only_by_name_or_label() -> None:
-    assert selected("", "oldx") == [OLD]
+def test_a_retired_agent_is_meant_by_its_id_only() -> None:
+    assert selected("", "gone") == [GONE]
+    assert GONE not in [*selected("role=web"), *selected("")]
+
+
+@pytest.mark.parametrize("labels", ["", "old"])
+def test_retired_agents_are_listed_when_they_are_asked_for(labels: str) -> None:
+    selector = Selector(fleet_pb2.AgentSelector(label_selector=labels))
+    assert GONE in selector.select(FLEET, with_retired=True)
+    assert GONE not in selector.select(FLEET)
 
 
 def test_a_prefix_that_fits_several_agents_is_refused_and_they_are_named() -> None:

@@ -31,7 +31,9 @@ class AnAgentsLife(RuleBasedStateMachine):
     def enrol(self) -> None:
         before = self.state
         self.happen(Event.ENROLLED)
-        assert self.state is (State.ENROLLED if before is State.UNKNOWN else before)
+        assert self.state is (State.ENROLLED if before in {State.UNKNOWN, State.RETIRED} else before)
+        if before is State.RETIRED:
+            self.retired = self.proved = False
 
     @rule()
     def pass_attestation(self) -> None:
@@ -81,7 +83,7 @@ class AnAgentsLife(RuleBasedStateMachine):
         assert (self.state is State.QUARANTINED) == (self.quarantined and not self.retired)
 
     @invariant()
-    def a_retired_agent_stays_retired(self) -> None:
+    def a_retired_agent_stays_retired_until_it_enrols_anew(self) -> None:
         assert (self.state is State.RETIRED) == self.retired
 
 
@@ -95,7 +97,7 @@ def test_an_unknown_agent_can_only_enrol(event: Event) -> None:
         transition(State.UNKNOWN, event)
 
 
-@given(state=st.sampled_from([state for state in State if state is not State.UNKNOWN]))
+@given(state=st.sampled_from([state for state in State if state not in {State.UNKNOWN, State.RETIRED}]))
 def test_enrolling_again_never_changes_the_state(state: State) -> None:
     assert transition(state, Event.ENROLLED) is state
 

@@ -86,6 +86,21 @@ async def test_quarantine_takes_a_prefix_and_sends_the_full_id_with_its_reason(c
     assert released.objects[0]["state"] == "stale"
 
 
+async def test_retire_sends_the_full_id_with_its_reason_and_list_asks_for_retired_ones_only_with_all(
+    controller: Controller,
+) -> None:
+    three_agents(controller)
+    result = await controller.ctl("agents", "retire", WEB[:5], "--reason", "host was sold")
+    assert result.code == 0
+    request = controller.service.requests[-1]
+    assert isinstance(request, fleet_pb2.RetireAgentRequest)
+    assert (request.agent_id, request.reason) == (WEB, "host was sold")
+    assert "retired" in result.out
+    for options, asked in (((), False), (("--all",), True)):
+        await controller.ctl("agents", "list", *options)
+        assert controller.service.requests[-1].show_retired is asked
+
+
 async def test_a_prefix_of_several_agents_is_refused_before_anything_is_changed(controller: Controller) -> None:
     controller.service.add_agent("aaaa" + "b" * 28)
     controller.service.add_agent("aaaa" + "c" * 28)

@@ -165,7 +165,9 @@ Global___Agent: _TypeAlias = Agent  # noqa: Y015
 
 @_typing.final
 class AgentSelector(_message.Message):
-    """agent_ids and label_selector are joined by AND; both empty selects every agent that is not retired. Nothing selected is NOT_FOUND."""
+    """agent_ids and label_selector are joined by AND; both empty selects every agent. Retired agents are selected by their ids only.
+    Nothing selected is NOT_FOUND.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -198,9 +200,12 @@ class ListAgentsRequest(_message.Message):
     SELECTOR_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_RETIRED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """1..1,000; 0 = 100."""
     page_token: _builtins.str
+    show_retired: _builtins.bool
+    """Lists retired agents too, whatever the selector names."""
     @_builtins.property
     def selector(self) -> Global___AgentSelector: ...
     def __init__(
@@ -209,10 +214,11 @@ class ListAgentsRequest(_message.Message):
         selector: Global___AgentSelector | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_retired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "selector", b"selector", "show_retired", b"show_retired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -792,6 +798,48 @@ class ReleaseAgentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseAgentResponse: _TypeAlias = ReleaseAgentResponse  # noqa: Y015
+
+@_typing.final
+class RetireAgentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireAgentRequest: _TypeAlias = RetireAgentRequest  # noqa: Y015
+
+@_typing.final
+class RetireAgentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agent(self) -> Global___Agent: ...
+    def __init__(
+        self,
+        *,
+        agent: Global___Agent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireAgentResponse: _TypeAlias = RetireAgentResponse  # noqa: Y015
 
 @_typing.final
 class ListAuditEventsRequest(_message.Message):

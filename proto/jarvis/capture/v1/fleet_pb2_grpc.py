@@ -90,6 +90,11 @@ class FleetServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ReleaseAgentRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ReleaseAgentResponse.FromString,
                 _registered_method=True)
+        self.RetireAgent = channel.unary_unary(
+                '/jarvis.capture.v1.FleetService/RetireAgent',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.RetireAgentRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.RetireAgentResponse.FromString,
+                _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/jarvis.capture.v1.FleetService/ListAuditEvents',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditEventsRequest.SerializeToString,
@@ -178,6 +183,13 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetireAgent(self, request, context):
+        """admin. Ends an agent's membership for good; only a new join token admits its EK again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditEvents(self, request, context):
         """viewer. The audit chain, oldest first.
         """
@@ -242,6 +254,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ReleaseAgent,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ReleaseAgentRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ReleaseAgentResponse.SerializeToString,
+            ),
+            'RetireAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireAgent,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.RetireAgentRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.RetireAgentResponse.SerializeToString,
             ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
@@ -547,6 +564,33 @@ class FleetService:
             '/jarvis.capture.v1.FleetService/ReleaseAgent',
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.ReleaseAgentRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.ReleaseAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/RetireAgent',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.RetireAgentRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.RetireAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

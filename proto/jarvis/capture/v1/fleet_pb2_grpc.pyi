@@ -57,6 +57,8 @@ class FleetServiceStub:
     """operator. Takes the trust away by hand."""
     ReleaseAgent: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ReleaseAgentRequest, _fleet_pb2.ReleaseAgentResponse]
     """admin. Lets a quarantined agent attest again."""
+    RetireAgent: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RetireAgentRequest, _fleet_pb2.RetireAgentResponse]
+    """admin. Ends an agent's membership for good; only a new join token admits its EK again."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditEventsRequest, _fleet_pb2.ListAuditEventsResponse]
     """viewer. The audit chain, oldest first."""
 
@@ -87,6 +89,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """operator. Takes the trust away by hand."""
     ReleaseAgent: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ReleaseAgentRequest, _fleet_pb2.ReleaseAgentResponse]  # type: ignore[assignment]
     """admin. Lets a quarantined agent attest again."""
+    RetireAgent: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RetireAgentRequest, _fleet_pb2.RetireAgentResponse]  # type: ignore[assignment]
+    """admin. Ends an agent's membership for good; only a new join token admits its EK again."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditEventsRequest, _fleet_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """viewer. The audit chain, oldest first."""
 
@@ -180,6 +184,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ReleaseAgentResponse, _abc.Awaitable[_fleet_pb2.ReleaseAgentResponse]]:
         """admin. Lets a quarantined agent attest again."""
+
+    @_abc_1.abstractmethod
+    def RetireAgent(
+        self,
+        request: _fleet_pb2.RetireAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.RetireAgentResponse, _abc.Awaitable[_fleet_pb2.RetireAgentResponse]]:
+        """admin. Ends an agent's membership for good; only a new join token admits its EK again."""
 
     @_abc_1.abstractmethod
     def ListAuditEvents(
