@@ -2,7 +2,7 @@
 """Attests one agent: challenge -> evidence -> verdict -> state, audit and lease.
 
     passed              VERIFIED, and a lease is handed over
-    no answer, too late STALE: nothing is known, nothing is held against it
+    no answer, too late STALE: nothing is known, nothing is held against it (a new agent is asked again for a few seconds)
     another challenge   one fresh one; if that does not match either: QUARANTINED
     any other failure   QUARANTINED at once: leases and streams end
 
@@ -66,6 +66,9 @@ class Outcome:
         return fleet_pb2.AttestAgentsResponse(agent=self.agent.message(), status=self.status, checks=checks)
 
 
+_FIRST_CONTACT_S = 5.0
+"""How long an agent that has just enrolled may take until it listens; then it is STALE."""
+_FIRST_RETRY_S = 0.25
 # The agent's lease is of another nonce, or of a later one that came meanwhile.
 _NOT_HELD = frozenset({"LEASE_STALE", "LEASE_EXPIRED"})
 
@@ -172,10 +175,11 @@ class Attester:
         agent = await self._known(agent_id)
         if agent.state in {State.QUARANTINED, State.RETIRED}:
             return Outcome(agent=agent, status=no_lease_status(agent))
-        async with self._slots:
-            challenge, report = await self._challenge(agent)
-            if isinstance(report, Report) and report.verdict is Verdict.CHALLENGE_MISMATCH:
-                challenge, report = await self._challenge(agent)
+        challenge, report = await self._judge(agent)
+        patience = time.monotonic() + _FIRST_CONTACT_S
+        while agent.state is State.ENROLLED and not isinstance(report, Report) and time.monotonic() < patience:
+            await asyncio.sleep(_FIRST_RETRY_S)
+            challenge, report = await self._judge(agent)
         if not isinstance(report, Report):
             return await self._stale(agent, report)
         if report.verdict is Verdict.EXPIRED:
@@ -183,6 +187,14 @@ class Attester:
         if report.proved is None:
             return await self._failed(agent, report)
         return await self._passed(agent, challenge, report.proved, report.checks)
+
+    async def _judge(self, agent: AgentRecord) -> tuple[Challenge, Report | str]:
+        """A challenge and its judgement, with a fresh one after an answer to another; or why no evidence came."""
+        async with self._slots:
+            challenge, report = await self._challenge(agent)
+            if isinstance(report, Report) and report.verdict is Verdict.CHALLENGE_MISMATCH:
+                challenge, report = await self._challenge(agent)
+        return challenge, report
 
     async def _challenge(self, agent: AgentRecord) -> tuple[Challenge, Report | str]:
         """One challenge and its judgement, or why no evidence came."""
