@@ -26,6 +26,7 @@ from jarvis_trust.status import error_status, reason_of
 from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.challenges import Challenge, ChallengeStore
+from jarvis_controller.checks import VerifierPolicy
 from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
 from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import PassedAttestation
@@ -33,7 +34,7 @@ from jarvis_controller.rpc_status import OK, RpcError
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.states import Event, IllegalTransitionError, State
 from jarvis_controller.store import Store
-from jarvis_controller.verifier import Check, Report, Verdict, VerifierPolicy, verify
+from jarvis_controller.verifier import Check, Report, Verdict, verify
 
 _log = structlog.get_logger()
 

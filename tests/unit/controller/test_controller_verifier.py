@@ -14,9 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.challenges import ConsumedChallenge
+from jarvis_controller.checks import CHECKS, VerifierPolicy
 from jarvis_controller.models import AgentRecord, TpmMoment
 from jarvis_controller.states import State
-from jarvis_controller.verifier import CHECKS, NOT_EVALUATED, VERIFIER_ERROR, Report, Verdict, VerifierPolicy, verify
+from jarvis_controller.verifier import NOT_EVALUATED, VERIFIER_ERROR, Report, Verdict, verify
 
 from tests.support import ReleaseKey
 from tests.unit.controller.releases import Release, make_release
