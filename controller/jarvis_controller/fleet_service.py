@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FleetService: what operators may ask of the fleet, over a selector of agents, with one answer per agent as it comes.
+"""FleetService: what operators may ask of agents, over a selector, with one answer per agent as it comes.
 
-Roles are checked before a handler runs (authorization.py). Flow bytes are never parsed on their way through (flow_relay.py).
+The registry's methods are registry_service.py's. Roles are checked before a handler runs (authorization.py).
+Flow bytes are never parsed on their way through (flow_relay.py).
 """
 
 from __future__ import annotations
@@ -18,19 +19,14 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 from jarvis.capture.v1 import agent_pb2, fleet_pb2
-from jarvis_trust.joinfile import JoinFile, new_token
 
 from jarvis_controller.agent_client import AgentClient, Command
 from jarvis_controller.attestation import Attester, UnknownAgentError
-from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.audit_log import AuditEntry
 from jarvis_controller.authorization import caller_of
 from jarvis_controller.capture_request import (
     check_interval,
-    check_lifetime_ns,
-    check_page_size,
     check_query,
-    check_reason,
     check_request_id,
     check_spec,
     check_subscription,
@@ -42,14 +38,11 @@ from jarvis_controller.metrics_relay import MetricsRelay
 from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import RequestConflictError
 from jarvis_controller.rpc_status import OK, RpcError, bad_field, malformed_answer, refuse
-from jarvis_controller.selectors import Selector, SelectorError, check_labels, check_prefix, resolve
+from jarvis_controller.selection import gone, read_selector, select
 from jarvis_controller.state_feed import StateFeed
-from jarvis_controller.states import Event, IllegalTransitionError
 from jarvis_controller.store import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_DEFAULT_TOKEN_LIFETIME_NS = 3600 * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +50,6 @@ class FleetSettings:
     """What the service needs to know of the configuration."""
 
     fleet: str
-    ca_pem: bytes
-    command_public_pem: bytes
-    advertise_enroll: str
     concurrency: int
     relay_limits: RelayLimits
 
@@ -74,7 +64,6 @@ class FleetService:
         store: Store,
         client: AgentClient,
         attester: Attester,
-        loop: AttestationLoop,
         commander: Commander,
         feed: StateFeed,
     ) -> None:
@@ -82,7 +71,6 @@ class FleetService:
         self._store = store
         self._client = client
         self._attester = attester
-        self._loop = loop
         self._commander = commander
         self._feed = feed
         self._draining = asyncio.Event()
@@ -95,79 +83,6 @@ class FleetService:
     async def settle(self) -> None:
         """Waits for the commands under way and their audit entries."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
-
-    # -- registry --
-
-    async def list_agents(self, request: fleet_pb2.ListAgentsRequest, _context: Context) -> fleet_pb2.ListAgentsResponse:
-        """ListAgents."""
-        size = check_page_size(request.page_size)
-        selector = _selector(request.selector)
-        agents = await self._store.agents()
-        selected = _select(selector, agents, may_be_empty=selector.is_everything, with_retired=request.show_retired)
-        rest = [agent for agent in selected if agent.agent_id > request.page_token]
-        more = rest[size - 1].agent_id if len(rest) > size else ""
-        return fleet_pb2.ListAgentsResponse(agents=[agent.message() for agent in rest[:size]], next_page_token=more)
-
-    async def create_join_token(
-        self, request: fleet_pb2.CreateJoinTokenRequest, context: Context
-    ) -> fleet_pb2.CreateJoinTokenResponse:
-        """CreateJoinToken."""
-        lifetime_ns = check_lifetime_ns(request.lifetime) if request.HasField("lifetime") else _DEFAULT_TOKEN_LIFETIME_NS
-        try:
-            check_labels(request.labels)
-        except SelectorError as error:
-            raise bad_field(error.field, error.message) from error
-        token = new_token()
-        join_file = JoinFile(
-            fleet=self._settings.fleet,
-            token=token,
-            ca_pem=self._settings.ca_pem.decode("ascii"),
-            command_public_pem=self._settings.command_public_pem.decode("ascii"),
-            address=self._settings.advertise_enroll,
-        )
-        expire_ns = await self._store.create_token(token, request.labels, lifetime_ns, principal=self._principal(context))
-        answer = fleet_pb2.CreateJoinTokenResponse(join_file=join_file.to_json())
-        answer.expire_time.FromNanoseconds(expire_ns)
-        return answer
-
-    async def quarantine_agent(
-        self, request: fleet_pb2.QuarantineAgentRequest, context: Context
-    ) -> fleet_pb2.QuarantineAgentResponse:
-        """QuarantineAgent."""
-        principal = self._principal(context)
-        reason = f"by {principal}: {check_reason(request.reason)}"
-        record = await self._order(request.agent_id, Event.QUARANTINE_ORDERED, reason, principal)
-        await self._attester.revoke(record, principal=principal)
-        return fleet_pb2.QuarantineAgentResponse(agent=record.message())
-
-    async def release_agent(self, request: fleet_pb2.ReleaseAgentRequest, context: Context) -> fleet_pb2.ReleaseAgentResponse:
-        """ReleaseAgent."""
-        principal = self._principal(context)
-        reason = f"released by {principal}: {check_reason(request.reason)}"
-        record = await self._order(request.agent_id, Event.RELEASE_ORDERED, reason, principal)
-        self._feed.publish(record)
-        self._loop.attest_soon(record.agent_id)
-        return fleet_pb2.ReleaseAgentResponse(agent=record.message())
-
-    async def retire_agent(self, request: fleet_pb2.RetireAgentRequest, context: Context) -> fleet_pb2.RetireAgentResponse:
-        """RetireAgent."""
-        principal = self._principal(context)
-        reason = f"retired by {principal}: {check_reason(request.reason)}"
-        record = await self._order(request.agent_id, Event.RETIRE_ORDERED, reason, principal)
-        await self._attester.revoke(record, principal=principal)
-        return fleet_pb2.RetireAgentResponse(agent=record.message())
-
-    async def list_audit_events(
-        self, request: fleet_pb2.ListAuditEventsRequest, _context: Context
-    ) -> fleet_pb2.ListAuditEventsResponse:
-        """ListAuditEvents."""
-        size = check_page_size(request.page_size)
-        token = request.page_token or "0"
-        if not token.isascii() or not token.isdecimal() or len(token) > 18:
-            raise bad_field("page_token", f"{token[:40]!r}: the next_page_token of an earlier answer is accepted")
-        events = await self._store.audit_page(int(token), size + 1)
-        more = str(events[size - 1].sequence) if len(events) > size else ""
-        return fleet_pb2.ListAuditEventsResponse(events=events[:size], next_page_token=more)
 
     # -- attestation and captures --
 
@@ -182,7 +97,7 @@ class FleetService:
             try:
                 outcome = await self._attester.attest(agent.agent_id)
             except UnknownAgentError:
-                return fleet_pb2.AttestAgentsResponse(agent=agent.message(), status=_gone(agent).status)
+                return fleet_pb2.AttestAgentsResponse(agent=agent.message(), status=gone(agent).status)
             return outcome.to_message()
 
         async with contextlib.aclosing(fan_out(agents, one, concurrency=self._settings.concurrency)) as answers:
@@ -225,7 +140,7 @@ class FleetService:
             except RpcError as error:
                 return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=error.status)
             except UnknownAgentError:
-                return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=_gone(agent).status)
+                return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=gone(agent).status)
             return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=OK, capture=answer.capture)
 
         async with contextlib.aclosing(fan_out(agents, one, concurrency=self._settings.concurrency)) as answers:
@@ -346,7 +261,7 @@ class FleetService:
         relay = FlowRelay(
             commander=self._commander,
             feed=self._feed,
-            selector=_selector(request.selector),
+            selector=read_selector(request.selector),
             request=request,
             principal=self._principal(context),
             limits=self._settings.relay_limits,
@@ -363,47 +278,11 @@ class FleetService:
         return caller_of(context, self._settings.fleet).uri
 
     async def _selected(self, message: fleet_pb2.AgentSelector) -> list[AgentRecord]:
-        return _select(_selector(message), await self._store.agents(), may_be_empty=False)
-
-    async def _order(self, prefix: str, event: Event, reason: str, principal: str) -> AgentRecord:
-        try:
-            check_prefix("agent_id", prefix)
-            agent_id = resolve(await self._store.agents(), prefix, "agent_id")
-        except SelectorError as error:
-            raise bad_field(error.field, error.message) from error
-        if agent_id is None:
-            raise refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"agent_id {prefix!r}: no such agent is enrolled")
-        try:
-            return await self._store.change_state(agent_id, event, reason, principal=principal)
-        except IllegalTransitionError as error:
-            raise refuse(code_pb2.FAILED_PRECONDITION, "AGENT_STATE", f"agent {agent_id}: {error}") from error
+        return select(read_selector(message), await self._store.agents(), may_be_empty=False)
 
     async def _audit(self, context: Context, action: str, agents: Sequence[AgentRecord], detail: dict[str, object]) -> None:
         described = {"agents": [agent.agent_id for agent in agents], **detail}
         await self._store.audit(AuditEntry(principal=self._principal(context), action=action, detail=described))
-
-
-def _selector(message: fleet_pb2.AgentSelector) -> Selector:
-    try:
-        return Selector(message)
-    except SelectorError as error:
-        raise bad_field(error.field, error.message) from error
-
-
-def _select(
-    selector: Selector, agents: Sequence[AgentRecord], *, may_be_empty: bool, with_retired: bool = False
-) -> list[AgentRecord]:
-    try:
-        selected = selector.select(agents, with_retired=with_retired)
-    except SelectorError as error:
-        raise bad_field(error.field, error.message) from error
-    if not selected and not may_be_empty:
-        raise refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"the selector matches none of {len(agents)} agents")
-    return selected
-
-
-def _gone(agent: AgentRecord) -> RpcError:
-    return refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"agent {agent.agent_id} is not enrolled")
 
 
 def _stopping() -> RpcError:

@@ -43,6 +43,7 @@ from jarvis_controller.fleet_service import FleetService, FleetSettings
 from jarvis_controller.flow_relay import RelayLimits
 from jarvis_controller.leases import LeaseBook
 from jarvis_controller.models import AgentRecord
+from jarvis_controller.registry_service import RegistryService, RegistrySettings
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.store import Store
 from jarvis_controller.tls import ControllerCredentials, controller_identity
@@ -106,17 +107,25 @@ class Controller:
         self.fleet_service = FleetService(
             settings=FleetSettings(
                 fleet=config.fleet,
-                ca_pem=ca.certificate_pem,
-                command_public_pem=signer.public_pem,
-                advertise_enroll=config.advertise_enroll,
                 concurrency=config.command_concurrency,
                 relay_limits=RelayLimits(max_messages=config.subscriber_queue_messages, max_bytes=config.subscriber_queue_bytes),
             ),
             store=self.store,
             client=self.client,
             attester=self.attester,
-            loop=self.loop,
             commander=self.commander,
+            feed=self.feed,
+        )
+        self.registry_service = RegistryService(
+            settings=RegistrySettings(
+                fleet=config.fleet,
+                ca_pem=ca.certificate_pem,
+                command_public_pem=signer.public_pem,
+                advertise_enroll=config.advertise_enroll,
+            ),
+            store=self.store,
+            attester=self.attester,
+            loop=self.loop,
             feed=self.feed,
         )
         self.enrollment_service = EnrollmentService(
@@ -182,7 +191,8 @@ class Controller:
     def _operator_server(self) -> tuple[grpc.aio.Server, Any]:
         interceptor = AuthorizationInterceptor(operator_check(self.config.fleet))
         server = grpc.aio.server(interceptors=(interceptor,), options=_OPERATOR_OPTIONS)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_FLEET, fleet_handlers(self.fleet_service)),))
+        handlers = fleet_handlers(self.fleet_service, self.registry_service)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_FLEET, handlers),))
         servicer = _add_health(server, _FLEET)
         reflection.enable_server_reflection((_FLEET, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         credentials = self.credentials.server_credentials(clients_need_certificates=True)
@@ -205,12 +215,12 @@ class Controller:
         return server, servicer
 
 
-def fleet_handlers(service: FleetService) -> dict[str, Any]:
+def fleet_handlers(service: FleetService, registry: RegistryService) -> dict[str, Any]:
     """The table of FleetService; ListFlows and WatchFlows answer with finished bytes."""
     unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
     pb = fleet_pb2
     return {
-        "ListAgents": _handler(unary, service.list_agents, pb.ListAgentsRequest, pb.ListAgentsResponse),
+        "ListAgents": _handler(unary, registry.list_agents, pb.ListAgentsRequest, pb.ListAgentsResponse),
         "AttestAgents": _handler(stream, service.attest_agents, pb.AttestAgentsRequest, pb.AttestAgentsResponse),
         "StartCaptures": _handler(stream, service.start_captures, pb.StartCapturesRequest, pb.CaptureOutcome),
         "StopCaptures": _handler(stream, service.stop_captures, pb.StopCapturesRequest, pb.CaptureOutcome),
@@ -218,11 +228,11 @@ def fleet_handlers(service: FleetService) -> dict[str, Any]:
         "WatchMetrics": _handler(stream, service.watch_metrics, pb.WatchMetricsRequest, pb.WatchMetricsResponse),
         "ListFlows": _handler(stream, service.list_flows, pb.FleetListFlowsRequest, None),
         "WatchFlows": _handler(stream, service.watch_flows, pb.WatchFlowsRequest, None),
-        "CreateJoinToken": _handler(unary, service.create_join_token, pb.CreateJoinTokenRequest, pb.CreateJoinTokenResponse),
-        "QuarantineAgent": _handler(unary, service.quarantine_agent, pb.QuarantineAgentRequest, pb.QuarantineAgentResponse),
-        "ReleaseAgent": _handler(unary, service.release_agent, pb.ReleaseAgentRequest, pb.ReleaseAgentResponse),
-        "RetireAgent": _handler(unary, service.retire_agent, pb.RetireAgentRequest, pb.RetireAgentResponse),
-        "ListAuditEvents": _handler(unary, service.list_audit_events, pb.ListAuditEventsRequest, pb.ListAuditEventsResponse),
+        "CreateJoinToken": _handler(unary, registry.create_join_token, pb.CreateJoinTokenRequest, pb.CreateJoinTokenResponse),
+        "QuarantineAgent": _handler(unary, registry.quarantine_agent, pb.QuarantineAgentRequest, pb.QuarantineAgentResponse),
+        "ReleaseAgent": _handler(unary, registry.release_agent, pb.ReleaseAgentRequest, pb.ReleaseAgentResponse),
+        "RetireAgent": _handler(unary, registry.retire_agent, pb.RetireAgentRequest, pb.RetireAgentResponse),
+        "ListAuditEvents": _handler(unary, registry.list_audit_events, pb.ListAuditEventsRequest, pb.ListAuditEventsResponse),
     }
 
 
