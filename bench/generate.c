@@ -26,9 +26,10 @@ static uint8_t frames[BATCH][FRAME];
 
 static void prepare_frames(void) {
     static const uint8_t head[42] = {
-        0x02, 0, 0, 0, 0, 0xfe, 0x02, 0, 0, 0, 0, 0x01, 8, 0, /* Ethernet */
-        0x45, 0, 0, FRAME - 14, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 0, 172, 16, 0, 1, /* IPv4; source address per flow */
-        0x0f, 0xa0, 0, 53, 0, FRAME - 34, 0, 0, /* UDP 4000 -> 53 */
+        0x02, 0,    0,   0,          0, 0xfe,       0x02, 0, 0,  0,  0, 0x01, 8,  0, /* Ethernet */
+        0x45, 0,    0,   FRAME - 14, 0, 0,          0,    0, 64, 17, 0, 0,    10, 0,
+        0,    0,    172, 16,         0, 1,                   /* IPv4; source address per flow */
+        0x0f, 0xa0, 0,   53,         0, FRAME - 34, 0,    0, /* UDP 4000 -> 53 */
     };
     for (int i = 0; i < BATCH; i++)
         memcpy(frames[i], head, sizeof head);
