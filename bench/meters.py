@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import struct
 import subprocess
 import tempfile
 import time
@@ -51,6 +52,16 @@ def run_once(meter: Meter, capture: Path, cpu: int) -> Run:
         return Run(
             wall=wall, cpu=usage.ru_utime + usage.ru_stime, rss_mib=usage.ru_maxrss / 1024, counted=meter.counted(printed, flows)
         )
+
+
+def start_up(*, runs: int, cpu: int) -> str:
+    """One line: how long `jarvis-agent meter` takes for a capture without packets, the whole process."""
+    with tempfile.TemporaryDirectory(prefix="jarvis-bench-") as directory:
+        empty = Path(directory) / "empty.pcap"
+        empty.write_bytes(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
+        seconds = [run_once(METERS[0], empty, cpu).wall for _ in range(runs)]
+    median, low, high = statistics.median(seconds), min(seconds), max(seconds)
+    return f"start-up: {METERS[0].name} of an empty capture: median {median:.3f} s, {low:.3f} to {high:.3f} s over {runs} runs"
 
 
 def measure(capture: Path, *, rounds: int, cpu: int, console: Console) -> dict[str, list[Run]]:

@@ -36,6 +36,7 @@ def main() -> None:
         else:
             capture, truth = capture_file(arguments.packets, arguments.flows, console)
         runs = meters.measure(capture, rounds=arguments.rounds, cpu=arguments.cpu, console=console)
+        console.print(meters.start_up(runs=20, cpu=arguments.cpu))
         console.print(meters.table(runs, packets=truth["packets"], flows=truth["biflows"]))
     if arguments.only in (None, "stream"):
         stream.report(console)

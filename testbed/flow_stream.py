@@ -58,9 +58,14 @@ class FlowStream:
         return [event for event in self._of_kind("status") if event["agent_id"] == agent.agent_id]
 
     def is_streaming(self, agent: Agent) -> bool:
-        """Whether the agent's flows are arriving, as the stream said last."""
-        statuses = self.statuses(agent)
-        return bool(statuses) and statuses[-1]["streaming"] is True
+        """Whether the agent's flows are arriving, as the stream said last; not while its own connection is lost."""
+        streaming = False
+        for event in list(self.events):
+            if event.get("event") == "connection" and event["state"] == "lost":
+                streaming = False
+            elif event.get("event") == "status" and event["agent_id"] == agent.agent_id:
+                streaming = event["streaming"]
+        return streaming
 
     def close(self) -> None:
         """Ends the stream."""

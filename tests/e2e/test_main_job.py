@@ -180,6 +180,8 @@ def test_a_killed_controller_comes_back_and_its_audit_chain_holds(fleet: Fleet, 
         for agent in (one, two):
             fleet.wait_for_state(agent, "verified")
         assert "holds" in fleet.jarvisctl("audit", "verify")
+        # Several agents are followed from now on after a lost connection, so the flows must come after it is back.
+        wait_for("the stream to reconnect", lambda: stream.is_streaming(one) and stream.is_streaming(two))
         made = Counter(write_capture(two, count=10))
         assert start_replay(fleet, "--agent", two.agent_id)[0]["ok"]
         wait_for("flows in the stream that reconnected", lambda: connections(stream.flows(two)) == made)
