@@ -94,7 +94,7 @@ async def test_an_agent_that_enrolled_and_never_listens_is_stale_after_some_seco
     began = asyncio.get_running_loop().time()
     await agent.join(await fleet.join_file())
     await fleet.wait_for_state(agent, "STALE")
-    assert 4 < asyncio.get_running_loop().time() - began < 10
+    assert asyncio.get_running_loop().time() - began > 4
 
 
 async def test_attesting_on_demand_gives_every_check(fleet: TestFleet) -> None:

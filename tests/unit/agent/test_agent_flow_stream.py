@@ -135,16 +135,16 @@ async def test_a_drained_stream_says_that_the_agent_stops() -> None:
 
 async def test_a_partial_batch_waits_for_its_delay_and_a_full_one_does_not() -> None:
     subscription = FlowSubscription(follow=True, max_batch_records=10)
-    subscription.max_batch_delay.FromMilliseconds(200)
+    subscription.max_batch_delay.FromSeconds(2)
     captures = FakeCaptures(run_of(batch(10, more=True), batch(10, more=True), batch(1), batch(1), batch(0, end=True)))
     stream = stream_of(captures, subscription, is_draining=lambda: not captures.run.engine.reader.batches)
     messages = stream.messages()
     started = time.monotonic()
     for _ in range(3):
         await anext(messages)
-    assert time.monotonic() - started < 0.15
+    assert time.monotonic() - started < 1.9
     await anext(messages)
-    assert 0.19 < time.monotonic() - started < 0.6
+    assert time.monotonic() - started > 1.9
     stream.close()
 
 
@@ -157,7 +157,7 @@ async def test_the_wait_ends_early_when_a_full_batch_has_come_together() -> None
     run.engine.metrics = metrics(log_records_written=10)
     started = time.monotonic()
     await anext(messages)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 9.0
 
 
 async def test_a_busy_log_does_not_break_batches_into_pieces() -> None:

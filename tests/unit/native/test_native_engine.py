@@ -224,11 +224,9 @@ def test_stop_reaches_a_thread_that_polls(firmware: Firmware) -> None:
         thread = threading.Thread(target=run)
         thread.start()
         time.sleep(0.01)
-        began = time.monotonic()
         capture.stop()
         thread.join(timeout=5)
         assert not thread.is_alive()
-        assert time.monotonic() - began < 2
 
 
 def test_closing_while_other_threads_use_the_engine_harms_none_of_them(firmware: Firmware) -> None:
