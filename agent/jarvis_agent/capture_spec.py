@@ -14,9 +14,13 @@ from jarvis.capture.v1.capture_pb2 import (
     TIMESTAMP_SOURCE_HARDWARE,
     TIMESTAMP_SOURCE_KERNEL,
     TIMESTAMP_SOURCE_UNSPECIFIED,
+    TUNNEL_BOTH,
+    TUNNEL_INNER,
+    TUNNEL_OUTER,
+    TUNNEL_UNSPECIFIED,
     CaptureSpec,
 )
-from jarvis_native.engine import TimestampSource
+from jarvis_native.engine import TimestampSource, Tunnel
 
 from jarvis_agent.errors import RequestError
 
@@ -31,6 +35,7 @@ _TIMESTAMP_SOURCES: dict[int, TimestampSource] = {
     TIMESTAMP_SOURCE_KERNEL: "kernel",
     TIMESTAMP_SOURCE_HARDWARE: "hardware",
 }
+_TUNNELS: dict[int, Tunnel] = {TUNNEL_UNSPECIFIED: "outer", TUNNEL_OUTER: "outer", TUNNEL_INNER: "inner", TUNNEL_BOTH: "both"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,7 @@ class CapturePlan:
     max_flows: int
     idle_timeout_s: float
     active_timeout_s: float
+    tunnel: Tunnel
     workers: int
     """Always threads: the event loop never moves a capture itself."""
     worker_cpus: tuple[int, ...]
@@ -64,7 +70,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
     """The engine's arguments for this specification.
 
     Raises:
-        RequestError: interface and files both or neither, a file outside the replay directory, an unknown timestamp source.
+        RequestError: interface and files both or neither, a file outside the replay directory, an unknown timestamp source or
+            tunnel.
     """
     if bool(spec.interface) == bool(spec.files):
         found = f"interface {spec.interface!r} and {len(spec.files)} files"
@@ -73,6 +80,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         raise RequestError(
             ("spec.timestamp_source", f"{spec.timestamp_source}; unspecified (0), kernel (1) and hardware (2) are accepted")
         )
+    if spec.tunnel not in _TUNNELS:
+        raise RequestError(("spec.tunnel", f"{spec.tunnel}; unspecified (0), outer (1), inner (2) and both (3) are accepted"))
     live = bool(spec.interface)
     return CapturePlan(
         spec=spec,
@@ -87,6 +96,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         max_flows=spec.max_flows or DEFAULT_MAX_FLOWS,
         idle_timeout_s=_seconds(spec.idle_timeout) if spec.HasField("idle_timeout") else DEFAULT_IDLE_S,
         active_timeout_s=_seconds(spec.active_timeout) if spec.HasField("active_timeout") else DEFAULT_ACTIVE_S,
+        tunnel=_TUNNELS[spec.tunnel],
         workers=len(worker_cpus) or 1 if live else 1,
         worker_cpus=worker_cpus if live else (),
     )

@@ -260,5 +260,6 @@ class CaptureManager:
             idle_timeout_s=plan.idle_timeout_s,
             active_timeout_s=plan.active_timeout_s,
             log_records=self._flow_log_records,
+            tunnel=plan.tunnel,
         )
         return CaptureRun(engine, plan)

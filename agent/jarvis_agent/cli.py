@@ -40,6 +40,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--idle": ("idle_s", _matching(_DECIMAL, float)),
     "--active": ("active_s", _matching(_DECIMAL, float)),
     "--max-flows": ("max_flows", _matching(_INTEGER, int)),
+    "--tunnel": ("tunnel", _matching(re.compile("outer|inner|both"), str)),
     "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),
     "-o": ("output_path", Path),
     "--release-key": ("release_key", Path),

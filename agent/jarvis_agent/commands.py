@@ -40,6 +40,14 @@ class Output(StrEnum):
     PARQUET = "parquet"
 
 
+class Tunnel(StrEnum):
+    """Which IP header of a tunnelled packet makes its flow."""
+
+    OUTER = "outer"
+    INNER = "inner"
+    BOTH = "both"
+
+
 class Listing(StrEnum):
     """Format of a listing."""
 
@@ -114,6 +122,9 @@ def meter(
     max_flows: Annotated[
         int, typer.Option("--max-flows", metavar="N", help="Flows in the table at a time, 4096 to 16777216.")
     ] = 1_048_576,
+    tunnel: Annotated[
+        Tunnel, typer.Option("--tunnel", help="Which IP header of a tunnelled packet makes its flow; both: it counts in two flows.")
+    ] = Tunnel.OUTER,
     output: Annotated[
         Output, typer.Option("--output", help="json: one object a line; csv; parquet (needs -o); none: only the summary.")
     ] = Output.JSON,
@@ -142,6 +153,7 @@ def meter(
         idle_s=idle,
         active_s=active,
         max_flows=max_flows,
+        tunnel=tunnel.value,
         output=output.value,
         output_path=output_path,
         release_key=release_key,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from jarvis_native.engine import PacketCaptureEngine
+from jarvis_native.engine import PacketCaptureEngine, Tunnel
 from jarvis_native.errors import CaptureError, FilterError, InvalidArgument
 from jarvis_native.loader import load_firmware, read_release_key
 from jarvis_native.reader import FlowReader
@@ -62,6 +62,8 @@ class MeterOptions:
     """Seconds after which a flow that goes on is reported; 0 = never."""
     max_flows: int = DEFAULT_MAX_FLOWS
     """Live flows, 4,096..16,777,216."""
+    tunnel: Tunnel = "outer"
+    """Which IP header of a tunnelled packet makes its flow."""
     output: OutputFormat = "json"
     output_path: Path | None = None
     """File for the records; None = standard output."""
@@ -177,6 +179,7 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
         idle_timeout_s=options.idle_s,
         active_timeout_s=options.active_s,
         log_records=_SMALLEST_LOG if options.output == "none" else 0,
+        tunnel=options.tunnel,
     )
     return engine
 
@@ -231,6 +234,8 @@ def _summary(metrics: CaptureMetrics, seconds: float) -> dict[str, int | float]:
         "fragments_matched": metrics.fragments_matched,
         "fragments_unmatched": metrics.fragments_unmatched,
         "time_regressions": metrics.time_regressions,
+        "tunnelled": metrics.tunnelled,
+        "tunnelled_octets": metrics.tunnelled_octets,
     }
 
 

@@ -34,6 +34,8 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     _range("spec.snaplen", spec.snaplen, 64, 262_144)
     _range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
     _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
+    if spec.tunnel not in capture_pb2.Tunnel.values():
+        raise bad_field("spec.tunnel", f"{spec.tunnel}: one of Tunnel's values is accepted")
     for field in ("idle_timeout", "active_timeout"):
         if spec.HasField(field):
             _duration_range(f"spec.{field}", getattr(spec, field), 0, 24 * 3600 * _S)

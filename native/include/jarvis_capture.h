@@ -83,6 +83,25 @@ struct capture_config {
                                     * When it is full, a live capture drops (packet_ring_dropped), a file waits to be drained */
 };
 
+/* Which IP header of a tunnelled packet makes its flow. What is not (or cannot be looked into as) a tunnel has one header only. */
+enum capture_tunnel {
+    CAPTURE_TUNNEL_OUTER = 0,    /* the outermost */
+    CAPTURE_TUNNEL_INNER = 1,    /* the innermost */
+    CAPTURE_TUNNEL_BOTH = 2      /* both: the packet counts in two flows */
+};
+
+enum capture_tunnel_type {       /* what carries an inner flow; its id is given behind it */
+    CAPTURE_TUNNEL_TYPE_NONE = 0,
+    CAPTURE_TUNNEL_TYPE_GRE = 1,      /* key, 0 without one; PPTP: call id */
+    CAPTURE_TUNNEL_TYPE_ERSPAN = 2,   /* session id; type I: 0 */
+    CAPTURE_TUNNEL_TYPE_VXLAN = 3,    /* VNI */
+    CAPTURE_TUNNEL_TYPE_GENEVE = 4,   /* VNI */
+    CAPTURE_TUNNEL_TYPE_GTP_U = 5,    /* TEID */
+    CAPTURE_TUNNEL_TYPE_IP_IN_IP = 6, /* 0; 4in4, 6in4, 4in6, 6in6 */
+    CAPTURE_TUNNEL_TYPE_TEREDO = 7,   /* 0 */
+    CAPTURE_TUNNEL_TYPE_L2TP = 8      /* tunnel id * 65536 + session id */
+};
+
 /* Flow metering. A timeout of 0 means never; with both 0 nothing splits a flow: one record per key for the whole trace. */
 struct capture_flow_config {
     uint32_t struct_size;        /* sizeof(struct capture_flow_config) */
@@ -92,6 +111,7 @@ struct capture_flow_config {
     uint32_t log_records;        /* finished records each worker keeps for readers, power of two 1,024..16,777,216; 0 = 65,536 */
     uint32_t fragment_slots;     /* fragment cache, power of two 256..1,048,576; 0 = 8,192 */
     uint64_t hash_seed;          /* 0 = random (flooding-proof); tests fix it */
+    uint32_t tunnel;             /* enum capture_tunnel */
 };
 
 /* Counters of one capture, summed over its workers; all are monotonic while it runs but for the gauges. In every snapshot
@@ -102,8 +122,8 @@ struct capture_stats {
     uint64_t elapsed_ns;             /* since capture_start, monotonic clock */
     uint64_t received;               /* frames offered to the capture, lost ones included */
     uint64_t received_octets;        /* their bytes on the wire (of those that reached the core) */
-    uint64_t metered;                /* IP packets counted in a flow */
-    uint64_t metered_octets;         /* their IP total lengths (RFC 7011: IE 1) */
+    uint64_t metered;                /* IP packets counted in a flow; with CAPTURE_TUNNEL_BOTH each once, though in two flows */
+    uint64_t metered_octets;         /* their IP total lengths (RFC 7011: IE 1); with CAPTURE_TUNNEL_BOTH the outer ones */
     uint64_t filtered;               /* not matched by the BPF filter */
     uint64_t non_ip;                 /* ARP, LLDP, ... */
     uint64_t malformed;              /* header truncated or inconsistent before a flow key could be read */
@@ -125,6 +145,8 @@ struct capture_stats {
     double throughput_pps;           /* gauge: packets per second, likewise */
     double ring_usage;               /* gauge: share of the kernel or packet ring in use, 0..1, the fullest worker's */
     uint64_t flow_table_bytes;       /* memory of tables and logs */
+    uint64_t tunnelled;              /* packets counted in an inner flow: with CAPTURE_TUNNEL_INNER part of metered, with _BOTH besides */
+    uint64_t tunnelled_octets;       /* their inner IP total lengths: likewise part of metered_octets, or besides */
 };
 
 enum capture_flow_state {
@@ -151,7 +173,7 @@ struct capture_flow {
     uint16_t dst_port;
     uint8_t ip_version;          /* 4 or 6 */
     uint8_t ip_protocol;         /* IANA protocol number */
-    uint16_t vlan_id;            /* outermost 802.1Q id, 0 = untagged */
+    uint16_t vlan_id;            /* outermost 802.1Q id, 0 = untagged; inner flows: within the tunnel, or as ERSPAN's header says */
     uint64_t fwd_packets;
     uint64_t fwd_octets;         /* IP total lengths */
     uint64_t rev_packets;
@@ -168,7 +190,8 @@ struct capture_flow {
     uint8_t dscp;                /* of the first packet, 0..63 */
     uint8_t state;               /* enum capture_flow_state */
     uint8_t end_reason;          /* enum capture_flow_end_reason */
-    uint8_t reserved[5];
+    uint8_t tunnel_type;         /* enum capture_tunnel_type: of the tunnel right around an inner flow; 0 for all others */
+    uint32_t tunnel_id;          /* part of an inner flow's key */
 };
 
 enum capture_flow_sort {
@@ -249,6 +272,8 @@ struct capture_flow_columns {
     uint8_t *dscp;
     uint8_t *state;
     uint8_t *end_reason;
+    uint32_t *tunnel_id;
+    uint8_t *tunnel_type;
 };
 
 struct capture_backend_info {
@@ -337,7 +362,7 @@ CAPTURE_API int capture_flow_get_all(capture_t *capture, const struct capture_fl
 CAPTURE_API int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, uint32_t capacity);
 
 /* Encodes flows as the bytes of one jarvis.capture.v1.FlowBatch (field `batch`, number 2, of ListFlowsResponse). Returns the
- * length, or CAPTURE_ERR_SPACE. 192 bytes a record always suffice. Any thread. */
+ * length, or CAPTURE_ERR_SPACE. 208 bytes a record always suffice. Any thread. */
 CAPTURE_API int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity);
 
 /* A subscriber's reader. Any thread may open one and one thread at a time use it, while the capture lives; close frees it. */

@@ -40,10 +40,23 @@ class TimestampSource(StrEnum):
     HARDWARE = "hardware"
 
 
+class Tunnel(StrEnum):
+    """Which IP header of a tunnelled packet makes its flow."""
+
+    OUTER = "outer"
+    INNER = "inner"
+    BOTH = "both"
+
+
 _TIMESTAMP_SOURCES = {
     TimestampSource.DEFAULT: capture_pb2.TIMESTAMP_SOURCE_UNSPECIFIED,
     TimestampSource.KERNEL: capture_pb2.TIMESTAMP_SOURCE_KERNEL,
     TimestampSource.HARDWARE: capture_pb2.TIMESTAMP_SOURCE_HARDWARE,
+}
+_TUNNELS = {
+    Tunnel.OUTER: capture_pb2.TUNNEL_OUTER,
+    Tunnel.INNER: capture_pb2.TUNNEL_INNER,
+    Tunnel.BOTH: capture_pb2.TUNNEL_BOTH,
 }
 
 
@@ -78,6 +91,9 @@ def start(
     active_timeout: Annotated[
         str, typer.Option("--active-timeout", metavar="TIME", help="Reports a long flow; 0: never.")
     ] = "300s",
+    tunnel: Annotated[
+        Tunnel, typer.Option("--tunnel", help="IP header that makes a tunnelled packet's flow; both: it counts in two flows.")
+    ] = Tunnel.OUTER,
 ) -> None:
     """Starts a capture on every agent addressed. Needs role operator."""
     wanted = make_selector(agent, selector, everybody, changes=True)
@@ -93,6 +109,7 @@ def start(
         max_flows=check_range("--max-flows", max_flows, 4096, 16_777_216, "flows"),
         idle_timeout=to_duration(parse_duration("--idle-timeout", idle_timeout)),
         active_timeout=to_duration(parse_duration("--active-timeout", active_timeout)),
+        tunnel=_TUNNELS[tunnel],
     )
     _check_source(spec)
     request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))

@@ -14,7 +14,7 @@ from jarvis.capture.v1 import capture_pb2, fleet_pb2, flow_pb2
 from jarvisctl.client import Fleet, nothing_selected, run
 from jarvisctl.commands.flow_stream import FlowStream
 from jarvisctl.errors import ExitCode, usage_error
-from jarvisctl.format.flows import FlowJson, arrow_for_output, endpoints
+from jarvisctl.format.flows import FlowJson, arrow_for_output, endpoints, tunnel_text
 from jarvisctl.format.objects import enum_text
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import count, scaled, span
@@ -205,7 +205,7 @@ def _table(rows: list[_Row]) -> Table:
         end = datetime.fromtimestamp((row.base_ns + record.end_delta_ns) / 1e9, UTC).astimezone()
         table.add(
             row.agent_id,
-            endpoints(record, arrow),
+            endpoints(record, arrow) + (f"  in {tunnel_text(record)}" if record.tunnel_type else ""),
             count(record.fwd_packets),
             scaled(record.fwd_octets, "B"),
             count(record.rev_packets),

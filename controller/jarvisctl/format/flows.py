@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 
-from jarvis.capture.v1.flow_pb2 import FlowBatch, FlowEndReason, FlowRecord, FlowState
+from jarvis.capture.v1.flow_pb2 import FlowBatch, FlowEndReason, FlowRecord, FlowState, TunnelType
 
 from jarvisctl.format.objects import enum_text
 from jarvisctl.format.units import scaled, span
@@ -42,6 +42,10 @@ _ICMP = frozenset({1, 58})
 _ENDS = {0: "-", 1: "idle", 2: "active", 3: "finished", 4: "forced", 5: "resources"}
 _END_NAMES = {number: enum_text(FlowEndReason.DESCRIPTOR, number) for number in range(6)}
 _STATE_NAMES = {number: enum_text(FlowState.DESCRIPTOR, number) for number in range(4)}
+
+#: What carries an inner flow, as people and as programs read it.
+_TUNNELS = {1: "gre", 2: "erspan", 3: "vxlan", 4: "geneve", 5: "gtp-u", 6: "ip-in-ip", 7: "teredo", 8: "l2tp"}
+_TUNNEL_NAMES = {number: enum_text(TunnelType.DESCRIPTOR, number) for number in range(9)}
 
 
 class _Addresses(dict[bytes, str]):
@@ -104,6 +108,14 @@ def endpoints(record: FlowRecord, arrow: str) -> str:
     return f"{name} {source} {arrow} {destination}{detail}"
 
 
+def tunnel_text(record: FlowRecord) -> str:
+    """The tunnel around an inner flow with its id, as `gtp-u 7`; empty for every other flow."""
+    if not record.tunnel_type:
+        return ""
+    name = _TUNNELS.get(record.tunnel_type, f"tunnel-{record.tunnel_type}")
+    return f"{name} {record.tunnel_id}" if record.tunnel_id else name
+
+
 class FlowText:
     """Lines for people. One per stream; not thread-safe."""
 
@@ -131,12 +143,13 @@ class FlowText:
             forward, reverse = record.fwd_octets, record.rev_octets
             length = end_delta - record.start_delta_ns
             vlan = record.vlan_id
+            tunnel = f"  in {tunnel_text(record)}" if record.tunnel_type else ""
             text.append(
                 f"{clock[second]}.{rest // 1_000_000:03d} {agent}  {ends}"
                 f"  fwd {record.fwd_packets}/{f'{forward}B' if forward < 1000 else scaled(forward, 'B')}"
                 f" rev {record.rev_packets}/{f'{reverse}B' if reverse < 1000 else scaled(reverse, 'B')}"
                 f"  {f'{length / 1e9:.2f}s' if length < 10_000_000_000 else span(length / 1e9)}"
-                f"{f'  vlan {vlan}' if vlan else ''}  end:{_ENDS.get(record.end_reason, record.end_reason)}\n"
+                f"{f'  vlan {vlan}' if vlan else ''}{tunnel}  end:{_ENDS.get(record.end_reason, record.end_reason)}\n"
             )
         return "".join(text)
 
@@ -169,6 +182,7 @@ class FlowJson:
                 f',"state":"{_STATE_NAMES.get(record.state, record.state)}"'
                 f',"interface_index":{record.interface_index}'
                 f',"icmp_type":{icmp >> 8},"icmp_code":{icmp & 255},"dscp":{record.dscp}'
-                f',"first_packet_id":{record.first_packet_id},"last_packet_id":{record.last_packet_id}}}\n'
+                f',"first_packet_id":{record.first_packet_id},"last_packet_id":{record.last_packet_id}'
+                f',"tunnel_id":{record.tunnel_id},"tunnel_type":"{_TUNNEL_NAMES.get(record.tunnel_type, record.tunnel_type)}"}}\n'
             )
         return "".join(text)

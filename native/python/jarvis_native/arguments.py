@@ -16,6 +16,7 @@ from jarvis_native.errors import InvalidArgument
 
 TIMESTAMP_SOURCES = {"default": 0, "kernel": 1, "hardware": 2}
 SORT_KEYS = {"none": 0, "packets": 1, "octets": 2, "start": 3, "last": 4, "duration": 5}
+TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 READER_STARTS = {"oldest": 0, "newest": 1, "last": 2, "token": 3}
 
 ACCEPTED = {
@@ -115,6 +116,7 @@ def flow_config(
     log_records: int,
     fragment_slots: int,
     hash_seed: int,
+    tunnel: str,
 ) -> Any:
     """`struct capture_flow_config`."""
     config = ffi.new("struct capture_flow_config *")
@@ -125,6 +127,7 @@ def flow_config(
     config.log_records = unsigned("log_records", log_records)
     config.fragment_slots = unsigned("fragment_slots", fragment_slots)
     config.hash_seed = unsigned("hash_seed", hash_seed, 64)
+    config.tunnel = choice("tunnel", tunnel, TUNNELS)
     return config
 
 

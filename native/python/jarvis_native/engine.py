@@ -36,13 +36,14 @@ SLICE_S = 0.1
 _STOP_WAIT_S = 0.001
 """Between two looks for the last records while another thread is in `stop`."""
 
-ENCODED_RECORD_BYTES = 192
+ENCODED_RECORD_BYTES = 208
 """Enough for one FlowRecord (jarvis_capture.h)."""
 
 LIST_FLOWS_BATCH_TAG = b"\x12"
 """ListFlowsResponse.batch: field 2, length-delimited."""
 
 TimestampSource = Literal["default", "kernel", "hardware"]
+Tunnel = Literal["outer", "inner", "both"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
 
@@ -144,6 +145,7 @@ class PacketCaptureEngine:
         *,
         fragment_slots: int = 0,
         hash_seed: int = 0,
+        tunnel: Tunnel = "outer",
     ) -> None:
         """Turns metering on; before start.
 
@@ -154,6 +156,8 @@ class PacketCaptureEngine:
             log_records: finished records each worker keeps for readers, power of two 1,024..16,777,216; 0 = 65,536.
             fragment_slots: fragment cache, power of two 256..1,048,576; 0 = 8,192.
             hash_seed: 0 = random, which is proof against flooding; tests fix it.
+            tunnel: which IP header of a tunnelled packet makes its flow: the "outer"most, the "inner"most, or "both", each
+                counting the packet.
         """
         config = arguments.flow_config(
             self._ffi,
@@ -163,6 +167,7 @@ class PacketCaptureEngine:
             log_records=log_records,
             fragment_slots=fragment_slots,
             hash_seed=hash_seed,
+            tunnel=tunnel,
         )
         info = self._error_info()
         with self._lifecycle:

@@ -52,6 +52,8 @@ _ARROW_COLUMNS: dict[str, tuple[str, int]] = {
     "dscp": ("uint8", 1),
     "state": ("uint8", 1),
     "end_reason": ("uint8", 1),
+    "tunnel_id": ("uint32", 4),
+    "tunnel_type": ("uint8", 1),
 }
 
 
@@ -92,6 +94,7 @@ def arrow_schema() -> pa.Schema:
     types = {
         "uint8": pa.uint8(),
         "uint16": pa.uint16(),
+        "uint32": pa.uint32(),
         "uint64": pa.uint64(),
         "address": pa.binary(16),
         "time": pa.timestamp("ns", tz="UTC"),

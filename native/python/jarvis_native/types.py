@@ -71,6 +71,10 @@ class FlowStats:
     """1 active, 2 closing (one FIN), 3 closed."""
     end_reason: int
     """IANA flowEndReason: 0 still in the table, 1 idle, 2 active timeout, 3 end detected, 4 forced, 5 lack of resources."""
+    tunnel_id: int
+    """Inner flows: VNI, GRE key, TEID, ... of the tunnel right around it; 0 where it has none, and for all other flows."""
+    tunnel_type: int
+    """0 none, 1 GRE, 2 ERSPAN, 3 VXLAN, 4 GENEVE, 5 GTP-U, 6 IP in IP, 7 Teredo, 8 L2TP."""
 
     @property
     def packets(self) -> int:
@@ -104,9 +108,9 @@ class CaptureMetrics:
     received_octets: int
     """Their bytes on the wire."""
     metered: int
-    """IP packets counted in a flow."""
+    """IP packets counted in a flow; with tunnel = "both" each once, though in two flows."""
     metered_octets: int
-    """Their IP total lengths, bytes."""
+    """Their IP total lengths, bytes; with tunnel = "both" the outer ones."""
     filtered: int
     """Not matched by the BPF filter."""
     non_ip: int
@@ -145,6 +149,10 @@ class CaptureMetrics:
     """Gauge: share of the kernel or packet ring in use, 0..1, the fullest worker's."""
     flow_table_bytes: int
     """Memory of tables and logs, bytes."""
+    tunnelled: int
+    """Packets counted in an inner flow: with tunnel = "inner" part of metered, with "both" besides."""
+    tunnelled_octets: int
+    """Their inner IP total lengths, bytes: likewise part of metered_octets, or besides."""
 
     @property
     def dropped(self) -> int:

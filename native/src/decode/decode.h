@@ -15,10 +15,16 @@ enum decode_result {
 enum decode_limits {
     DECODE_MAX_TAGS = 16,              /* VLAN tags, MPLS labels: a longer stack is malformed */
     DECODE_MAX_EXTENSION_HEADERS = 16, /* of one IPv6 packet: after that many the next header counts as the protocol */
+    DECODE_MAX_TUNNELS = 4,            /* one in another: what is deeper is not looked into */
 };
 
 /* Decodes the outermost IP header. packet->ts_ns and interface_index are copied from the frame; hash and packet_id are the
  * caller's. */
 enum decode_result decode_frame(const struct frame *frame, struct packet *packet);
+
+/* From a packet that decode_frame has just filled, neither canonicalised nor completed by the fragment cache, to the innermost IP
+ * header that its tunnels let us see; *inner then has it, with the type and id of the tunnel right around it. False: it carries
+ * no tunnel that we know, or nothing readable inside; *inner is undefined. The frame must still be there. */
+bool decode_tunnelled(const struct packet *outer, struct packet *inner);
 
 #endif

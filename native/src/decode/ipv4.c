@@ -37,7 +37,11 @@ enum decode_result decode_ipv4(struct cursor cursor, struct packet *packet) {
             return DECODE_IP;
     }
     /* What follows the datagram is link-layer padding, not transport. */
-    uint32_t captured = cursor.left < total ? cursor.left : total;
-    decode_transport(ip + header, captured - header, packet);
+    if (cursor.left > total)
+        cursor.left = total;
+    if (cursor.wire > total)
+        cursor.wire = total;
+    cursor_skip(&cursor, header);
+    decode_transport(&cursor, packet);
     return DECODE_IP;
 }

@@ -86,7 +86,7 @@ static void walk_extensions(struct cursor cursor, uint8_t next, struct packet *p
     }
     packet->key.protocol = next;
     if (packet->fragment != PACKET_FRAGMENT_LATER)
-        decode_transport(cursor.at, cursor.left, packet);
+        decode_transport(&cursor, packet);
 }
 
 enum decode_result decode_ipv6(struct cursor cursor, struct packet *packet) {
@@ -101,11 +101,14 @@ enum decode_result decode_ipv6(struct cursor cursor, struct packet *packet) {
     uint8_t next = ip[6];
     cursor_skip(&cursor, IPV6_HEADER);
     packet->octets = ipv6_octets(&cursor, next, load_be16(ip + 4));
-    if (cursor.left > packet->octets - IPV6_HEADER)
-        cursor.left = packet->octets - IPV6_HEADER;
+    uint32_t payload = packet->octets - IPV6_HEADER;
+    if (cursor.left > payload)
+        cursor.left = payload;
+    if (cursor.wire > payload)
+        cursor.wire = payload;
     if (next == IP_PROTOCOL_TCP || next == IP_PROTOCOL_UDP) {
         key->protocol = next;
-        decode_transport(cursor.at, cursor.left, packet);
+        decode_transport(&cursor, packet);
     } else {
         walk_extensions(cursor, next, packet);
     }

@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From the link-layer header to the outermost IP header: LINKTYPE_* values from https://www.tcpdump.org/linktypes.html. */
+/* From the link-layer header to the IP header: LINKTYPE_* values from https://www.tcpdump.org/linktypes.html. */
 #include "decode/cursor.h"
 
 enum link_type {
     LINK_NULL = 0,
     LINK_ETHERNET = 1,
+    LINK_PPP = 9,
     LINK_DLT_RAW = 12, /* DLT_RAW on most systems; found in files in spite of LINKTYPE_RAW */
     LINK_DLT_RAW_OPENBSD = 14,
+    LINK_PPP_HDLC = 50,
+    LINK_PPP_ETHER = 51,
     LINK_RAW = 101,
+    LINK_IEEE802_11 = 105,
     LINK_LOOP = 108,
     LINK_LINUX_SLL = 113,
+    LINK_IEEE802_11_RADIOTAP = 127,
     LINK_IPV4 = 228,
     LINK_IPV6 = 229,
     LINK_LINUX_SLL2 = 276,
@@ -22,11 +27,12 @@ enum ethertype {
     ETHERTYPE_IPV6 = 0x86dd,
     ETHERTYPE_MPLS = 0x8847,
     ETHERTYPE_MPLS_UPSTREAM = 0x8848, /* RFC 5332 */
+    ETHERTYPE_PPPOE_SESSION = 0x8864,
     ETHERTYPE_SERVICE_VLAN = 0x88a8,
     ETHERTYPE_QINQ = 0x9100, /* before 802.1ad */
 };
 
-static enum decode_result decode_raw(struct cursor cursor, struct packet *packet) {
+enum decode_result decode_raw(struct cursor cursor, struct packet *packet) {
     if (cursor.left == 0)
         return DECODE_MALFORMED;
     switch (cursor.at[0] >> 4) {
@@ -66,8 +72,8 @@ static uint16_t snap_ethertype(struct cursor *cursor) {
     return type > ETHERTYPE_MAX_LENGTH ? type : 0;
 }
 
-/* From behind an Ethertype on. tagged: the kernel has taken the outermost VLAN tag off already. */
-static enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, bool tagged, struct packet *packet) {
+/* From behind an Ethertype on. */
+enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, bool tagged, struct packet *packet) {
     for (int tags = 0; tags <= DECODE_MAX_TAGS; tags++) {
         switch (type) {
         case ETHERTYPE_IPV4:
@@ -77,6 +83,8 @@ static enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, 
         case ETHERTYPE_MPLS:
         case ETHERTYPE_MPLS_UPSTREAM:
             return decode_mpls(cursor, packet);
+        case ETHERTYPE_PPPOE_SESSION:
+            return decode_pppoe(cursor, packet);
         case ETHERTYPE_VLAN:
         case ETHERTYPE_SERVICE_VLAN:
         case ETHERTYPE_QINQ:
@@ -94,6 +102,14 @@ static enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, 
         }
     }
     return DECODE_MALFORMED;
+}
+
+enum decode_result decode_ethernet(struct cursor cursor, bool tagged, struct packet *packet) {
+    if (cursor.left < 14)
+        return DECODE_MALFORMED;
+    uint16_t type = load_be16(cursor.at + 12);
+    cursor_skip(&cursor, 14);
+    return decode_ethertype(cursor, type, tagged, packet);
 }
 
 /* LINKTYPE_NULL and LINKTYPE_LOOP: an address family of 4 bytes, in the byte order of the writer or in network order. */
@@ -140,13 +156,8 @@ enum decode_result decode_frame(const struct frame *frame, struct packet *packet
     packet->interface_index = frame->interface_index;
 
     switch (frame->link_type) {
-    case LINK_ETHERNET: {
-        if (cursor.left < 14)
-            return DECODE_MALFORMED;
-        uint16_t type = load_be16(cursor.at + 12);
-        cursor_skip(&cursor, 14);
-        return decode_ethertype(cursor, type, tagged, packet);
-    }
+    case LINK_ETHERNET:
+        return decode_ethernet(cursor, tagged, packet);
     case LINK_LINUX_SLL:
         return decode_cooked(cursor, 16, 14, tagged, packet);
     case LINK_LINUX_SLL2:
@@ -160,6 +171,15 @@ enum decode_result decode_frame(const struct frame *frame, struct packet *packet
     case LINK_IPV4:
     case LINK_IPV6:
         return decode_raw(cursor, packet);
+    case LINK_PPP:
+    case LINK_PPP_HDLC:
+        return decode_ppp(cursor, packet);
+    case LINK_PPP_ETHER:
+        return decode_pppoe(cursor, packet);
+    case LINK_IEEE802_11:
+        return decode_wifi(cursor, packet);
+    case LINK_IEEE802_11_RADIOTAP:
+        return decode_radiotap(cursor, packet);
     default:
         return DECODE_NON_IP;
     }

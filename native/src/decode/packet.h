@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The key of a bidirectional flow. 40 bytes without holes, because it is hashed and compared as five words.
+/* The key of a bidirectional flow. 48 bytes without holes, because it is hashed and compared as six words.
  * From the decoder endpoint 0 is the source; packet_canonicalise puts the lower (address, port) first. */
 struct flow_key {
     uint8_t addr[2][16]; /* network order; IPv4: the first 4 bytes, the rest 0 */
@@ -17,8 +17,11 @@ struct flow_key {
     uint16_t vlan_id;    /* outermost tag, 0 = untagged */
     uint8_t protocol;    /* IANA number, after IPv6 extension headers */
     uint8_t ip_version;  /* 4 or 6; 0 marks a free record of the flow table */
+    uint32_t tunnel_id;  /* inner flows: VNI, GRE key, TEID, ... of the tunnel that carries them, 0 where it has none */
+    uint8_t tunnel_type; /* enum capture_tunnel_type; 0: not in a tunnel, or seen from outside */
+    uint8_t reserved[3]; /* 0 */
 };
-static_assert(sizeof(struct flow_key) == 40, "the flow key is hashed as five 64-bit words");
+static_assert(sizeof(struct flow_key) == 48, "the flow key is hashed as six 64-bit words");
 
 enum packet_fragment {
     PACKET_WHOLE = 0,
@@ -41,6 +44,10 @@ struct packet {
     uint8_t dscp;
     uint8_t icmp_type;
     uint8_t icmp_code;
+    /* What follows the IP headers, for decode_tunnelled; set unless fragment is PACKET_FRAGMENT_LATER. Points into the frame. */
+    uint32_t payload_left; /* bytes captured */
+    uint32_t payload_wire; /* bytes there were on the wire */
+    const uint8_t *payload;
 };
 
 /* As big-endian numbers: addresses first, then ports. */

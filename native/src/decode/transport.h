@@ -13,7 +13,10 @@ enum ip_protocol {
     IP_PROTOCOL_SCTP = 132,
 };
 
-static inline void decode_transport(const uint8_t *at, uint32_t left, struct packet *packet) {
+static inline void decode_transport(const struct cursor *cursor, struct packet *packet) {
+    const uint8_t *at = packet->payload = cursor->at;
+    uint32_t left = packet->payload_left = cursor->left;
+    packet->payload_wire = cursor->wire;
     uint8_t protocol = packet->key.protocol;
     if (protocol == IP_PROTOCOL_TCP || protocol == IP_PROTOCOL_UDP || protocol == IP_PROTOCOL_SCTP) {
         if (left < 4)

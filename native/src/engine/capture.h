@@ -24,7 +24,8 @@
 enum {
     WORKERS_MAX = 64,
     LOSSLESS_READERS_MAX = 8,
-    BATCH_RECORDS_MAX = 2 * FRAME_BATCH, /* records one batch of packets can finish, see flow_table_add */
+    BATCH_PACKETS_MAX = 2 * FRAME_BATCH, /* one a frame, or with CAPTURE_TUNNEL_BOTH two */
+    BATCH_RECORDS_MAX = 2 * BATCH_PACKETS_MAX, /* records one batch of packets can finish, see flow_table_add */
     EXPIRY_BUDGET = 1024,                /* flows looked at between two batches */
     FLUSH_BUDGET = 4096,                 /* flows ended in one turn at the end of the input */
     QUERY_SLICE = 4096,                  /* records a live-table query looks at between two batches */
@@ -38,6 +39,7 @@ struct worker_counters {
     counter_t read; /* frames taken from the backend; ahead of the sum below by the batch in work */
     counter_t read_octets;
     counter_t metered, metered_octets, filtered, non_ip, malformed, paused, dropped_user;
+    counter_t tunnelled, tunnelled_octets;
     counter_t truncated, fragments_matched, fragments_unmatched, time_regressions, packet_ring_dropped;
     counter_t flows_total, flows_ended[6]; /* the difference are the live ones */
     counter_t rate_pps, rate_bps;          /* gauges of the last second; rates_known: at least one was taken */
@@ -98,7 +100,7 @@ struct worker {
     uint64_t log_seen;                               /* capture_poll: records already announced */
     struct worker_counters counters;
     struct frame_batch frames;
-    struct packet packets[FRAME_BATCH];
+    struct packet packets[BATCH_PACKETS_MAX];
 };
 
 /* A lossless reader's positions, where the workers look before each batch. */

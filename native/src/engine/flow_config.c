@@ -44,6 +44,12 @@ static int check_timeout(const char *field, uint64_t value, struct capture_error
                         field, (unsigned long long)value, TIMEOUT_LEAST_NS, TIMEOUT_MOST_NS);
 }
 
+static int check_tunnel(uint32_t value, struct capture_error_info *error) {
+    if (value <= CAPTURE_TUNNEL_BOTH)
+        return CAPTURE_OK;
+    return capture_fail(error, CAPTURE_ERR_INVALID, "tunnel", "tunnel is %u: accepted are 0 (outer), 1 (inner) and 2 (both)", value);
+}
+
 int capture_flow_config_resolve(const struct capture_flow_config *config, struct capture_flow_config *out,
                                 struct capture_error_info *error) {
     if (config->struct_size != sizeof(*config))
@@ -61,5 +67,7 @@ int capture_flow_config_resolve(const struct capture_flow_config *config, struct
     if (result == CAPTURE_OK)
         result = resolve_power("fragment_slots", &out->fragment_slots, FRAGMENT_SLOTS_DEFAULT, FRAGMENT_SLOTS_LEAST,
                                FRAGMENT_SLOTS_MOST, error);
+    if (result == CAPTURE_OK)
+        result = check_tunnel(out->tunnel, error);
     return result;
 }

@@ -20,6 +20,8 @@ static void add_worker(const struct worker *worker, struct capture_stats *out) {
     out->in_flight += read > done ? read - done : 0;
     out->received_octets += counter_get(&counters->read_octets);
     out->metered_octets += counter_get(&counters->metered_octets);
+    out->tunnelled += counter_get(&counters->tunnelled);
+    out->tunnelled_octets += counter_get(&counters->tunnelled_octets);
     out->truncated += counter_get(&counters->truncated);
     out->fragments_matched += counter_get(&counters->fragments_matched);
     out->fragments_unmatched += counter_get(&counters->fragments_unmatched);

@@ -13,7 +13,7 @@ enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 100, BLOCKED_WAIT_US = 200, AWAIT
 
 /* Counts of one batch, added to the counters once. */
 struct batch_tally {
-    uint64_t octets, metered_octets, filtered, non_ip, malformed, truncated, ring_dropped;
+    uint64_t metered, metered_octets, tunnelled, tunnelled_octets, filtered, non_ip, malformed, ring_dropped;
 };
 
 static bool deadline_passed(struct capture *capture) {
@@ -41,27 +41,45 @@ static bool take_frame(struct worker *worker, const struct frame *frame, uint64_
         return false;
     }
     packet->packet_id = packet_id;
-    tally->metered_octets += packet->octets;
     return true;
+}
+
+/* Looks into the packet's tunnel, if it is one. Returns how many packets now stand at *packet: one, or outer and inner. */
+static uint32_t take_tunnelled(struct worker *worker, struct packet *packet, struct batch_tally *tally) {
+    struct packet inner;
+    if (!decode_tunnelled(packet, &inner))
+        return 1;
+    bool both = worker->capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;
+    tally->tunnelled++;
+    tally->tunnelled_octets += inner.octets;
+    packet[both] = inner;
+    return 1 + both;
+}
+
+/* Makes a decoded packet ready for the table and asks for its bucket. */
+static inline void prepare_packet(struct worker *worker, struct packet *packet) {
+    if (__builtin_expect(packet->fragment != PACKET_WHOLE, 0))
+        fragment_cache_resolve(&worker->fragments, packet);
+    packet_canonicalise(packet);
+    packet->hash = flow_table_hash(&worker->table, &packet->key);
+    flow_table_prefetch_bucket(&worker->table, packet->hash);
 }
 
 /* First pass: decode the frames from `first` to before `end`, ask for the buckets. Returns the number of packets. */
 static uint32_t decode_frames(struct worker *worker, uint32_t first, uint32_t end, struct batch_tally *tally) {
-    bool metering = worker->capture->metering;
+    bool metering = worker->capture->metering, tunnels = worker->capture->flow_config.tunnel != CAPTURE_TUNNEL_OUTER;
     uint32_t packets = 0;
     for (uint32_t i = first; i < end; i++) {
         const struct frame *frame = &worker->frames.frames[i];
         struct packet *packet = &worker->packets[packets];
         if (!take_frame(worker, frame, worker->packet_id + i + 1, packet, tally))
             continue;
-        packets++;
-        if (!metering)
-            continue;
-        if (__builtin_expect(packet->fragment != PACKET_WHOLE, 0))
-            fragment_cache_resolve(&worker->fragments, packet);
-        packet_canonicalise(packet);
-        packet->hash = flow_table_hash(&worker->table, &packet->key);
-        flow_table_prefetch_bucket(&worker->table, packet->hash);
+        uint32_t count = __builtin_expect(tunnels, 0) ? take_tunnelled(worker, packet, tally) : 1;
+        tally->metered++;
+        tally->metered_octets += packet->octets;
+        packets += count;
+        for (uint32_t n = 0; metering && n < count; n++)
+            prepare_packet(worker, packet + n);
     }
     return packets;
 }
@@ -73,10 +91,12 @@ static void meter_batch(struct worker *worker, uint32_t packets) {
         flow_table_add(&worker->table, &worker->packets[i]);
 }
 
-static void publish_batch(struct worker *worker, const struct batch_tally *tally, uint32_t packets) {
+static void publish_batch(struct worker *worker, const struct batch_tally *tally) {
     struct worker_counters *counters = &worker->counters;
-    counter_add(&counters->metered, packets);
+    counter_add(&counters->metered, tally->metered);
     counter_add(&counters->metered_octets, tally->metered_octets);
+    counter_add(&counters->tunnelled, tally->tunnelled);
+    counter_add(&counters->tunnelled_octets, tally->tunnelled_octets);
     counter_add(&counters->filtered, tally->filtered);
     counter_add(&counters->non_ip, tally->non_ip);
     counter_add(&counters->malformed, tally->malformed);
@@ -134,7 +154,7 @@ static void process_frames(struct worker *worker, uint32_t end) {
         uint32_t packets = decode_frames(worker, first, end, &tally);
         if (capture->metering)
             meter_batch(worker, packets);
-        publish_batch(worker, &tally, packets);
+        publish_batch(worker, &tally);
     }
     if (newest) { /* damaged frames have no time */
         worker->newest_ns = newest;

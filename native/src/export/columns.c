@@ -48,4 +48,6 @@ void columns_put(const struct capture_flow_columns *columns, uint32_t row, const
     PUT(dscp, flow->dscp);
     PUT(state, flow->state);
     PUT(end_reason, flow->end_reason);
+    PUT(tunnel_id, flow->tunnel_id);
+    PUT(tunnel_type, flow->tunnel_type);
 }

@@ -28,6 +28,8 @@ enum flow_record_field { /* FlowRecord in flow.proto */
                          RECORD_DSCP,
                          RECORD_FIRST_PACKET_ID,
                          RECORD_LAST_PACKET_ID,
+                         RECORD_TUNNEL_ID = 24,
+                         RECORD_TUNNEL_TYPE,
 };
 
 enum flow_batch_field {
@@ -104,7 +106,9 @@ static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64
     out = put_unsigned(out, RECORD_ICMP_TYPE_CODE, flow->icmp_type * 256u + flow->icmp_code);
     out = put_unsigned(out, RECORD_DSCP, flow->dscp);
     out = put_unsigned(out, RECORD_FIRST_PACKET_ID, flow->first_packet_id);
-    return put_unsigned(out, RECORD_LAST_PACKET_ID, flow->last_packet_id);
+    out = put_unsigned(out, RECORD_LAST_PACKET_ID, flow->last_packet_id);
+    out = put_unsigned(out, RECORD_TUNNEL_ID, flow->tunnel_id);
+    return put_unsigned(out, RECORD_TUNNEL_TYPE, flow->tunnel_type);
 }
 
 /* The length stands before the record and is 1 or 2 bytes: room for one is left, and the record moved in the rare other case. */
@@ -133,7 +137,7 @@ uint8_t *flow_batch_response(uint8_t *out, uint64_t batch_length) {
 }
 
 int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity) {
-    /* A record is at most 180 bytes, so that 192 for each leave room for the head (9 bytes). */
+    /* A record is at most 191 bytes, so that 208 for each leave room for the head (9 bytes). */
     if (capacity / FLOW_BATCH_RECORD_MAX < count)
         return CAPTURE_ERR_SPACE;
     struct flow_batch_head head = {.base_time_ns = count ? flows[0].start_time_ns : 0};

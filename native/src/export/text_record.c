@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-enum column_kind { COLUMN_SOURCE, COLUMN_DESTINATION, COLUMN_U8, COLUMN_U16, COLUMN_U64, COLUMN_TCP_FLAGS, COLUMN_ID };
+enum column_kind { COLUMN_SOURCE, COLUMN_DESTINATION, COLUMN_U8, COLUMN_U16, COLUMN_U32, COLUMN_U64, COLUMN_TCP_FLAGS, COLUMN_ID };
 
 struct column {
     const char *json; /* what stands before the value: separator, key, colon */
@@ -37,7 +37,9 @@ struct column {
     X(",", "icmp_code", COLUMN_U8, icmp_code)                                                                                    \
     X(",", "dscp", COLUMN_U8, dscp)                                                                                              \
     X(",", "first_packet_id", COLUMN_U64, first_packet_id)                                                                       \
-    X(",", "last_packet_id", COLUMN_U64, last_packet_id)
+    X(",", "last_packet_id", COLUMN_U64, last_packet_id)                                                                         \
+    X(",", "tunnel_id", COLUMN_U32, tunnel_id)                                                                                   \
+    X(",", "tunnel_type", COLUMN_U8, tunnel_type)
 
 #define COLUMN_ROW(separator, name, kind, field)                                                                                 \
     {separator "\"" name "\":", sizeof(separator "\"" name "\":") - 1, kind, offsetof(struct capture_flow, field)},
@@ -54,6 +56,7 @@ const char *capture_csv_header(void) {
 static uint64_t column_number(const struct capture_flow *flow, const struct column *column) {
     const char *field = (const char *)flow + column->offset;
     uint16_t u16;
+    uint32_t u32;
     uint64_t u64;
     switch (column->kind) {
     case COLUMN_U8:
@@ -61,6 +64,9 @@ static uint64_t column_number(const struct capture_flow *flow, const struct colu
     case COLUMN_U16:
         memcpy(&u16, field, sizeof(u16));
         return u16;
+    case COLUMN_U32:
+        memcpy(&u32, field, sizeof(u32));
+        return u32;
     case COLUMN_TCP_FLAGS:
         return flow->fwd_tcp_flags | flow->rev_tcp_flags;
     default:

@@ -31,5 +31,10 @@ uint64_t flow_key_id(const struct flow_key *key) {
         hash = fnv1a(hash, key->addr[end], length);
         hash = fnv1a_be16(hash, key->port[end]);
     }
+    if (key->tunnel_type) {
+        hash = fnv1a(hash, &key->tunnel_type, 1);
+        hash = fnv1a_be16(hash, (uint16_t)(key->tunnel_id >> 16));
+        hash = fnv1a_be16(hash, (uint16_t)key->tunnel_id);
+    }
     return hash;
 }

@@ -16,20 +16,20 @@ static inline uint64_t hash_fold(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-/* Multiply-fold over the five words of the key, as wyhash does: who does not know the seed cannot make keys collide. */
+/* Multiply-fold over the six words of the key, as wyhash does: who does not know the seed cannot make keys collide. */
 static inline uint64_t flow_key_hash(const struct flow_key *key, const struct hash_seed *seed) {
-    uint64_t k[5];
+    uint64_t k[6];
     memcpy(k, key, sizeof(k));
     uint64_t low = hash_fold(k[0] ^ seed->word[0], k[1] ^ seed->word[1]);
     uint64_t high = hash_fold(k[2] ^ seed->word[2], k[3] ^ seed->word[3]);
-    return hash_fold(low ^ k[4] ^ seed->word[4], high ^ seed->word[5]);
+    return hash_fold(low ^ k[4] ^ seed->word[4], high ^ k[5] ^ seed->word[5]);
 }
 
 /* Expands 64 bits of seed (splitmix64). */
 void hash_seed_expand(struct hash_seed *seed, uint64_t value);
 
-/* FNV-1a 64 over: ip_version(1) protocol(1) vlan_id(2) lower address(4|16) its port(2) higher address(4|16) its port(2),
- * big-endian. */
+/* FNV-1a 64 over: ip_version(1) protocol(1) vlan_id(2) lower address(4|16) its port(2) higher address(4|16) its port(2), and for
+ * inner flows tunnel_type(1) tunnel_id(4), big-endian. */
 uint64_t flow_key_id(const struct flow_key *key);
 
 #endif

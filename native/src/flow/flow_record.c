@@ -8,7 +8,6 @@ void flow_record_start(struct flow_record *record, const struct packet *packet) 
         .key = packet->key,
         .last_ns = packet->ts_ns,
         .start_ns = packet->ts_ns,
-        .flow_id = flow_key_id(&packet->key),
         .first_packet_id = packet->packet_id,
         .interface_index = packet->interface_index,
         .dscp = packet->dscp,
@@ -22,7 +21,7 @@ void flow_record_start(struct flow_record *record, const struct packet *packet) 
 void flow_record_export(const struct flow_record *record, uint8_t end_reason, struct capture_flow *out) {
     int source = record->forward, destination = !source;
     memset(out, 0, sizeof(*out));
-    out->flow_id = record->flow_id;
+    out->flow_id = flow_key_id(&record->key);
     memcpy(out->src_addr, record->key.addr[source], 16);
     memcpy(out->dst_addr, record->key.addr[destination], 16);
     out->src_port = record->key.port[source];
@@ -46,4 +45,6 @@ void flow_record_export(const struct flow_record *record, uint8_t end_reason, st
     out->dscp = record->dscp;
     out->state = record->state;
     out->end_reason = end_reason;
+    out->tunnel_type = record->key.tunnel_type;
+    out->tunnel_id = record->key.tunnel_id;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One live flow: two cache lines, the first with the key and the counters of the lower endpoint. */
+/* One live flow: two cache lines, the first with the key and its times, the second with what each packet counts up. */
 #ifndef JARVIS_FLOW_RECORD_H
 #define JARVIS_FLOW_RECORD_H
 
@@ -18,9 +18,8 @@ enum { FLOW_STATE_REMAINDER = CAPTURE_FLOW_STATE_CLOSED + 1 };
 struct flow_record {
     struct flow_key key; /* ip_version 0: the record is free */
     uint64_t last_ns;
-    struct flow_way way[2]; /* sent by endpoint 0, by endpoint 1 of the key */
     uint64_t start_ns;
-    uint64_t flow_id;
+    struct flow_way way[2]; /* sent by endpoint 0, by endpoint 1 of the key */
     uint64_t first_packet_id;
     uint64_t last_packet_id;
     uint32_t closed_after_ms; /* state CLOSED: when it closed, ms after start_ns */
@@ -35,7 +34,7 @@ struct flow_record {
         fin_from; /* bit per endpoint that has sent FIN, in this record or in those before it that the active timeout cut off */
 };
 static_assert(sizeof(struct flow_record) == 128, "two cache lines a flow");
-static_assert(offsetof(struct flow_record, start_ns) == 80, "the counters of endpoint 0 end the first line");
+static_assert(offsetof(struct flow_record, way) == 64, "key and times fill the first line");
 
 /* Begins a flow with its first packet. */
 void flow_record_start(struct flow_record *record, const struct packet *packet);

@@ -3,7 +3,7 @@
 
 #include "flow/memory.h"
 
-/* One datagram in flight, keyed as RFC 791 and RFC 8200 identify it, within its VLAN. */
+/* One datagram in flight, keyed as RFC 791 and RFC 8200 identify it, within its VLAN and tunnel. */
 struct fragment_entry {
     uint8_t addr[2][16]; /* source, destination */
     uint32_t id;
@@ -12,9 +12,11 @@ struct fragment_entry {
     uint8_t ip_version; /* 0: free */
     uint16_t port[2];
     uint8_t protocol;
-    uint8_t reserved[3];
+    uint8_t tunnel_type;
+    uint8_t reserved[2];
+    uint32_t tunnel_id;
+    uint32_t reserved_end;
     uint64_t ts_ns;
-    uint64_t reserved_end;
 };
 static_assert(sizeof(struct fragment_entry) == 64, "one cache line a datagram");
 
@@ -47,6 +49,7 @@ static struct fragment_entry *fragment_set(const struct fragment_cache *cache, c
 static bool fragment_matches(const struct fragment_entry *entry, const struct packet *packet) {
     return entry->ip_version == packet->key.ip_version && entry->id == packet->fragment_id &&
            entry->fragment_protocol == packet->fragment_protocol && entry->vlan_id == packet->key.vlan_id &&
+           entry->tunnel_type == packet->key.tunnel_type && entry->tunnel_id == packet->key.tunnel_id &&
            memcmp(entry->addr, packet->key.addr, sizeof(entry->addr)) == 0;
 }
 
@@ -73,6 +76,8 @@ static void fragment_remember(struct fragment_entry *set, const struct packet *p
     slot->port[0] = packet->key.port[0];
     slot->port[1] = packet->key.port[1];
     slot->protocol = packet->key.protocol;
+    slot->tunnel_type = packet->key.tunnel_type;
+    slot->tunnel_id = packet->key.tunnel_id;
     slot->ts_ns = packet->ts_ns;
 }
 

@@ -42,6 +42,32 @@ TIMESTAMP_SOURCE_KERNEL: TimestampSource.ValueType  # 1
 TIMESTAMP_SOURCE_HARDWARE: TimestampSource.ValueType  # 2
 Global___TimestampSource: _TypeAlias = TimestampSource  # noqa: Y015
 
+class _Tunnel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TunnelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tunnel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TUNNEL_UNSPECIFIED: _Tunnel.ValueType  # 0
+    """The outermost."""
+    TUNNEL_OUTER: _Tunnel.ValueType  # 1
+    TUNNEL_INNER: _Tunnel.ValueType  # 2
+    """The innermost."""
+    TUNNEL_BOTH: _Tunnel.ValueType  # 3
+    """Both: the packet counts in two flows."""
+
+class Tunnel(_Tunnel, metaclass=_TunnelEnumTypeWrapper):
+    """Which IP header of a tunnelled packet makes its flow."""
+
+TUNNEL_UNSPECIFIED: Tunnel.ValueType  # 0
+"""The outermost."""
+TUNNEL_OUTER: Tunnel.ValueType  # 1
+TUNNEL_INNER: Tunnel.ValueType  # 2
+"""The innermost."""
+TUNNEL_BOTH: Tunnel.ValueType  # 3
+"""Both: the packet counts in two flows."""
+Global___Tunnel: _TypeAlias = Tunnel  # noqa: Y015
+
 class _CaptureState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -113,6 +139,7 @@ class CaptureSpec(_message.Message):
     MAX_FLOWS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     ACTIVE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    TUNNEL_FIELD_NUMBER: _builtins.int
     interface: _builtins.str
     """Network interface on the agent. Exactly one of interface and files."""
     backend: _builtins.str
@@ -127,6 +154,7 @@ class CaptureSpec(_message.Message):
     promiscuous: _builtins.bool
     max_flows: _builtins.int
     """Live flows, 4,096..16,777,216; 0 = 1,048,576."""
+    tunnel: Global___Tunnel.ValueType
     @_builtins.property
     def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Capture files below the agent's `replay_directory`, read in this order as one trace."""
@@ -153,10 +181,11 @@ class CaptureSpec(_message.Message):
         max_flows: _builtins.int = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
         active_timeout: _duration_pb2.Duration | None = ...,
+        tunnel: Global___Tunnel.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "idle_timeout", b"idle_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interface", b"interface", "max_flows", b"max_flows", "promiscuous", b"promiscuous", "snaplen", b"snaplen", "timestamp_source", b"timestamp_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interface", b"interface", "max_flows", b"max_flows", "promiscuous", b"promiscuous", "snaplen", b"snaplen", "timestamp_source", b"timestamp_source", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +276,8 @@ class CaptureMetrics(_message.Message):
     RING_USAGE_FIELD_NUMBER: _builtins.int
     FLOW_TABLE_BYTES_FIELD_NUMBER: _builtins.int
     RECORDS_WRITTEN_FIELD_NUMBER: _builtins.int
+    TUNNELLED_FIELD_NUMBER: _builtins.int
+    TUNNELLED_OCTETS_FIELD_NUMBER: _builtins.int
     received: _builtins.int
     received_octets: _builtins.int
     metered: _builtins.int
@@ -278,6 +309,10 @@ class CaptureMetrics(_message.Message):
     flow_table_bytes: _builtins.int
     records_written: _builtins.int
     """Flow records written to the record log."""
+    tunnelled: _builtins.int
+    """Packets counted in an inner flow: with TUNNEL_INNER part of metered, with TUNNEL_BOTH besides."""
+    tunnelled_octets: _builtins.int
+    """Their inner IP total lengths: likewise part of metered_octets, or besides."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -315,10 +350,12 @@ class CaptureMetrics(_message.Message):
         ring_usage: _builtins.float = ...,
         flow_table_bytes: _builtins.int = ...,
         records_written: _builtins.int = ...,
+        tunnelled: _builtins.int = ...,
+        tunnelled_octets: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_kernel", b"dropped_kernel", "dropped_nic", b"dropped_nic", "dropped_user", b"dropped_user", "elapsed", b"elapsed", "filtered", b"filtered", "flow_table_bytes", b"flow_table_bytes", "flows_active", b"flows_active", "flows_ended_active", b"flows_ended_active", "flows_ended_detected", b"flows_ended_detected", "flows_ended_forced", b"flows_ended_forced", "flows_ended_idle", b"flows_ended_idle", "flows_evicted", b"flows_evicted", "flows_total", b"flows_total", "fragments_matched", b"fragments_matched", "fragments_unmatched", b"fragments_unmatched", "in_flight", b"in_flight", "malformed", b"malformed", "metered", b"metered", "metered_octets", b"metered_octets", "non_ip", b"non_ip", "paused", b"paused", "received", b"received", "received_octets", b"received_octets", "records_written", b"records_written", "ring_usage", b"ring_usage", "throughput_bps", b"throughput_bps", "throughput_pps", b"throughput_pps", "time", b"time", "time_regressions", b"time_regressions", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_kernel", b"dropped_kernel", "dropped_nic", b"dropped_nic", "dropped_user", b"dropped_user", "elapsed", b"elapsed", "filtered", b"filtered", "flow_table_bytes", b"flow_table_bytes", "flows_active", b"flows_active", "flows_ended_active", b"flows_ended_active", "flows_ended_detected", b"flows_ended_detected", "flows_ended_forced", b"flows_ended_forced", "flows_ended_idle", b"flows_ended_idle", "flows_evicted", b"flows_evicted", "flows_total", b"flows_total", "fragments_matched", b"fragments_matched", "fragments_unmatched", b"fragments_unmatched", "in_flight", b"in_flight", "malformed", b"malformed", "metered", b"metered", "metered_octets", b"metered_octets", "non_ip", b"non_ip", "paused", b"paused", "received", b"received", "received_octets", b"received_octets", "records_written", b"records_written", "ring_usage", b"ring_usage", "throughput_bps", b"throughput_bps", "throughput_pps", b"throughput_pps", "time", b"time", "time_regressions", b"time_regressions", "truncated", b"truncated", "tunnelled", b"tunnelled", "tunnelled_octets", b"tunnelled_octets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,6 +69,48 @@ FLOW_STATE_CLOSED: FlowState.ValueType  # 3
 """Both FINs were seen, or RST."""
 Global___FlowState: _TypeAlias = FlowState  # noqa: Y015
 
+class _TunnelType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TunnelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TunnelType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TUNNEL_TYPE_UNSPECIFIED: _TunnelType.ValueType  # 0
+    TUNNEL_TYPE_GRE: _TunnelType.ValueType  # 1
+    """Id: the key; PPTP: the call id."""
+    TUNNEL_TYPE_ERSPAN: _TunnelType.ValueType  # 2
+    """Id: the session id."""
+    TUNNEL_TYPE_VXLAN: _TunnelType.ValueType  # 3
+    """Id: the VNI."""
+    TUNNEL_TYPE_GENEVE: _TunnelType.ValueType  # 4
+    """Id: the VNI."""
+    TUNNEL_TYPE_GTP_U: _TunnelType.ValueType  # 5
+    """Id: the TEID."""
+    TUNNEL_TYPE_IP_IN_IP: _TunnelType.ValueType  # 6
+    TUNNEL_TYPE_TEREDO: _TunnelType.ValueType  # 7
+    TUNNEL_TYPE_L2TP: _TunnelType.ValueType  # 8
+    """Id: tunnel id * 65536 + session id."""
+
+class TunnelType(_TunnelType, metaclass=_TunnelTypeEnumTypeWrapper):
+    """What carries an inner flow. 0: the flow is not seen inside a tunnel."""
+
+TUNNEL_TYPE_UNSPECIFIED: TunnelType.ValueType  # 0
+TUNNEL_TYPE_GRE: TunnelType.ValueType  # 1
+"""Id: the key; PPTP: the call id."""
+TUNNEL_TYPE_ERSPAN: TunnelType.ValueType  # 2
+"""Id: the session id."""
+TUNNEL_TYPE_VXLAN: TunnelType.ValueType  # 3
+"""Id: the VNI."""
+TUNNEL_TYPE_GENEVE: TunnelType.ValueType  # 4
+"""Id: the VNI."""
+TUNNEL_TYPE_GTP_U: TunnelType.ValueType  # 5
+"""Id: the TEID."""
+TUNNEL_TYPE_IP_IN_IP: TunnelType.ValueType  # 6
+TUNNEL_TYPE_TEREDO: TunnelType.ValueType  # 7
+TUNNEL_TYPE_L2TP: TunnelType.ValueType  # 8
+"""Id: tunnel id * 65536 + session id."""
+Global___TunnelType: _TypeAlias = TunnelType  # noqa: Y015
+
 class _LossPoint:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -171,6 +213,8 @@ class FlowRecord(_message.Message):
     DSCP_FIELD_NUMBER: _builtins.int
     FIRST_PACKET_ID_FIELD_NUMBER: _builtins.int
     LAST_PACKET_ID_FIELD_NUMBER: _builtins.int
+    TUNNEL_ID_FIELD_NUMBER: _builtins.int
+    TUNNEL_TYPE_FIELD_NUMBER: _builtins.int
     flow_id: _builtins.int
     """FNV-1a 64 of the canonical key."""
     start_delta_ns: _builtins.int
@@ -202,6 +246,9 @@ class FlowRecord(_message.Message):
     first_packet_id: _builtins.int
     """Numbers of the flow's first and last packet within its worker, from 1."""
     last_packet_id: _builtins.int
+    tunnel_id: _builtins.int
+    """Inner flows: VNI, GRE key, TEID, ... of the tunnel right around it, part of the flow's key; 0 where it has none."""
+    tunnel_type: Global___TunnelType.ValueType
     def __init__(
         self,
         *,
@@ -227,10 +274,12 @@ class FlowRecord(_message.Message):
         dscp: _builtins.int = ...,
         first_packet_id: _builtins.int = ...,
         last_packet_id: _builtins.int = ...,
+        tunnel_id: _builtins.int = ...,
+        tunnel_type: Global___TunnelType.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dscp", b"dscp", "dst_addr", b"dst_addr", "dst_port", b"dst_port", "end_delta_ns", b"end_delta_ns", "end_reason", b"end_reason", "first_packet_id", b"first_packet_id", "flow_id", b"flow_id", "fwd_octets", b"fwd_octets", "fwd_packets", b"fwd_packets", "fwd_tcp_flags", b"fwd_tcp_flags", "icmp_type_code", b"icmp_type_code", "interface_index", b"interface_index", "ip_protocol", b"ip_protocol", "last_packet_id", b"last_packet_id", "rev_octets", b"rev_octets", "rev_packets", b"rev_packets", "rev_tcp_flags", b"rev_tcp_flags", "src_addr", b"src_addr", "src_port", b"src_port", "start_delta_ns", b"start_delta_ns", "state", b"state", "vlan_id", b"vlan_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dscp", b"dscp", "dst_addr", b"dst_addr", "dst_port", b"dst_port", "end_delta_ns", b"end_delta_ns", "end_reason", b"end_reason", "first_packet_id", b"first_packet_id", "flow_id", b"flow_id", "fwd_octets", b"fwd_octets", "fwd_packets", b"fwd_packets", "fwd_tcp_flags", b"fwd_tcp_flags", "icmp_type_code", b"icmp_type_code", "interface_index", b"interface_index", "ip_protocol", b"ip_protocol", "last_packet_id", b"last_packet_id", "rev_octets", b"rev_octets", "rev_packets", b"rev_packets", "rev_tcp_flags", b"rev_tcp_flags", "src_addr", b"src_addr", "src_port", b"src_port", "start_delta_ns", b"start_delta_ns", "state", b"state", "tunnel_id", b"tunnel_id", "tunnel_type", b"tunnel_type", "vlan_id", b"vlan_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
