@@ -1,14 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The decoder on arbitrary bytes: 4 bytes choose link type, kernel tag and wire length, the rest is the frame. */
+/* The decoder on arbitrary bytes: 4 bytes choose link type, kernel tag and wire length, the rest is the frame, with the tunnels in
+ * it. */
 #include <stdlib.h>
 
 #include "decode/decode.h"
 #include "flow/flow_hash.h"
+#include "jarvis_capture.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void check_packet(struct packet *packet) {
+    if (packet->key.ip_version != 4 && packet->key.ip_version != 6)
+        abort();
+    if (packet->octets < (packet->key.ip_version == 4 ? 20u : 40u) || packet->key.vlan_id > 4095 || packet->dscp > 63)
+        abort();
+    packet_canonicalise(packet);
+    if (!flow_key_source_is_lower(&packet->key))
+        abort();
+    flow_key_id(&packet->key);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const uint16_t link_types[] = {1, 0, 12, 14, 101, 108, 113, 228, 229, 276, 105};
+    static const uint16_t link_types[] = {1, 0, 12, 14, 101, 108, 113, 228, 229, 276, 105, 127, 192, 9, 50, 51};
     if (size < 4)
         return 0;
     struct frame frame = {
@@ -19,16 +32,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .vlan_tci = (uint16_t)(data[2] << 8 | data[3]),
         .flags = data[0] & 0x80 ? FRAME_VLAN : 0,
     };
-    struct packet packet;
+    struct packet packet, inner;
     if (decode_frame(&frame, &packet) != DECODE_IP)
         return 0;
-    if (packet.key.ip_version != 4 && packet.key.ip_version != 6)
+    if (packet.key.tunnel_type || packet.key.tunnel_id)
         abort();
-    if (packet.octets < (packet.key.ip_version == 4 ? 20u : 40u) || packet.key.vlan_id > 4095 || packet.dscp > 63)
-        abort();
-    packet_canonicalise(&packet);
-    if (!flow_key_source_is_lower(&packet.key))
-        abort();
-    flow_key_id(&packet.key);
+    if (decode_tunnelled(&packet, &inner)) {
+        if (!inner.key.tunnel_type || inner.key.tunnel_type > CAPTURE_TUNNEL_TYPE_L2TP)
+            abort();
+        check_packet(&inner);
+    }
+    check_packet(&packet);
     return 0;
 }

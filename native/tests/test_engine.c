@@ -141,6 +141,7 @@ static void flow_settings_out_of_range_are_named(void) {
         {{.fragment_slots = 128},
          "fragment_slots",
          "fragment_slots is 128: accepted are 0 (8192) and powers of two from 256 to 1048576"},
+        {{.tunnel = 3}, "tunnel", "tunnel is 3: accepted are 0 (outer), 1 (inner) and 2 (both)"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         capture_t *capture = capture_of(&trace, (struct capture_options){.without_flows = true});

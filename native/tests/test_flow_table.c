@@ -198,6 +198,9 @@ static void flow_ids_are_fnv1a_of_the_canonical_key(void) {
                           .protocol = 17,
                           .ip_version = 6};
     CHECK(flow_key_id(&v6) == 0xca512f1671febca6u);
+    v4.tunnel_type = CAPTURE_TUNNEL_TYPE_GTP_U;
+    v4.tunnel_id = 0xdeadbeef;
+    CHECK(flow_key_id(&v4) == 0x234d80dca7805342u);
 }
 
 static void the_hash_depends_on_its_seed_and_on_every_byte(void) {

@@ -51,7 +51,13 @@ static void a_fragment_of_another_datagram_gets_none_and_is_counted(void) {
     other = fragment(PACKET_FRAGMENT_LATER, 9, SECOND);
     other.key.addr[0][15] = 1;
     CHECK(!completed(&cache, other));
-    CHECK_EQUAL(4, cache.unmatched);
+    other = fragment(PACKET_FRAGMENT_LATER, 9, SECOND);
+    other.key.tunnel_type = 3;
+    CHECK(!completed(&cache, other));
+    other = fragment(PACKET_FRAGMENT_LATER, 9, SECOND);
+    other.key.tunnel_id = 3;
+    CHECK(!completed(&cache, other));
+    CHECK_EQUAL(6, cache.unmatched);
     fragment_cache_destroy(&cache);
 }
 

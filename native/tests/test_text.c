@@ -30,7 +30,9 @@ static struct capture_flow sample(void) {
                                  .icmp_code = 9,
                                  .dscp = 46,
                                  .state = 2,
-                                 .end_reason = 4};
+                                 .end_reason = 4,
+                                 .tunnel_type = 5,
+                                 .tunnel_id = 4294967295};
 }
 
 static void a_json_line_has_the_documented_keys_in_order(void) {
@@ -42,7 +44,8 @@ static void a_json_line_has_the_documented_keys_in_order(void) {
         "\"vlan_id\":7,\"fwd_packets\":3,\"fwd_octets\":180,\"rev_packets\":2,\"rev_octets\":99999,"
         "\"start_time_unix_ns\":1700000000000000001,\"end_time_unix_ns\":1700000001000000002,\"tcp_flags\":18,\"end_reason\":4,"
         "\"flow_id\":\"00000000000000ab\",\"fwd_tcp_flags\":2,\"rev_tcp_flags\":18,\"state\":2,\"interface_index\":1,"
-        "\"icmp_type\":8,\"icmp_code\":9,\"dscp\":46,\"first_packet_id\":1,\"last_packet_id\":100}\n",
+        "\"icmp_type\":8,\"icmp_code\":9,\"dscp\":46,\"first_packet_id\":1,\"last_packet_id\":100,\"tunnel_id\":4294967295,"
+        "\"tunnel_type\":5}\n",
         line);
 }
 
@@ -53,11 +56,11 @@ static void a_csv_line_has_the_headers_columns(void) {
     CHECK_TEXT(
         "src_addr,dst_addr,src_port,dst_port,ip_protocol,vlan_id,fwd_packets,fwd_octets,rev_packets,rev_octets,"
         "start_time_unix_ns,end_time_unix_ns,tcp_flags,end_reason,flow_id,fwd_tcp_flags,rev_tcp_flags,state,interface_index,"
-        "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id\n",
+        "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id,tunnel_id,tunnel_type\n",
         capture_csv_header());
     CHECK_TEXT(
         "10.0.0.1,192.168.255.254,4000,443,6,7,3,180,2,99999,1700000000000000001,1700000001000000002,18,4,00000000000000ab,"
-        "2,18,2,1,8,9,46,1,100\n",
+        "2,18,2,1,8,9,46,1,100,4294967295,5\n",
         line);
 }
 
@@ -113,12 +116,14 @@ static void columns_hold_the_records_values(void) {
     struct capture_flow flow = sample();
     uint8_t src[32] = {0};
     uint64_t octets[2] = {0};
+    uint32_t tunnel_id[2] = {0};
     int64_t start[2] = {0};
-    struct capture_flow_columns columns = {.src_addr = src, .rev_octets = octets, .start_time_ns = start};
+    struct capture_flow_columns columns = {.src_addr = src, .rev_octets = octets, .start_time_ns = start, .tunnel_id = tunnel_id};
     columns_put(&columns, 1, &flow);
     CHECK(memcmp(src + 16, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\1", 16) == 0);
     CHECK_EQUAL(0, src[15]);
     CHECK_EQUAL(99999, octets[1]);
+    CHECK_EQUAL(4294967295, tunnel_id[1]);
     CHECK_EQUAL(1700000000000000001, start[1]);
 }
 

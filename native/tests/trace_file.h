@@ -54,7 +54,7 @@ static inline void trace_forget(struct trace_file *trace) {
 }
 
 struct capture_options {
-    uint32_t workers, log_records, packet_ring_mb;
+    uint32_t workers, log_records, packet_ring_mb, tunnel;
     uint64_t idle_s, active_s;
     const char *filter;
     bool without_flows;
@@ -72,6 +72,7 @@ static inline capture_t *capture_of(const struct trace_file *trace, struct captu
     struct capture_flow_config flow_config = {.struct_size = sizeof(flow_config),
                                               .max_flows = 65536,
                                               .log_records = options.log_records,
+                                              .tunnel = options.tunnel,
                                               .idle_timeout_ns = options.idle_s * SECOND,
                                               .active_timeout_ns = options.active_s * SECOND};
     capture_t *capture;

@@ -51,5 +51,6 @@ enum decode_result decode_ppp(struct cursor cursor, struct packet *packet);
 enum decode_result decode_pppoe(struct cursor cursor, struct packet *packet);
 enum decode_result decode_wifi(struct cursor cursor, struct packet *packet);
 enum decode_result decode_radiotap(struct cursor cursor, struct packet *packet);
+enum decode_result decode_ppi(struct cursor cursor, struct packet *packet);
 
 #endif

@@ -15,6 +15,7 @@ enum link_type {
     LINK_LOOP = 108,
     LINK_LINUX_SLL = 113,
     LINK_IEEE802_11_RADIOTAP = 127,
+    LINK_PPI = 192,
     LINK_IPV4 = 228,
     LINK_IPV6 = 229,
     LINK_LINUX_SLL2 = 276,
@@ -180,6 +181,8 @@ enum decode_result decode_frame(const struct frame *frame, struct packet *packet
         return decode_wifi(cursor, packet);
     case LINK_IEEE802_11_RADIOTAP:
         return decode_radiotap(cursor, packet);
+    case LINK_PPI:
+        return decode_ppi(cursor, packet);
     default:
         return DECODE_NON_IP;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* IEEE 802.11 data frames with LLC/SNAP, as monitor-mode captures hold them, and the radiotap header before them
- * (https://www.radiotap.org). Fields are little-endian. Of an aggregate (A-MSDU) the first packet is read. */
+/* IEEE 802.11 data frames with LLC/SNAP, as monitor-mode captures hold them, and the radiotap (https://www.radiotap.org)
+ * or PPI header before them. Fields are little-endian. Of an aggregate (A-MSDU) the first packet is read. */
 #include "decode/cursor.h"
 
 enum frame_control {
@@ -30,6 +30,8 @@ enum {
     RADIOTAP_FLAGS = 0x02,
     RADIOTAP_DATA_PAD = 0x20, /* in the flags field: the 802.11 header is padded to 4 bytes */
     RADIOTAP_MAX_WORDS = 32,
+    PPI_HEADER = 8,
+    PPI_WIFI = 105, /* the DLT_ value of what follows */
 };
 
 static enum decode_result decode_data_frame(struct cursor cursor, bool padded, struct packet *packet) {
@@ -88,4 +90,16 @@ enum decode_result decode_radiotap(struct cursor cursor, struct packet *packet) 
     bool padded = radiotap_flags(cursor.at, length) & RADIOTAP_DATA_PAD;
     cursor_skip(&cursor, length);
     return decode_data_frame(cursor, padded, packet);
+}
+
+enum decode_result decode_ppi(struct cursor cursor, struct packet *packet) {
+    if (cursor.left < PPI_HEADER)
+        return DECODE_MALFORMED;
+    uint32_t length = load_le16(cursor.at + 2);
+    if (cursor.at[0] != 0 || length < PPI_HEADER || length > cursor.left)
+        return DECODE_MALFORMED;
+    if (load_le16(cursor.at + 4) != PPI_WIFI || load_le16(cursor.at + 6) != 0)
+        return DECODE_NON_IP;
+    cursor_skip(&cursor, length);
+    return decode_data_frame(cursor, false, packet);
 }
