@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jarvis_native import CaptureMetrics, FlowReader, PacketCaptureEngine
+from jarvis_native.engine import Tunnel
 from jarvis_native.errors import CaptureError
 from jarvis_native.loader import Firmware
 
@@ -25,20 +26,35 @@ class Metered:
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """Packets and octets per KEY = vlan|proto|lowaddr,port|highaddr,port."""
+        return self._sums(flow_key)
+
+    def tunnel_totals(self) -> dict[str, tuple[int, int]]:
+        """Packets and octets per TYPE:ID|KEY, where type and id are the tunnel's: 0:0 for what is in none."""
+        return self._sums(lambda record: f"{record['tunnel_type']}:{record['tunnel_id']}|{flow_key(record)}")
+
+    def _sums(self, key_of: Callable[[dict[str, Any]], str]) -> dict[str, tuple[int, int]]:
         sums: dict[str, tuple[int, int]] = {}
         for record in self.records:
-            packets, octets = sums.get(flow_key(record), (0, 0))
-            sums[flow_key(record)] = (
+            packets, octets = sums.get(key_of(record), (0, 0))
+            sums[key_of(record)] = (
                 packets + record["fwd_packets"] + record["rev_packets"],
                 octets + record["fwd_octets"] + record["rev_octets"],
             )
         return sums
 
 
-def meter_files(firmware: Firmware, files: Sequence[Path], *, idle_s: float = 0, active_s: float = 0, **engine: Any) -> Metered:
+def meter_files(
+    firmware: Firmware,
+    files: Sequence[Path],
+    *,
+    idle_s: float = 0,
+    active_s: float = 0,
+    tunnel: Tunnel = "outer",
+    **engine: Any,
+) -> Metered:
     """Meters to the end; with the default timeouts of 0 nothing splits a flow."""
     with PacketCaptureEngine(files=files, firmware=firmware, **engine) as capture:
-        capture.enable_flow_metering(max_flows=65_536, idle_timeout_s=idle_s, active_timeout_s=active_s)
+        capture.enable_flow_metering(max_flows=65_536, idle_timeout_s=idle_s, active_timeout_s=active_s, tunnel=tunnel)
         with capture.open_flow_reader(lossless=True) as reader:
             capture.start()
             records = list(json_records(capture, reader))

@@ -123,7 +123,7 @@ def meter(
         int, typer.Option("--max-flows", metavar="N", help="Flows in the table at a time, 4096 to 16777216.")
     ] = 1_048_576,
     tunnel: Annotated[
-        Tunnel, typer.Option("--tunnel", help="Which IP header of a tunnelled packet makes its flow; both: it counts in two flows.")
+        Tunnel, typer.Option("--tunnel", help="IP header that makes a tunnelled packet's flow; both: it counts in two flows.")
     ] = Tunnel.OUTER,
     output: Annotated[
         Output, typer.Option("--output", help="json: one object a line; csv; parquet (needs -o); none: only the summary.")

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The decoder on arbitrary bytes: 4 bytes choose link type, kernel tag and wire length, the rest is the frame, with the tunnels in
- * it. */
+/* The decoder on arbitrary bytes: 4 bytes choose link type, kernel tag and wire length, the rest is the frame, with the tunnels
+ * in it. */
 #include <stdlib.h>
 
 #include "decode/decode.h"

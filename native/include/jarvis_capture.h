@@ -145,7 +145,7 @@ struct capture_stats {
     double throughput_pps;           /* gauge: packets per second, likewise */
     double ring_usage;               /* gauge: share of the kernel or packet ring in use, 0..1, the fullest worker's */
     uint64_t flow_table_bytes;       /* memory of tables and logs */
-    uint64_t tunnelled;              /* packets counted in an inner flow: with CAPTURE_TUNNEL_INNER part of metered, with _BOTH besides */
+    uint64_t tunnelled;              /* packets counted in an inner flow: with _TUNNEL_INNER part of metered, with _BOTH besides */
     uint64_t tunnelled_octets;       /* their inner IP total lengths: likewise part of metered_octets, or besides */
 };
 
@@ -173,7 +173,7 @@ struct capture_flow {
     uint16_t dst_port;
     uint8_t ip_version;          /* 4 or 6 */
     uint8_t ip_protocol;         /* IANA protocol number */
-    uint16_t vlan_id;            /* outermost 802.1Q id, 0 = untagged; inner flows: within the tunnel, or as ERSPAN's header says */
+    uint16_t vlan_id;            /* outermost 802.1Q id, 0 = untagged; inner flows: the outermost inside, or ERSPAN's */
     uint64_t fwd_packets;
     uint64_t fwd_octets;         /* IP total lengths */
     uint64_t rev_packets;

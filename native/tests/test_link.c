@@ -33,7 +33,7 @@ static void add_packet(struct bytes *bytes, uint8_t version) {
 }
 
 #define HEADER(bytes) .header = (bytes), .length = sizeof(bytes) - 1
-#define SNAP       "\xaa\xaa\x03\0\0\0" /* LLC and SNAP */
+#define SNAP          "\xaa\xaa\x03\0\0\0" /* LLC and SNAP */
 #define ADDRESSES     "\2\0\0\0\0\1\2\0\0\0\0\2\2\0\0\0\0\3"
 
 /* A link layer's header in front of IP, and the VLAN that it tells. */
@@ -54,11 +54,13 @@ static const struct link_case links[] = {
     {HEADER("\x11\0\0\7\0\x2a\0\x21"), PPP_ETHER, 0, 4},
     {HEADER("\2\0\0\0\0\1\2\0\0\0\0\2\x88\x64\x11\0\0\7\0\x2a\0\x21"), ETHERNET, 0, 4},
     {HEADER("\2\0\0\0\0\1\2\0\0\0\0\2\x81\0\0\7\x88\x64\x11\0\0\7\0\x3e\0\x57"), ETHERNET, 7, 6},
-    {HEADER("\x08\1\0\0" ADDRESSES "\x10\0" SNAP "\x08\0"), WIFI, 0, 4},                                 /* to the access point */
-    {HEADER("\x08\3\0\0" ADDRESSES "\x10\0\2\0\0\0\0\4" SNAP "\x86\xdd"), WIFI, 0, 6},                   /* four addresses */
-    {HEADER("\x88\2\0\0" ADDRESSES "\x10\0\0\0" SNAP "\x08\0"), WIFI, 0, 4},                             /* QoS */
-    {HEADER("\x88\x82\0\0" ADDRESSES "\x10\0\0\0\1\2\3\4" SNAP "\x08\0"), WIFI, 0, 4},                   /* QoS, HT control */
-    {HEADER("\x88\2\0\0" ADDRESSES "\x10\0\x80\0" "\2\0\0\0\0\1\2\0\0\0\0\2\0\x30" SNAP "\x08\0"), WIFI, 0, 4}, /* A-MSDU */
+    {HEADER("\x08\1\0\0" ADDRESSES "\x10\0" SNAP "\x08\0"), WIFI, 0, 4},               /* to the access point */
+    {HEADER("\x08\3\0\0" ADDRESSES "\x10\0\2\0\0\0\0\4" SNAP "\x86\xdd"), WIFI, 0, 6}, /* four addresses */
+    {HEADER("\x88\2\0\0" ADDRESSES "\x10\0\0\0" SNAP "\x08\0"), WIFI, 0, 4},           /* QoS */
+    {HEADER("\x88\x82\0\0" ADDRESSES "\x10\0\0\0\1\2\3\4" SNAP "\x08\0"), WIFI, 0, 4}, /* QoS, HT control */
+    {HEADER("\x88\2\0\0" ADDRESSES "\x10\0\x80\0"
+            "\2\0\0\0\0\1\2\0\0\0\0\2\0\x30" SNAP "\x08\0"),
+     WIFI, 0, 4}, /* A-MSDU */
     {HEADER("\x08\2\0\0" ADDRESSES "\x10\0" SNAP "\x81\0\0\x09\x08\0"), WIFI, 9, 4},
     {HEADER("\0\0\x08\0\0\0\0\0\x08\2\0\0" ADDRESSES "\x10\0" SNAP "\x08\0"), RADIOTAP, 0, 4},
     {HEADER("\0\0\x0a\0\2\0\0\0\x20\0\x88\2\0\0" ADDRESSES "\x10\0\0\0\0\0" SNAP "\x08\0"), RADIOTAP, 0, 4}, /* padded */
@@ -108,7 +110,7 @@ static int link_of(uint16_t link_type) {
 }
 
 static void ppp_control_and_pppoe_discovery_are_not_ip(void) {
-    check_changed(link_of(PPP), 2, 0xc0, DECODE_NON_IP);      /* LCP */
+    check_changed(link_of(PPP), 2, 0xc0, DECODE_NON_IP);       /* LCP */
     check_changed(link_of(PPP_ETHER), 0, 0x21, DECODE_NON_IP); /* version 2 */
     check_changed(link_of(PPP_ETHER), 1, 0x09, DECODE_NON_IP); /* a discovery code */
     check_changed(link_of(PPP), 4, 0x65, DECODE_MALFORMED);

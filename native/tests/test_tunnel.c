@@ -51,16 +51,16 @@ static const struct tunnel tunnels[] = {
      .protocol = GRE, .type = CAPTURE_TUNNEL_TYPE_ERSPAN, .id = 5, .vlan_id = 101, .version = 4},
     {HEADER("\x10\0\x22\xeb\0\0\0\1\x20\0\0\x06\1\2\3\4\0\0\x08\0"), /* frame type 2: IP */
      .protocol = GRE, .type = CAPTURE_TUNNEL_TYPE_ERSPAN, .id = 6, .version = 6},
-    {HEADER("\x08\0\0\0\0\x12\x34\0" MACS "\x08\0"),
-     .protocol = UDP, .port = 4789, .type = CAPTURE_TUNNEL_TYPE_VXLAN, .id = 0x1234, .version = 4},
-    {HEADER("\x08\0\0\0\xff\xff\xff\0" MACS "\x81\0\x0f\xff\x86\xdd"),
-     .protocol = UDP, .port = 8472, .type = CAPTURE_TUNNEL_TYPE_VXLAN, .id = 0xffffff, .vlan_id = 4095, .version = 6},
-    {HEADER("\0\0\x65\x58\0\0\x09\0" MACS "\x08\0"),
-     .protocol = UDP, .port = 6081, .type = CAPTURE_TUNNEL_TYPE_GENEVE, .id = 9, .version = 4},
+    {HEADER("\x08\0\0\0\0\x12\x34\0" MACS "\x08\0"), .protocol = UDP, .port = 4789, .type = CAPTURE_TUNNEL_TYPE_VXLAN,
+     .id = 0x1234, .version = 4},
+    {HEADER("\x08\0\0\0\xff\xff\xff\0" MACS "\x81\0\x0f\xff\x86\xdd"), .protocol = UDP, .port = 8472,
+     .type = CAPTURE_TUNNEL_TYPE_VXLAN, .id = 0xffffff, .vlan_id = 4095, .version = 6},
+    {HEADER("\0\0\x65\x58\0\0\x09\0" MACS "\x08\0"), .protocol = UDP, .port = 6081, .type = CAPTURE_TUNNEL_TYPE_GENEVE, .id = 9,
+     .version = 4},
     {HEADER("\2\x40\x86\xdd\0\0\x09\0\1\2\3\1\4\5\6\7"), /* 8 bytes of options; bare IPv6 */
      .protocol = UDP, .port = 6081, .type = CAPTURE_TUNNEL_TYPE_GENEVE, .id = 9, .version = 6},
-    {HEADER("\x30\xff\0\x28\xde\xad\xbe\xef"),
-     .protocol = UDP, .port = 2152, .type = CAPTURE_TUNNEL_TYPE_GTP_U, .id = 0xdeadbeef, .version = 4},
+    {HEADER("\x30\xff\0\x28\xde\xad\xbe\xef"), .protocol = UDP, .port = 2152, .type = CAPTURE_TUNNEL_TYPE_GTP_U, .id = 0xdeadbeef,
+     .version = 4},
     {HEADER("\x32\xff\0\x2c\0\0\0\1\0\x07\0\x85"), /* sequence number; the extension type does not count without its flag */
      .protocol = UDP, .port = 2152, .type = CAPTURE_TUNNEL_TYPE_GTP_U, .id = 1, .version = 6},
     {HEADER("\x34\xff\0\x34\0\0\0\2\0\0\0\x85\1\0\x09\xc0\2\0\0\0\0\0\0\0"), /* two extension headers: 4 and 8 bytes */
@@ -70,8 +70,8 @@ static const struct tunnel tunnels[] = {
     {HEADER(""), .protocol = UDP, .port = 3544, .type = CAPTURE_TUNNEL_TYPE_TEREDO, .version = 6},
     {HEADER("\0\1\2\3ididi12345678c\0\0\xff\xff\xff\xff\xff\xff"), /* authentication (2 + 3 bytes), then origin */
      .protocol = UDP, .port = 3544, .type = CAPTURE_TUNNEL_TYPE_TEREDO, .version = 6},
-    {HEADER("\0\2\0\7\0\x08\xff\3\0\x21"),
-     .protocol = UDP, .port = 1701, .type = CAPTURE_TUNNEL_TYPE_L2TP, .id = 0x00070008, .version = 4},
+    {HEADER("\0\2\0\7\0\x08\xff\3\0\x21"), .protocol = UDP, .port = 1701, .type = CAPTURE_TUNNEL_TYPE_L2TP, .id = 0x00070008,
+     .version = 4},
     {HEADER("\x4a\2\0\x40\0\7\0\x08\0\1\0\2\0\3xyz\0\x57"), /* length, sequence, offset 3 */
      .protocol = UDP, .port = 1701, .type = CAPTURE_TUNNEL_TYPE_L2TP, .id = 0x00070008, .version = 6},
 };
@@ -181,24 +181,24 @@ static void check_not_entered(uint8_t type, uint32_t at, uint8_t value) {
 }
 
 static void what_does_not_fit_its_header_is_left_as_what_carries_it(void) {
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 0, 0x40);           /* routing */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 1, 2);              /* version 2 */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 1, 1);              /* version 1 without PPP */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 2, 0);              /* no Ethertype */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 4, 0x65);           /* inner IP of another version */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_VXLAN, 8, 0);            /* no valid VNI */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_VXLAN, 8 + 8 + 13, 6);   /* ARP inside */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GENEVE, 8, 0x40);        /* version 1 */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GENEVE, 8, 0x3f);        /* options beyond the end */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GTP_U, 8, 0x50);         /* version 2 */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GTP_U, 8, 0x20);         /* GTP' */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_GTP_U, 9, 1);            /* echo request */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_TEREDO, 8, 0x45);        /* IPv4 inside */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_L2TP, 8, 0x80);          /* control message */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_L2TP, 9, 3);             /* version 3 */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_L2TP, 8, 0x02);          /* an offset beyond the end */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_IP_IN_IP, 3, 19);        /* an inner length below the header's */
-    check_not_entered(CAPTURE_TUNNEL_TYPE_VXLAN, 2, 0);            /* another port */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 0, 0x40);         /* routing */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 1, 2);            /* version 2 */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 1, 1);            /* version 1 without PPP */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 2, 0);            /* no Ethertype */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GRE, 4, 0x65);         /* inner IP of another version */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_VXLAN, 8, 0);          /* no valid VNI */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_VXLAN, 8 + 8 + 13, 6); /* ARP inside */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GENEVE, 8, 0x40);      /* version 1 */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GENEVE, 8, 0x3f);      /* options beyond the end */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GTP_U, 8, 0x50);       /* version 2 */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GTP_U, 8, 0x20);       /* GTP' */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_GTP_U, 9, 1);          /* echo request */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_TEREDO, 8, 0x45);      /* IPv4 inside */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_L2TP, 8, 0x80);        /* control message */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_L2TP, 9, 3);           /* version 3 */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_L2TP, 8, 0x02);        /* an offset beyond the end */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_IP_IN_IP, 3, 19);      /* an inner length below the header's */
+    check_not_entered(CAPTURE_TUNNEL_TYPE_VXLAN, 2, 0);          /* another port */
 }
 
 static void an_erspan_header_of_another_version_is_refused(void) {
@@ -252,7 +252,9 @@ static void the_innermost_of_four_nested_tunnels_is_found_and_no_deeper_one(void
         CHECK(is_tunnelled(&b));
         bool bottom = depth <= DECODE_MAX_TUNNELS;
         CHECK_EQUAL(bottom ? 6 : depth == 5 ? UDP : GRE, inner.key.protocol);
-        CHECK_EQUAL(depth == 6 ? CAPTURE_TUNNEL_TYPE_VXLAN : depth == 5 ? CAPTURE_TUNNEL_TYPE_GRE : CAPTURE_TUNNEL_TYPE_VXLAN,
+        CHECK_EQUAL(depth == 6   ? CAPTURE_TUNNEL_TYPE_VXLAN
+                    : depth == 5 ? CAPTURE_TUNNEL_TYPE_GRE
+                                 : CAPTURE_TUNNEL_TYPE_VXLAN,
                     inner.key.tunnel_type);
         CHECK_EQUAL(bottom ? 40 : inner.octets, inner.octets);
     }

@@ -76,8 +76,8 @@ static struct sums sums_of(capture_t *capture) {
 static void check_mode(uint32_t tunnel, struct sums expected, uint64_t metered_octets, uint64_t tunnelled) {
     for (uint32_t workers = 0; workers <= 1; workers++) {
         struct trace_file trace = tunnelled_trace();
-        capture_t *capture =
-            capture_of(&trace, (struct capture_options){.tunnel = tunnel, .log_records = 1024, .workers = workers, .active_s = 1});
+        capture_t *capture = capture_of(
+            &trace, (struct capture_options){.tunnel = tunnel, .log_records = 1024, .workers = workers, .active_s = 1});
         struct sums sums = sums_of(capture);
         struct capture_stats stats = stats_of(capture);
         CHECK_EQUAL(PACKETS, stats.received);

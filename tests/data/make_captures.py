@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 EPOCH_S = 1_700_000_000  # 2023-11-14T22:13:20Z
-ETHERNET, NULL, RAW, SLL, SLL2 = 1, 0, 101, 113, 276
+ETHERNET, NULL, PPP, RAW, SLL, RADIOTAP, SLL2 = 1, 0, 9, 101, 113, 127, 276
 FIN, SYN, PSH, ACK = 1, 2, 8, 16
 
 A4, B4, C4 = "192.0.2.1", "192.0.2.2", "198.51.100.3"
@@ -106,6 +106,58 @@ def sll2(protocol: int, payload: bytes) -> bytes:
 
 def arp() -> bytes:
     return ethernet(0x0806, struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + bytes(20))
+
+
+def in_udp(source: int, destination: int, payload: bytes) -> bytes:
+    return struct.pack("!HHHH", source, destination, 8 + len(payload), 0) + payload
+
+
+def gre(protocol: int, payload: bytes, *, key: int | None = None, sequence: int | None = None, checksum: bool = False) -> bytes:
+    flags = 0x8000 * checksum | 0x2000 * (key is not None) | 0x1000 * (sequence is not None)
+    options = bytes(4 * checksum) + b"".join(struct.pack("!I", value) for value in (key, sequence) if value is not None)
+    return struct.pack("!HH", flags, protocol) + options + payload
+
+
+def erspan2(vlan: int, session: int, payload: bytes) -> bytes:
+    return gre(0x88BE, struct.pack("!HHI", 1 << 12 | vlan, session, 0) + payload, sequence=1)
+
+
+def erspan3(vlan: int, session: int, payload: bytes) -> bytes:
+    return gre(0x22EB, struct.pack("!HHIHH", 2 << 12 | vlan, session, 12345678, 0, 0) + payload, sequence=1)
+
+
+def vxlan(vni: int, payload: bytes) -> bytes:
+    return in_udp(49152, 4789, struct.pack("!II", 0x08000000, vni << 8) + payload)
+
+
+def geneve(vni: int, protocol: int, payload: bytes) -> bytes:
+    """With one option of 8 bytes."""
+    return in_udp(49152, 6081, struct.pack("!BBHI", 2, 0, protocol, vni << 8) + bytes.fromhex("0102030100000000") + payload)
+
+
+def gtp_u(teid: int, payload: bytes) -> bytes:
+    """With the PDU session container that 5G puts there."""
+    optional = bytes.fromhex("00000085") + bytes.fromhex("01000900")
+    return in_udp(2152, 2152, struct.pack("!BBHI", 0x34, 255, len(optional) + len(payload), teid) + optional + payload)
+
+
+def l2tp(tunnel: int, session: int, payload: bytes) -> bytes:
+    return in_udp(1701, 1701, struct.pack("!HHH", 2, tunnel, session) + payload)
+
+
+def ppp(protocol: int, payload: bytes) -> bytes:
+    return struct.pack("!HH", 0xFF03, protocol) + payload
+
+
+def pppoe(session: int, protocol: int, payload: bytes) -> bytes:
+    return ethernet(0x8864, struct.pack("!BBHHH", 0x11, 0, session, 2 + len(payload), protocol) + payload)
+
+
+def wifi(ethertype: int, payload: bytes, *, control: int = 0x88, flags: int = 1) -> bytes:
+    """A QoS data frame to the access point, behind a radiotap header that has time and flags."""
+    radiotap = struct.pack("<BBHIQBx", 0, 0, 18, 3, 1, 0)
+    header = struct.pack("<BBH18sHH", control, flags, 0, bytes.fromhex("020000000003020000000001020000000002"), 16, 0)
+    return radiotap + header + bytes.fromhex("aaaa03000000") + struct.pack("!H", ethertype) + payload
 
 
 # ---- files
@@ -275,6 +327,70 @@ def several_interfaces() -> bytes:
     return little + big
 
 
+def tunnelled() -> list[Packet]:
+    """One packet or two in each kind of tunnel between A4 and B4; in each the same conversation of 10.0.0.1 and 10.0.0.2."""
+    there, back = ("10.0.0.1", "10.0.0.2"), ("10.0.0.2", "10.0.0.1")
+    ask, answer = ip4(*there, 17, udp(1000, 2000, 72)), ip4(*back, 17, udp(2000, 1000, 12))
+    ask6 = ip6(A6, B6, 6, tcp(1000, 80, SYN))
+    outer = [
+        ip4(A4, B4, 17, vxlan(7, ethernet(0x0800, ask))),
+        ip4(B4, A4, 17, vxlan(7, ethernet(0x0800, answer))),
+        ip4(A4, B4, 17, vxlan(8, ethernet(0x8100, tag(5, 0x0800, ask)))),
+        ip4(A4, B4, 17, vxlan(7, arp())),  # nothing of ours inside: the tunnel's own flow
+        ip4(A4, B4, 17, geneve(7, 0x6558, ethernet(0x86DD, ask6))),
+        ip4(A4, B4, 47, gre(0x0800, ask)),
+        ip4(B4, A4, 47, gre(0x0800, answer, checksum=True, sequence=9)),
+        ip4(A4, B4, 47, gre(0x86DD, ask6, key=0x01020304)),
+        ip4(A4, B4, 47, erspan2(100, 3, ethernet(0x0800, ask))),
+        ip4(A4, B4, 47, erspan3(101, 4, ethernet(0x0800, ask))),
+        ip4(A4, B4, 47, gre(0x88BE, ethernet(0x8100, tag(6, 0x0800, ask)))),  # ERSPAN type I
+        ip4(A4, B4, 17, gtp_u(0xDEADBEEF, ask)),
+        ip4(B4, A4, 17, gtp_u(1, answer)),
+        ip4(A4, B4, 4, ask),
+        ip4(A4, B4, 41, ask6),
+        ip6(A6, B6, 4, ask),
+        ip6(A6, B6, 41, ip6(B6, A6, 17, udp(1, 2, 4))),
+        ip4(A4, B4, 17, in_udp(50000, 3544, ask6)),
+        ip4(A4, B4, 17, l2tp(1, 2, ppp(0x0021, ask))),
+        ip4(A4, B4, 47, gre(0x0800, ip4(A4, B4, 17, vxlan(9, ethernet(0x0800, ask))))),  # one in the other
+    ]
+    frames = [ethernet(0x0800 if packet[0] >> 4 == 4 else 0x86DD, packet) for packet in outer]
+    whole = gre(0x0800, ip4(*there, 17, udp(1000, 2000, 1000)))
+    frames.append(ethernet(0x0800, ip4(A4, B4, 47, whole[:800], ident=7, fragment=0x2000)))
+    frames.append(ethernet(0x0800, ip4(A4, B4, 47, whole[800:], ident=7, fragment=100)))  # no inner header: the tunnel's own flow
+    return [(1000 * number, frame) for number, frame in enumerate(frames)]
+
+
+def dialled() -> list[Packet]:
+    return [
+        (0, ethernet(0x8863, bytes.fromhex("110900000000"))),  # discovery
+        (1000, pppoe(42, 0x0021, ip4(A4, B4, 17, udp(1000, 2000, 72)))),
+        (2000, pppoe(42, 0x0021, ip4(B4, A4, 17, udp(2000, 1000, 12)))),
+        (3000, pppoe(43, 0x0057, ip6(A6, B6, 58, echo(128)))),
+        (4000, pppoe(43, 0xC021, bytes(8))),  # LCP
+    ]
+
+
+def point_to_point() -> list[Packet]:
+    return [
+        (0, ppp(0x0021, ip4(A4, B4, 17, udp(1000, 2000, 72)))),
+        (1000, ppp(0x8021, bytes(10))),  # IPCP
+        (2000, struct.pack("!H", 0x0057) + ip6(A6, B6, 17, udp(1, 2, 4))),
+    ]
+
+
+def wireless() -> list[Packet]:
+    ask = ip4(A4, B4, 17, udp(1000, 2000, 72))
+    return [
+        (0, wifi(0x0800, ask)),
+        (1000, wifi(0x0800, ip4(B4, A4, 17, udp(2000, 1000, 12)), flags=2)),
+        (2000, wifi(0x86DD, ip6(A6, B6, 17, udp(1, 2, 4)))),
+        (3000, wifi(0x0800, ask, flags=0x41)),  # encrypted
+        (4000, wifi(0x0800, ask, control=0x80)),  # a beacon
+        (5000, wifi(0x0806, bytes(28))),
+    ]
+
+
 CAPTURES = {
     "connection.pcap": lambda: pcap(connection()),
     "connection-be-ns.pcap": lambda: pcap(connection(), order=">", nanoseconds=True),
@@ -288,6 +404,10 @@ CAPTURES = {
     "extended.pcap": lambda: pcap(extended()),
     "damaged.pcap": lambda: pcap(damaged()),
     "pauses.pcap": lambda: pcap(pauses()),
+    "tunnelled.pcap": lambda: pcap(tunnelled()),
+    "dialled.pcap": lambda: pcap(dialled()),
+    "point-to-point.pcap": lambda: pcap(point_to_point(), link=PPP),
+    "wireless.pcap": lambda: pcap(wireless(), link=RADIOTAP),
     "cut.pcap": lambda: pcap(connection(), cut=5),
     "several-interfaces.pcapng": several_interfaces,
     "cut.pcapng": lambda: several_interfaces()[:-20],

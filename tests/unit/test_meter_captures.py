@@ -28,6 +28,39 @@ def test_a_capture_gives_the_totals_worked_out_by_hand(firmware: Firmware, expec
     assert metered.totals() == {key: tuple(value) for key, value in expected["flows"].items()}
 
 
+TUNNELLED = [line for line in EXPECTED if "inner_flows" in line]
+
+
+@pytest.mark.parametrize("expected", TUNNELLED, ids=[line["file"] for line in TUNNELLED])
+def test_inner_flows_of_every_tunnel_are_those_worked_out_by_hand(firmware: Firmware, expected: dict[str, Any]) -> None:
+    metered = meter_files(firmware, [DATA / expected["file"]], tunnel="inner")
+    inner = {key: tuple(value) for key, value in expected["inner_flows"].items()}
+    assert metered.tunnel_totals() == inner
+    assert (metered.metrics.received, metered.metrics.metered) == (expected["packets"], expected["ip_packets"])
+    assert metered.metrics.metered_octets == sum(octets for _, octets in inner.values())
+    assert (metered.metrics.tunnelled, metered.metrics.tunnelled_octets) == (expected["tunnelled"], expected["tunnelled_octets"])
+
+
+@pytest.mark.parametrize("expected", TUNNELLED, ids=[line["file"] for line in TUNNELLED])
+def test_both_is_the_outer_flows_and_the_inner_ones_with_every_frame_metered_once(
+    firmware: Firmware, expected: dict[str, Any]
+) -> None:
+    metered = meter_files(firmware, [DATA / expected["file"]], tunnel="both")
+    outer = {f"0:0|{key}": tuple(value) for key, value in expected["flows"].items()}
+    inner = {key: tuple(value) for key, value in expected["inner_flows"].items() if not key.startswith("0:0|")}
+    assert metered.tunnel_totals() == outer | inner
+    assert (metered.metrics.received, metered.metrics.metered) == (expected["packets"], expected["ip_packets"])
+    assert metered.metrics.metered_octets == expected["octets"]
+    assert (metered.metrics.tunnelled, metered.metrics.tunnelled_octets) == (expected["tunnelled"], expected["tunnelled_octets"])
+    assert metered.metrics.flow_records_ended == len(metered.records)
+
+
+def test_by_default_no_flow_is_seen_inside_a_tunnel(firmware: Firmware) -> None:
+    metered = meter_files(firmware, [DATA / "tunnelled.pcap"])
+    assert {(record["tunnel_type"], record["tunnel_id"]) for record in metered.records} == {(0, 0)}
+    assert (metered.metrics.tunnelled, metered.metrics.tunnelled_octets) == (0, 0)
+
+
 def test_every_capture_has_its_totals_and_is_what_the_generator_writes(tmp_path: Path) -> None:
     runpy.run_path(str(DATA / "make_captures.py"))["write_captures"](tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

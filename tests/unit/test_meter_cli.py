@@ -201,6 +201,8 @@ LINES = [
     ["a.pcap"],
     ["a.pcap", "b.pcapng", "--output", "csv", "-o", "out.csv"],
     ["--filter", "tcp port 80", "--idle=0", "--active", "60.5", "--max-flows", "4096", "a.pcap"],
+    ["--tunnel", "inner", "a.pcap"],
+    ["a.pcap", "--tunnel=both"],
     ["a.pcap", "--filter=", "--release-key", "key.pub", "--firmware-dir=/lib/x", "--output=none"],
 ]
 

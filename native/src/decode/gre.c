@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* GRE (RFC 2784, RFC 2890; source routing of RFC 1701 is refused), PPTP's version of it (RFC 2637) and the mirrored Ethernet frames
- * of ERSPAN types I, II and III (draft-foschiano-erspan-03). */
+/* GRE (RFC 2784, RFC 2890; source routing of RFC 1701 is refused), PPTP's version of it (RFC 2637) and the mirrored Ethernet
+ * frames of ERSPAN types I, II and III (draft-foschiano-erspan-03). */
 #include "decode/tunnel.h"
 
 enum gre_flag {

@@ -151,14 +151,14 @@ enum decode_result decode_frame(const struct frame *frame, struct packet *packet
     uint32_t wire = frame->wirelen > frame->caplen ? frame->wirelen : frame->caplen;
     struct cursor cursor = {frame->data, frame->caplen, wire};
     bool tagged = frame->flags & FRAME_VLAN;
-    memset(packet, 0, sizeof(*packet));
+    packet_clear(packet);
     packet->key.vlan_id = tagged ? frame->vlan_tci & 0x0fff : 0;
     packet->ts_ns = frame->ts_ns;
     packet->interface_index = frame->interface_index;
 
-    switch (frame->link_type) {
-    case LINK_ETHERNET:
+    if (__builtin_expect(frame->link_type == LINK_ETHERNET, 1))
         return decode_ethernet(cursor, tagged, packet);
+    switch (frame->link_type) {
     case LINK_LINUX_SLL:
         return decode_cooked(cursor, 16, 14, tagged, packet);
     case LINK_LINUX_SLL2:

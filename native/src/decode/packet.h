@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <endian.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -49,6 +50,12 @@ struct packet {
     uint32_t payload_wire; /* bytes there were on the wire */
     const uint8_t *payload;
 };
+
+/* What the decoder counts on: everything 0 but the addresses, which every IP header sets whole, and the payload. */
+static inline void packet_clear(struct packet *packet) {
+    enum { FIRST = offsetof(struct packet, key.port), END = offsetof(struct packet, payload_left) };
+    memset((uint8_t *)packet + FIRST, 0, END - FIRST);
+}
 
 /* As big-endian numbers: addresses first, then ports. */
 static inline bool flow_key_source_is_lower(const struct flow_key *key) {

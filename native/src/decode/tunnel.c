@@ -65,7 +65,7 @@ bool decode_tunnelled(const struct packet *outer, struct packet *inner) {
     const struct packet *carrier = outer;
     for (int depth = 0; depth < DECODE_MAX_TUNNELS && carrier->fragment != PACKET_FRAGMENT_LATER; depth++) {
         struct packet *packet = &level[depth & 1];
-        memset(packet, 0, sizeof(*packet));
+        packet_clear(packet);
         packet->ts_ns = outer->ts_ns;
         packet->packet_id = outer->packet_id;
         packet->interface_index = outer->interface_index;

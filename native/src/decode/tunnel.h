@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tunnels' headers, each from its first byte on: what it carries is decoded into *packet, whose key gets the tunnel's type and
- * id. packet->ts_ns and interface_index are already set, everything else is 0. */
+/* The tunnels' headers, each from its first byte on: what it carries is decoded into *packet, whose key gets the tunnel's type
+ * and id. packet->ts_ns and interface_index are already set, everything else is 0. */
 #ifndef JARVIS_TUNNEL_H
 #define JARVIS_TUNNEL_H
 

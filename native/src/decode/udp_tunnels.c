@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* VXLAN (RFC 7348), GENEVE (RFC 8926), GTP-U (3GPP TS 29.281), Teredo (RFC 4380), L2TPv2 (RFC 2661): from behind the UDP header. */
+/* VXLAN (RFC 7348), GENEVE (RFC 8926), GTP-U (3GPP TS 29.281), Teredo (RFC 4380), L2TPv2 (RFC 2661): from behind the UDP header.
+ */
 #include "decode/tunnel.h"
 
 enum vxlan { VXLAN_HEADER = 8, VXLAN_VNI_VALID = 0x08 };
@@ -65,7 +66,8 @@ enum decode_result tunnel_geneve(struct cursor cursor, struct packet *packet) {
     return protocol < GENEVE_LEAST_ETHERTYPE ? DECODE_NON_IP : decode_ethertype(cursor, protocol, false, packet);
 }
 
-/* Past the extension headers: each is a length in words of 4 bytes, its content, and the type of the next one in its last byte. */
+/* Past the extension headers: each is a length in words of 4 bytes, its content, and the type of the next one in its last byte.
+ */
 static bool skip_gtp_extensions(struct cursor *cursor, uint8_t next) {
     for (int extensions = 0; next != 0; extensions++) {
         uint32_t length = cursor->left ? cursor->at[0] * 4u : 0;

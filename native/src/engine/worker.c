@@ -13,7 +13,7 @@ enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 100, BLOCKED_WAIT_US = 200, AWAIT
 
 /* Counts of one batch, added to the counters once. */
 struct batch_tally {
-    uint64_t metered, metered_octets, tunnelled, tunnelled_octets, filtered, non_ip, malformed, ring_dropped;
+    uint64_t metered_octets, tunnelled, tunnelled_octets, filtered, non_ip, malformed, ring_dropped;
 };
 
 static bool deadline_passed(struct capture *capture) {
@@ -41,19 +41,23 @@ static bool take_frame(struct worker *worker, const struct frame *frame, uint64_
         return false;
     }
     packet->packet_id = packet_id;
+    tally->metered_octets += packet->octets;
     return true;
 }
 
-/* Looks into the packet's tunnel, if it is one. Returns how many packets now stand at *packet: one, or outer and inner. */
-static uint32_t take_tunnelled(struct worker *worker, struct packet *packet, struct batch_tally *tally) {
+/* Looks into the packet's tunnel, if it is one. With CAPTURE_TUNNEL_INNER what is inside takes its place; with _BOTH it is put
+ * behind it, and true returned. */
+static bool take_tunnelled(const struct worker *worker, struct packet *packet, struct batch_tally *tally) {
     struct packet inner;
     if (!decode_tunnelled(packet, &inner))
-        return 1;
-    bool both = worker->capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;
+        return false;
     tally->tunnelled++;
     tally->tunnelled_octets += inner.octets;
+    bool both = worker->capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;
+    if (!both)
+        tally->metered_octets += (uint64_t)inner.octets - packet->octets;
     packet[both] = inner;
-    return 1 + both;
+    return both;
 }
 
 /* Makes a decoded packet ready for the table and asks for its bucket. */
@@ -65,7 +69,8 @@ static inline void prepare_packet(struct worker *worker, struct packet *packet) 
     flow_table_prefetch_bucket(&worker->table, packet->hash);
 }
 
-/* First pass: decode the frames from `first` to before `end`, ask for the buckets. Returns the number of packets. */
+/* First pass: decode the frames from `first` to before `end`, ask for the buckets. Returns the number of packets, an inner one
+ * counted by itself. */
 static uint32_t decode_frames(struct worker *worker, uint32_t first, uint32_t end, struct batch_tally *tally) {
     bool metering = worker->capture->metering, tunnels = worker->capture->flow_config.tunnel != CAPTURE_TUNNEL_OUTER;
     uint32_t packets = 0;
@@ -74,12 +79,13 @@ static uint32_t decode_frames(struct worker *worker, uint32_t first, uint32_t en
         struct packet *packet = &worker->packets[packets];
         if (!take_frame(worker, frame, worker->packet_id + i + 1, packet, tally))
             continue;
-        uint32_t count = __builtin_expect(tunnels, 0) ? take_tunnelled(worker, packet, tally) : 1;
-        tally->metered++;
-        tally->metered_octets += packet->octets;
-        packets += count;
-        for (uint32_t n = 0; metering && n < count; n++)
-            prepare_packet(worker, packet + n);
+        packets++;
+        if (__builtin_expect(tunnels, 0) && take_tunnelled(worker, packet, tally)) {
+            prepare_packet(worker, packet + 1);
+            packets++;
+        }
+        if (metering)
+            prepare_packet(worker, packet);
     }
     return packets;
 }
@@ -91,9 +97,9 @@ static void meter_batch(struct worker *worker, uint32_t packets) {
         flow_table_add(&worker->table, &worker->packets[i]);
 }
 
-static void publish_batch(struct worker *worker, const struct batch_tally *tally) {
+static void publish_batch(struct worker *worker, const struct batch_tally *tally, uint64_t metered) {
     struct worker_counters *counters = &worker->counters;
-    counter_add(&counters->metered, tally->metered);
+    counter_add(&counters->metered, metered);
     counter_add(&counters->metered_octets, tally->metered_octets);
     counter_add(&counters->tunnelled, tally->tunnelled);
     counter_add(&counters->tunnelled_octets, tally->tunnelled_octets);
@@ -154,7 +160,8 @@ static void process_frames(struct worker *worker, uint32_t end) {
         uint32_t packets = decode_frames(worker, first, end, &tally);
         if (capture->metering)
             meter_batch(worker, packets);
-        publish_batch(worker, &tally);
+        bool both = capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;
+        publish_batch(worker, &tally, packets - (both ? tally.tunnelled : 0));
     }
     if (newest) { /* damaged frames have no time */
         worker->newest_ns = newest;

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from jarvis.capture.v1.capture_pb2 import TIMESTAMP_SOURCE_HARDWARE, CaptureSpec
+from jarvis.capture.v1.capture_pb2 import TIMESTAMP_SOURCE_HARDWARE, TUNNEL_BOTH, TUNNEL_INNER, TUNNEL_OUTER, CaptureSpec
 from jarvis_agent.capture_spec import plan_capture
 from jarvis_agent.errors import RequestError
 from jarvis_agent.firmware import executable_mappings
@@ -60,6 +60,15 @@ def test_too_many_files_and_unknown_timestamp_sources_are_refused(tmp_path: Path
     assert violation(CaptureSpec(files=["a"] * 257), tmp_path) == "spec.files"
     spec = CaptureSpec(interface="eth0", timestamp_source=9)  # type: ignore[arg-type]  # what a newer caller may send
     assert violation(spec, None) == "spec.timestamp_source"
+
+
+def test_the_tunnel_of_a_specification_is_outer_unless_asked_otherwise() -> None:
+    wanted = {None: "outer", TUNNEL_OUTER: "outer", TUNNEL_INNER: "inner", TUNNEL_BOTH: "both"}
+    for tunnel, expected in wanted.items():
+        spec = CaptureSpec(interface="eth0", tunnel=tunnel)
+        assert plan_capture(spec, replay_directory=None, worker_cpus=()).tunnel == expected
+    unknown = CaptureSpec(interface="eth0", tunnel=9)  # type: ignore[arg-type]  # what a newer caller may send
+    assert violation(unknown, None) == "spec.tunnel"
 
 
 def test_each_executable_file_is_found_once_and_the_firmware_itself_is_left_out() -> None:

@@ -84,6 +84,8 @@ def test_ipv6_icmp_vlan_and_unknown_protocols_have_their_forms() -> None:
                     record(ip_protocol=58, icmp_type_code=128 * 256, **six),
                     record(ip_protocol=1, icmp_type_code=3 * 256 + 1),
                     record(ip_protocol=200, end_delta_ns=3_723 * 10**9, end_reason=0),
+                    record(tunnel_type=flow_pb2.TUNNEL_TYPE_GTP_U, tunnel_id=7),
+                    record(ip_protocol=47, tunnel_type=flow_pb2.TUNNEL_TYPE_IP_IN_IP, vlan_id=5),
                 ],
             ),
         )
@@ -95,6 +97,8 @@ def test_ipv6_icmp_vlan_and_unknown_protocols_have_their_forms() -> None:
     assert "ICMP 10.0.0.1 -> 10.0.0.2 type 3 code 1  fwd" in lines[2]
     assert "proto-200 10.0.0.1 -> 10.0.0.2  fwd" in lines[3]
     assert lines[3].endswith("  1h02m  end:-")
+    assert lines[4].endswith("  in gtp-u 7  end:idle")
+    assert lines[5].endswith("  vlan 5  in ip-in-ip  end:idle")
 
 
 def test_a_flow_as_json_is_exact() -> None:
@@ -127,6 +131,8 @@ def test_a_flow_as_json_is_exact() -> None:
         "dscp": 0,
         "first_packet_id": 0,
         "last_packet_id": 0,
+        "tunnel_id": 0,
+        "tunnel_type": "unspecified",
     }
 
 

@@ -156,6 +156,7 @@ def test_bad_input_names_the_field_and_what_would_be_accepted(
         ({"active_timeout_s": 86_401}, "active_timeout"),
         ({"log_records": 1000}, "log_records"),
         ({"fragment_slots": 3}, "fragment_slots"),
+        ({"tunnel": "middle"}, "tunnel"),
     ],
 )
 def test_bad_metering_settings_name_the_field(firmware: Firmware, arguments: dict[str, Any], field: str) -> None:

@@ -106,6 +106,31 @@ def test_json_and_csv_say_the_same(firmware: Firmware) -> None:
     assert len(as_json) == 3
 
 
+def test_the_tunnel_of_an_inner_flow_is_the_same_in_every_format(firmware: Firmware) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    with finished(firmware, [DATA / "tunnelled.pcap"], tunnel="both") as capture:
+        rows = [json.loads(line) for line in capture.open_flow_reader().read_text("json").data.splitlines()]
+        arrow = capture.open_flow_reader().read_arrow(max_records=100).data
+        batch = agent_pb2.StreamFlowsResponse.FromString(capture.open_flow_reader().read_batch().data).batch
+    tunnels = [(row["tunnel_type"], row["tunnel_id"]) for row in rows]
+    assert (5, 0xDEADBEEF) in tunnels
+    assert {kind for kind, _ in tunnels} == set(range(9))
+    assert list(zip(arrow.column("tunnel_type").to_pylist(), arrow.column("tunnel_id").to_pylist(), strict=True)) == tunnels
+    assert [(record.tunnel_type, record.tunnel_id) for record in batch.records] == tunnels
+
+
+def test_live_inner_flows_are_listed_and_found_by_their_id(firmware: Firmware) -> None:
+    with PacketCaptureEngine(files=[DATA / "tunnelled.pcap"], firmware=firmware, workers=0) as capture:
+        capture.enable_flow_metering(idle_timeout_s=0, active_timeout_s=0, tunnel="inner")
+        capture.start()
+        capture.poll(0)
+        flows = capture.get_flows(limit=100)
+        inner = [flow for flow in flows if (flow.src_port, flow.dst_port) == (1000, 2000)]
+        assert len({flow.flow_id for flow in inner}) == len(inner) > 5
+        for flow in inner:
+            assert capture.lookup_flow(flow.flow_id) == [flow]
+
+
 def test_arrow_columns_say_the_same_as_json(firmware: Firmware) -> None:
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     with finished(firmware, [CONNECTION]) as capture:
