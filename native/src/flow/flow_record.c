@@ -3,6 +3,8 @@
 
 #include "flow/flow_hash.h"
 
+static_assert(sizeof(struct capture_flow) == 128, "flow_record_export sets every byte of it");
+
 void flow_record_start(struct flow_record *record, const struct packet *packet) {
     *record = (struct flow_record){
         .key = packet->key,
@@ -20,7 +22,6 @@ void flow_record_start(struct flow_record *record, const struct packet *packet) 
 
 void flow_record_export(const struct flow_record *record, uint8_t end_reason, struct capture_flow *out) {
     int source = record->forward, destination = !source;
-    memset(out, 0, sizeof(*out));
     out->flow_id = flow_key_id(&record->key);
     memcpy(out->src_addr, record->key.addr[source], 16);
     memcpy(out->dst_addr, record->key.addr[destination], 16);
