@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Firmware at start: measured into the PCR first, judged second, loaded last; refused firmware leaves the agent up but mute.
 
-    library → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen
+    library and modules → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen
     → every other executable mapping of the process logged and extended likewise
 
 Nothing here can be switched off: there is no parameter for it and load_firmware's allow_unsigned is never passed.
@@ -30,6 +30,8 @@ from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
 
 _LOG = logging.getLogger(__name__)
+_FIRMWARE_MEMFD = "/memfd:" + LIBRARY.removesuffix(".so")
+"""What the kernel calls the library's and its modules' memfds begins so."""
 _MAX_MANIFEST_BYTES = 64 * 1024
 """What an attestation carries at most; a real manifest has under 2 KiB."""
 
@@ -136,7 +138,7 @@ def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
 def executable_mappings(maps: str) -> Iterator[tuple[str, str]]:
     """(address range, path) of each file that is mapped executable, from the text of /proc/PID/maps, each path once.
 
-    The memfd of the firmware is left out: its sealed bytes have an event of their own.
+    The memfds of the firmware are left out: the sealed bytes of each object have an event of their own.
     """
     seen: set[str] = set()
     for line in maps.splitlines():
@@ -144,7 +146,7 @@ def executable_mappings(maps: str) -> Iterator[tuple[str, str]]:
         if len(fields) < 6 or "x" not in fields[1] or not fields[5].startswith("/"):
             continue
         path = fields[5]
-        if path not in seen and not path.startswith(f"/memfd:{LIBRARY}"):
+        if path not in seen and not path.startswith(_FIRMWARE_MEMFD):
             seen.add(path)
             yield fields[0], path
 
