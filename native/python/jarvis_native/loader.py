@@ -5,8 +5,8 @@ Data flow: file → sealed memfd (one read) → SHA-256 of the memfd → `measur
 signature and floor judged on that digest → dlopen of /proc/self/fd/N. Measuring comes before judging, so what is refused was
 measured too; and the seal makes what is mapped the very bytes that were hashed, whatever happens to the file meanwhile.
 
-Modules (backends that need a library which not every host has: modules.py) go the same way, each measured before it is judged, and
-all are judged before anything is mapped: one altered module refuses the whole firmware.
+Modules (modules.py: backends that need a library which not every host has) go the same way, each measured before it is judged;
+all are judged before anything is mapped, and one altered module refuses the whole firmware.
 
 The descriptor is never closed: glibc knows a library by its path and would hand out the old one for a descriptor number used
 again. For the same reason a process loads one firmware only; an update runs in a new process.
