@@ -94,7 +94,7 @@ fuzz: build/.debian
 	        build/fuzz-corpus/$$name $$seeds || exit 1; done
 
 proto:
-	proto/generate $(BIN)/python
+	proto/generate $(CURDIR)/$(BIN)/python
 
 clean:
 	rm -rf build $(VENV)

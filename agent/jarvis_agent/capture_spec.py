@@ -47,6 +47,7 @@ class CapturePlan:
     buffer_size_mb: int
     timestamp_source: TimestampSource
     promiscuous: bool
+    exclusive: bool
     max_flows: int
     idle_timeout_s: float
     active_timeout_s: float
@@ -84,6 +85,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         buffer_size_mb=spec.buffer_size_mb or DEFAULT_BUFFER_MB,
         timestamp_source=_TIMESTAMP_SOURCES[spec.timestamp_source],
         promiscuous=spec.promiscuous,
+        exclusive=spec.exclusive,
         max_flows=spec.max_flows or DEFAULT_MAX_FLOWS,
         idle_timeout_s=_seconds(spec.idle_timeout) if spec.HasField("idle_timeout") else DEFAULT_IDLE_S,
         active_timeout_s=_seconds(spec.active_timeout) if spec.HasField("active_timeout") else DEFAULT_ACTIVE_S,

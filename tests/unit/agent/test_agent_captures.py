@@ -25,6 +25,12 @@ def test_what_is_left_out_gets_the_documented_defaults() -> None:
     assert (plan.idle_timeout_s, plan.active_timeout_s, plan.workers, plan.timestamp_source) == (30.0, 300.0, 1, "default")
 
 
+def test_exclusive_is_handed_on_and_is_never_the_default() -> None:
+    for exclusive in (False, True):
+        spec = CaptureSpec(interface="eth0", backend="xdp", exclusive=exclusive)
+        assert plan_capture(spec, replay_directory=None, worker_cpus=()).exclusive is exclusive
+
+
 def test_a_timeout_of_zero_is_never_and_not_the_default() -> None:
     spec = CaptureSpec(interface="eth0", timestamp_source=TIMESTAMP_SOURCE_HARDWARE)
     spec.idle_timeout.FromSeconds(0)
