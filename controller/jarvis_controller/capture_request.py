@@ -32,7 +32,7 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     if spec.interface and _INTERFACE.fullmatch(spec.interface) is None:
         raise bad_field("spec.interface", f"{spec.interface[:40]!r}: a network interface's name of 1-15 characters is accepted")
     if spec.exclusive and spec.backend != "xdp":
-        raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: with exclusive only backend 'xdp' is accepted")
+        raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: accepted with backend 'xdp'")
     _range("spec.snaplen", spec.snaplen, 64, 262_144)
     _range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
     _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)

@@ -46,9 +46,14 @@ static void nothing(void *state) {
     (void)state;
 }
 
-static const struct capture_backend_ops complete = {.description = "a module's backend", .live = true, .probe = usable,
-                                                    .open = open_nothing, .read = read_nothing, .release = nothing,
-                                                    .stats = no_stats, .close = nothing};
+static const struct capture_backend_ops complete = {.description = "a module's backend",
+                                                    .live = true,
+                                                    .probe = usable,
+                                                    .open = open_nothing,
+                                                    .read = read_nothing,
+                                                    .release = nothing,
+                                                    .stats = no_stats,
+                                                    .close = nothing};
 
 static struct capture_backend_ops ops_of(const char *name, int rank) {
     struct capture_backend_ops ops = complete;
@@ -136,8 +141,7 @@ static void modules_take_their_place_by_rank_and_notes_come_last(void) {
 }
 
 static void check_selection(const char *backend, const char *interface, uint32_t snaplen, int code, const char *text) {
-    struct capture_config config = {
-        .struct_size = sizeof config, .interface = interface, .backend = backend, .snaplen = snaplen};
+    struct capture_config config = {.struct_size = sizeof config, .interface = interface, .backend = backend, .snaplen = snaplen};
     struct capture_error_info error = {0};
     char name[16] = "";
     CHECK_EQUAL(code, capture_select_backend(&config, name, &error));
@@ -161,7 +165,8 @@ static void auto_takes_the_highest_rank_that_is_willing_and_fits(void) {
 static void refusals_name_what_there_is(void) {
     check_selection("none", "lo", 0, CAPTURE_ERR_BACKEND,
                     "backend is \"none\": accepted are auto, fast, careful, afpacket, pcap, file and slow");
-    check_selection("file", "lo", 0, CAPTURE_ERR_BACKEND, "for an interface accepted are auto, fast, careful, afpacket, pcap and slow");
+    check_selection("file", "lo", 0, CAPTURE_ERR_BACKEND,
+                    "for an interface accepted are auto, fast, careful, afpacket, pcap and slow");
     check_selection("absent", "lo", 0, CAPTURE_ERR_BACKEND, "backend is absent, which is not here: its library is not installed");
 }
 

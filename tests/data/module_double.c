@@ -29,8 +29,14 @@ static void stats(void *state, struct backend_stats *out) {
     *out = (struct backend_stats){0};
 }
 
-static const struct capture_backend_ops ops = {.name = "double", .description = "a test's module", .live = true, .probe = probe,
-                                               .open = open_queue, .read = read_batch, .release = release, .stats = stats,
+static const struct capture_backend_ops ops = {.name = "double",
+                                               .description = "a test's module",
+                                               .live = true,
+                                               .probe = probe,
+                                               .open = open_queue,
+                                               .read = read_batch,
+                                               .release = release,
+                                               .stats = stats,
                                                .close = release};
 static const struct capture_module module = {.abi = CAPTURE_MODULE_ABI, .version = VERSION, .ops = &ops};
 

@@ -138,10 +138,10 @@ def _check_source(spec: capture_pb2.CaptureSpec) -> None:
         raise usage_error("nothing to capture from: give --interface NAME, or --file FILE for each file of a trace")
     if spec.interface and spec.backend == Backend.FILE:
         raise usage_error(
-            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap, afpacket and xdp"
+            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap, afpacket, xdp"
         )
     if spec.exclusive and spec.backend != Backend.XDP:
-        raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with --exclusive is xdp")
+        raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with it is xdp")
     if spec.files and spec.backend not in {Backend.AUTO, Backend.FILE}:
         raise usage_error(f"--backend is {spec.backend!r} and --file is {spec.files[0]!r}: accepted for files are auto and file")
 

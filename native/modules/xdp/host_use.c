@@ -128,11 +128,9 @@ static int take_answer(int socket, struct look *look, look_at at) {
 static bool dump(struct look *look, unsigned short type, unsigned char family, look_at at) {
     struct {
         struct nlmsghdr header;
-        struct rtmsg body; /* as long as the longest of the three kinds of request but ifinfomsg, whose family comes first too */
-        char room[8];
-    } request = {.header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifinfomsg)), .nlmsg_type = type,
-                            .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
-                 .body = {.rtm_family = family}};
+        struct ifinfomsg body; /* the longest of the three kinds of body; each begins with the family */
+    } request = {.header = {.nlmsg_len = sizeof request, .nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+                 .body = {.ifi_family = family}};
     int netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     int result = -1;
     if (netlink >= 0 && send(netlink, &request, request.header.nlmsg_len, 0) == (ssize_t)request.header.nlmsg_len)
@@ -178,8 +176,8 @@ int xdp_interface_examine(const char *name, struct xdp_interface *out, struct ca
     snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
     int code = interface_examine(examiner, name, &out->index, &out->hardware, error);
     if (code == CAPTURE_OK && ioctl(examiner, SIOCGIFMTU, &request) != 0)
-        code = capture_fail(error, CAPTURE_ERR_IO, "interface", "the MTU of interface %s cannot be read: %s", name,
-                            strerror(errno));
+        code =
+            capture_fail(error, CAPTURE_ERR_IO, "interface", "the MTU of interface %s cannot be read: %s", name, strerror(errno));
     out->mtu = (uint32_t)request.ifr_mtu;
     out->queues = queues_of(examiner, name);
     out->takes_tags_off = takes_tags_off(examiner, name);

@@ -69,8 +69,8 @@ static bool probe(const char *interface, char *reason, size_t size) {
     else if (found.hardware != ARPHRD_ETHER)
         snprintf(reason, size, "interface %s is not Ethernet (ARPHRD %d)", interface, found.hardware);
     else if (found.mtu + XDP_TAGS + XDP_FRAME_HEADROOM > XDP_FRAME_ROOM)
-        snprintf(reason, size, "interface %s has MTU %u: a frame must fit into a page, accepted is up to %d", interface, found.mtu,
-                 XDP_FRAME_ROOM - XDP_FRAME_HEADROOM - XDP_TAGS);
+        snprintf(reason, size, "interface %s has MTU %u: a frame must fit into a page, accepted is up to %d", interface,
+                 found.mtu, XDP_FRAME_ROOM - XDP_FRAME_HEADROOM - XDP_TAGS);
     else if (found.queues > XDP_QUEUES_MAX)
         snprintf(reason, size, "interface %s has %u receive queues: accepted are up to %d (ethtool -L)", interface, found.queues,
                  XDP_QUEUES_MAX);
@@ -93,8 +93,9 @@ static int check(const struct capture_config *config, struct capture_error_info 
     char use[120];
     struct xdp_interface found;
     if (config->timestamp_source == CAPTURE_TIMESTAMP_HARDWARE)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                            "timestamp_source is 2 (hardware): backend xdp does not get the card's timestamps, accepted are 0 and 1");
+        return capture_fail(
+            error, CAPTURE_ERR_INVALID, "timestamp_source",
+            "timestamp_source is 2 (hardware): backend xdp does not get the card's timestamps, accepted are 0 and 1");
     if (!config->exclusive && xdp_host_uses(config->interface, use, sizeof use))
         return capture_fail(error, CAPTURE_ERR_INVALID, "exclusive",
                             "exclusive is false: %s, and backend xdp would take its frames away from the host; accepted is true, "
@@ -137,7 +138,8 @@ static uint64_t time_of(struct xdp_state *state, uint8_t *frame) {
 
 /* ---- reading */
 
-static void append(struct xdp_state *state, struct xdp_socket *xsk, const struct xdp_desc *descriptor, struct frame_batch *batch) {
+static void append(struct xdp_state *state, struct xdp_socket *xsk, const struct xdp_desc *descriptor,
+                   struct frame_batch *batch) {
     uint8_t *data = xsk->memory + descriptor->addr;
     uint32_t caplen = descriptor->len < state->snaplen ? descriptor->len : state->snaplen;
     state->held[state->held_count].socket = xsk;
@@ -267,8 +269,8 @@ static void describe(void *opaque, char *text, size_t size) {
                         state->socket_count, state->socket_count == 1 ? "" : "s", first->frame_count, first->frame_size,
                         first->huge_pages ? "huge" : "normal");
     if (unstamped && used > 0 && (size_t)used < size)
-        used += snprintf(text + used, size - (size_t)used, "; %llu frames stamped late, when read",
-                         (unsigned long long)unstamped);
+        used +=
+            snprintf(text + used, size - (size_t)used, "; %llu frames stamped late, when read", (unsigned long long)unstamped);
     if (state->loses_tags && used > 0 && (size_t)used < size)
         snprintf(text + used, size - (size_t)used, "; VLAN tags that the card takes off are lost (ethtool -K %s rxvlan off)",
                  state->interface);

@@ -22,10 +22,10 @@
 #include <xdp/xsk.h>
 
 enum {
-    XDP_QUEUES_MAX = 64,       /* receive queues of an interface */
-    XDP_FRAME_ROOM = 4096,     /* bytes a frame has in memory, at most: a page */
-    XDP_FRAME_HEADROOM = 256,  /* of them, before the frame: XDP_PACKET_HEADROOM */
-    XDP_TAGS = 14 + 8,         /* Ethernet header and two VLAN tags: a frame's length beyond the MTU */
+    XDP_QUEUES_MAX = 64,      /* receive queues of an interface */
+    XDP_FRAME_ROOM = 4096,    /* bytes a frame has in memory, at most: a page */
+    XDP_FRAME_HEADROOM = 256, /* of them, before the frame: XDP_PACKET_HEADROOM */
+    XDP_TAGS = 14 + 8,        /* Ethernet header and two VLAN tags: a frame's length beyond the MTU */
 };
 
 /* ---- host_use.c */
@@ -88,8 +88,8 @@ struct xdp_socket {
     uint8_t *memory;
     size_t memory_size;
     bool huge_pages, zero_copy;
-    uint32_t queue;      /* receive queue of the interface */
-    uint32_t frame_size; /* power of two */
+    uint32_t queue;       /* receive queue of the interface */
+    uint32_t frame_size;  /* power of two */
     uint32_t frame_count; /* power of two; both rings hold that many */
     struct xsk_ring_cons received;
     struct xsk_ring_prod fill;
@@ -117,7 +117,7 @@ struct xdp_state {
     uint32_t socket_count;
     int examiner; /* packet socket without a protocol: to ask after the interface, and to hold it promiscuous */
 
-    uint32_t next;   /* socket to look at first */
+    uint32_t next;          /* socket to look at first */
     int64_t wall_offset_ns; /* CLOCK_REALTIME - CLOCK_MONOTONIC */
     struct {
         struct xdp_socket *socket;

@@ -75,9 +75,8 @@ static bool suits(const struct capture_config *config, const struct capture_back
     return false;
 }
 
-static const struct capture_backend_ops *for_interface(const struct capture_config *config,
-                                                       const struct capture_backend_ops *wanted,
-                                                       struct capture_error_info *error) {
+static const struct capture_backend_ops *
+for_interface(const struct capture_config *config, const struct capture_backend_ops *wanted, struct capture_error_info *error) {
     if (!interface_exists(config, wanted, error))
         return NULL;
     struct refusals refusals = {0};

@@ -296,7 +296,8 @@ static const struct use {
      "echo 1 > /proc/sys/net/ipv6/conf/jarvis0/disable_ipv6", "interface jarvis0 carries the address f"},
     {"ip link add jarvisbr type bridge && ip link set jarvis0 master jarvisbr", "ip link delete jarvisbr",
      "interface jarvis0 is a port of another"},
-    {"ip link add jarvisup link jarvis0 type macvlan", "ip link delete jarvisup", "interface jarvis0 carries the device jarvisup"},
+    {"ip link add jarvisup link jarvis0 type macvlan", "ip link delete jarvisup",
+     "interface jarvis0 carries the device jarvisup"},
 };
 
 static void an_interface_that_the_host_uses_is_taken_only_when_asked_by_name_and_exclusive(void) {
@@ -317,7 +318,8 @@ static void an_interface_that_the_host_uses_is_taken_only_when_asked_by_name_and
         struct capture_backend_info backends[8];
         CHECK_EQUAL(4, capture_get_backends("jarvis0", backends, 8));
         CHECK_TEXT("xdp", backends[0].name);
-        CHECK(backends[0].usable && strstr(backends[0].reason, "only with exclusive: ") && strstr(backends[0].reason, uses[i].said));
+        CHECK(backends[0].usable && strstr(backends[0].reason, "only with exclusive: ") &&
+              strstr(backends[0].reason, uses[i].said));
         run(uses[i].undo);
         tried++;
     }
@@ -330,7 +332,8 @@ static void what_the_backend_cannot_do_is_refused_by_field_and_left_to_another_b
     config.workers = 3;
     check_taken(config, NULL, "afpacket");
     config.backend = "xdp";
-    check_refused(&config, "workers", "workers is 3: interface jarvis0 has 1 receive queues, accepted with backend xdp are 0 to 1");
+    check_refused(&config, "workers",
+                  "workers is 3: interface jarvis0 has 1 receive queues, accepted with backend xdp are 0 to 1");
     config.workers = 1;
     config.timestamp_source = CAPTURE_TIMESTAMP_HARDWARE;
     check_refused(&config, "timestamp_source", "timestamp_source is 2 (hardware)");
@@ -388,8 +391,9 @@ static void an_interface_that_goes_down_or_away_ends_the_capture_with_the_reason
     static const char *const ends[][2] = {{"ip link set jarvisx0 down", "interface jarvisx0 went down"},
                                           {"ip link delete jarvisx0", "interface jarvisx0 is gone"}};
     for (int i = 0; i < 2; i++) {
-        run(i ? "ip link set jarvisx0 up" : "ip link add jarvisx0 type veth peer name jarvisx1 && ip link set jarvisx1 up && "
-                                            "ip link set jarvisx0 up");
+        run(i ? "ip link set jarvisx0 up"
+              : "ip link add jarvisx0 type veth peer name jarvisx1 && ip link set jarvisx1 up && "
+                "ip link set jarvisx0 up");
         struct capture_config config = config_for("jarvisx0");
         void *state = open_backend(xdp, &config);
         run(ends[i][0]);
