@@ -150,22 +150,26 @@ bool xdp_host_uses(const char *interface, char *reason, size_t size) {
     return look.used || !known;
 }
 
+/* An ethtool question; false: the driver does not know it. */
+static bool asks(int socket, const char *name, void *question) {
+    struct ifreq request = {.ifr_data = question};
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+    return ioctl(socket, SIOCETHTOOL, &request) == 0;
+}
+
 /* Receive queues: what the driver says of its channels; one where it does not know the question. */
 static uint32_t queues_of(int socket, const char *name) {
     struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
-    struct ifreq request = {.ifr_data = (void *)&channels};
-    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-    if (ioctl(socket, SIOCETHTOOL, &request) != 0)
-        return 1;
-    uint32_t queues = channels.combined_count + channels.rx_count;
+    uint32_t queues = asks(socket, name, &channels) ? channels.combined_count + channels.rx_count : 0;
     return queues ? queues : 1;
 }
 
+/* A veth pair claims that it does and takes none off a frame that has one. */
 static bool takes_tags_off(int socket, const char *name) {
     struct ethtool_value flags = {.cmd = ETHTOOL_GFLAGS};
-    struct ifreq request = {.ifr_data = (void *)&flags};
-    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-    return ioctl(socket, SIOCETHTOOL, &request) == 0 && (flags.data & ETH_FLAG_RXVLAN);
+    struct ethtool_drvinfo driver = {.cmd = ETHTOOL_GDRVINFO};
+    return asks(socket, name, &flags) && (flags.data & ETH_FLAG_RXVLAN) &&
+           !(asks(socket, name, &driver) && strcmp(driver.driver, "veth") == 0);
 }
 
 int xdp_interface_examine(const char *name, struct xdp_interface *out, struct capture_error_info *error) {

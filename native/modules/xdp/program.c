@@ -27,29 +27,18 @@ static pthread_mutex_t programs_lock = PTHREAD_MUTEX_INITIALIZER;
 
 enum { R0, R1, R2, R3, R4, R5, R6, R7 };
 
-/* clang-format off: one instruction a line */
-#define MOVE(to, from)                                                                                                           \
-    { .code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = (to), .src_reg = (from) }
-#define MOVE_NUMBER(to, number)                                                                                                  \
-    { .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = (to), .imm = (number) }
-#define ADD_NUMBER(to, number)                                                                                                   \
-    { .code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = (to), .imm = (number) }
-#define CONTEXT(to, member)                                                                                                      \
-    { .code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = (to), .src_reg = R6, .off = offsetof(struct xdp_md, member) }
-#define STORE(to, from, offset)                                                                                                  \
-    { .code = BPF_STX | BPF_MEM | BPF_DW, .dst_reg = (to), .src_reg = (from), .off = (offset) }
-#define LOAD_64(to, kind, low, high)                                                                                             \
-    {.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = (to), .src_reg = (kind), .imm = (low)}, {                                     \
-        .imm = (high)                                                                                                            \
-    }
-#define CALL(helper)                                                                                                             \
-    { .code = BPF_JMP | BPF_CALL, .imm = (helper) }
-#define SKIP_IF_NOT_ZERO(reg, count)                                                                                             \
-    { .code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = (reg), .off = (count) }
-#define SKIP_IF_ABOVE(reg, limit, count)                                                                                         \
-    { .code = BPF_JMP | BPF_JGT | BPF_X, .dst_reg = (reg), .src_reg = (limit), .off = (count) }
-#define RETURN                                                                                                                   \
-    { .code = BPF_JMP | BPF_EXIT }
+/* clang-format off */
+#define MOVE(to, from) {.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = (to), .src_reg = (from)}
+#define MOVE_NUMBER(to, number) {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = (to), .imm = (number)}
+#define ADD_NUMBER(to, number) {.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = (to), .imm = (number)}
+#define CONTEXT(to, member) {.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = (to), .src_reg = R6, .off = offsetof(struct xdp_md, member)}
+#define STORE(to, from, offset) {.code = BPF_STX | BPF_MEM | BPF_DW, .dst_reg = (to), .src_reg = (from), .off = (offset)}
+#define LOAD_64(to, kind, low, high) \
+    {.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = (to), .src_reg = (kind), .imm = (low)}, {.imm = (high)}
+#define CALL(helper) {.code = BPF_JMP | BPF_CALL, .imm = (helper)}
+#define SKIP_IF_NOT_ZERO(reg, count) {.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = (reg), .off = (count)}
+#define SKIP_IF_ABOVE(reg, limit, count) {.code = BPF_JMP | BPF_JGT | BPF_X, .dst_reg = (reg), .src_reg = (limit), .off = (count)}
+#define RETURN {.code = BPF_JMP | BPF_EXIT}
 /* clang-format on */
 
 static int load(struct xdp_program *program) {

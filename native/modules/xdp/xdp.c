@@ -53,15 +53,21 @@ static bool kernel_has_it(char *reason, size_t size) {
     return false;
 }
 
-static bool probe(const char *interface, char *reason, size_t size) {
+/* Only where nothing is lost by it, neither to the host nor to the capture. */
+static bool automatic(const char *interface, char *reason, size_t size) {
+    struct xdp_interface found;
+    if (xdp_host_uses(interface, reason, size))
+        return false;
+    if (xdp_interface_examine(interface, &found, NULL) != CAPTURE_OK || !found.takes_tags_off)
+        return true; /* an interface that has gone meanwhile: opening it says so */
+    snprintf(reason, size, "interface %s takes VLAN tags off (ethtool -K %s rxvlan off keeps them)", interface, interface);
+    return false;
+}
+
+/* Has the interface frames that this backend can take? Fills reason when not. */
+static bool fits(const char *interface, char *reason, size_t size) {
     struct xdp_interface found;
     struct capture_error_info error = {0};
-    if (!kernel_has_it(reason, size))
-        return false;
-    if (!interface) {
-        snprintf(reason, size, "chosen first for interfaces that the host does not use itself, such as mirror ports");
-        return true;
-    }
     if (strcmp(interface, "any") == 0)
         snprintf(reason, size, "captures from one interface, not from any");
     else if (xdp_interface_examine(interface, &found, &error) != CAPTURE_OK)
@@ -74,19 +80,24 @@ static bool probe(const char *interface, char *reason, size_t size) {
     else if (found.queues > XDP_QUEUES_MAX)
         snprintf(reason, size, "interface %s has %u receive queues: accepted are up to %d (ethtool -L)", interface, found.queues,
                  XDP_QUEUES_MAX);
-    else {
-        char use[120];
-        if (xdp_host_uses(interface, use, sizeof use))
-            snprintf(reason, size, "only with exclusive: %s", use);
-        else
-            snprintf(reason, size, "chosen first: the host does not use the interface itself");
+    else
         return true;
-    }
     return false;
 }
 
-static bool automatic(const char *interface, char *reason, size_t size) {
-    return !xdp_host_uses(interface, reason, size);
+static bool probe(const char *interface, char *reason, size_t size) {
+    char why_not[120];
+    if (!kernel_has_it(reason, size) || (interface && !fits(interface, reason, size)))
+        return false;
+    if (!interface)
+        snprintf(reason, size, "chosen first for interfaces that the host does not use itself, such as mirror ports");
+    else if (xdp_host_uses(interface, why_not, sizeof why_not))
+        snprintf(reason, size, "only with exclusive: %s", why_not);
+    else if (!automatic(interface, why_not, sizeof why_not))
+        snprintf(reason, size, "only by name: %s", why_not);
+    else
+        snprintf(reason, size, "chosen first: the host does not use the interface itself");
+    return true;
 }
 
 static int check(const struct capture_config *config, struct capture_error_info *error) {
