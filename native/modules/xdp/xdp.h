@@ -118,7 +118,9 @@ struct xdp_state {
     int examiner; /* packet socket without a protocol: to ask after the interface, and to hold it promiscuous */
 
     uint32_t next;          /* socket to look at first */
+    bool busy;              /* the last read brought frames */
     int64_t wall_offset_ns; /* CLOCK_REALTIME - CLOCK_MONOTONIC */
+    uint64_t measured_ns;   /* when it was measured, CLOCK_MONOTONIC */
     struct {
         struct xdp_socket *socket;
         uint64_t address;

@@ -18,9 +18,10 @@
 
 enum { HUGE_PAGE = 2 << 20, SENT_RING = 64 };
 
-/* In huge pages if the host has set some aside. */
+/* In huge pages if the host has set some aside; else the kernel is asked for what it can make of normal ones. The pages come when
+ * the memory is shared with the kernel, which pins them. */
 static int map_memory(struct xdp_socket *xsk, uint64_t bytes, struct capture_error_info *error) {
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
     xsk->memory_size = (size_t)bytes; /* a power of two of at least HUGE_PAGE */
     void *memory = mmap(NULL, xsk->memory_size, PROT_READ | PROT_WRITE, flags | MAP_HUGETLB, -1, 0);
     xsk->huge_pages = memory != MAP_FAILED;
@@ -29,6 +30,8 @@ static int map_memory(struct xdp_socket *xsk, uint64_t bytes, struct capture_err
     if (memory == MAP_FAILED)
         return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "buffer_size_mb", "%zu bytes for the frames of a queue: %s",
                             xsk->memory_size, strerror(errno));
+    if (!xsk->huge_pages)
+        (void)madvise(memory, xsk->memory_size, MADV_HUGEPAGE); /* a kernel without them refuses */
     xsk->memory = memory;
     return CAPTURE_OK;
 }
