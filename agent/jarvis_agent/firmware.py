@@ -2,7 +2,7 @@
 """Firmware at start: measured into the PCR first, judged second, loaded last; refused firmware leaves the agent up but mute.
 
     library and modules → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen
-    → every other executable mapping of the process logged and extended likewise
+    → backends' own libraries looked for → every other executable mapping of the process logged and extended likewise
 
 Nothing here can be switched off: there is no parameter for it and load_firmware's allow_unsigned is never passed.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from jarvis.capture.v1.agent_pb2 import FirmwareStatus
 from jarvis_native import Firmware, MeasuredObject, load_firmware
+from jarvis_native.engine import PacketCaptureEngine
 from jarvis_native.loader import LIBRARY
 from jarvis_trust.errors import FirmwareError, TrustError
 from jarvis_trust.eventlog import load_attempt, mapping
@@ -119,6 +120,8 @@ def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
             floor=config.firmware_floor,
             measure=measure,
         )
+        # Libraries that backends look for at run time (libpfring) are looked for once: now, so that they are measured too.
+        PacketCaptureEngine.get_available_backends(firmware=firmware)
         _record_mappings(context)
     except TrustError as error:
         _LOG.error("firmware refused (%s): %s", error.reason, error.message)

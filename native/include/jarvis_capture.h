@@ -68,14 +68,14 @@ enum capture_timestamp_source {
 /* What to capture. Zero-initialise, set struct_size, fill in. Exactly one of interface and files. */
 struct capture_config {
     uint32_t struct_size;          /* sizeof(struct capture_config) */
-    const char *interface;         /* network interface to capture from, or NULL */
+    const char *interface;         /* network interface to capture from, or a device as the backend names it (zc:eth0), or NULL */
     const char *const *files;      /* capture files, read in this order as one trace, or NULL */
     uint32_t file_count;
-    const char *backend;           /* "auto" (NULL), "file", "pcap", "afpacket", or a module's */
+    const char *backend;           /* "auto" (NULL), "file", "pcap", "afpacket", "pfring", or a module's */
     const char *filter;            /* BPF expression, or NULL or "" for everything */
     uint32_t snaplen;              /* bytes kept of each frame, 64..262144; 0 = 262144 */
     uint32_t buffer_size_mb;       /* kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64 */
-    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, xdp; others 1) */
+    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, pfring, xdp; others 1) */
     const int32_t *worker_cpus;    /* CPU per worker, worker_cpu_count of them, or NULL for no pinning */
     uint32_t worker_cpu_count;
     bool promiscuous;

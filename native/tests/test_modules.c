@@ -75,7 +75,7 @@ static void check_refused(int code, const struct capture_module *module, const c
     if (!strstr(error.message, text))
         fprintf(stderr, "%s\n", error.message);
     CHECK(strstr(error.message, text) != NULL);
-    CHECK_EQUAL(3, capture_get_backends(NULL, NULL, 0));
+    CHECK_EQUAL(4, capture_get_backends(NULL, NULL, 0));
 }
 
 static void a_module_of_another_release_is_refused(void) {
@@ -128,16 +128,16 @@ static void modules_take_their_place_by_rank_and_notes_come_last(void) {
     CHECK_EQUAL(CAPTURE_OK, add(&slow, NULL));
     CHECK_EQUAL(CAPTURE_OK, add(&careful, NULL));
     CHECK_EQUAL(CAPTURE_OK, add(&fast, NULL));
-    const char *const expected[] = {"fast", "careful", "afpacket", "pcap", "file", "slow", "absent"};
+    const char *const expected[] = {"fast", "careful", "afpacket", "pcap", "pfring", "file", "slow", "absent"};
     struct capture_backend_info backends[8];
-    CHECK_EQUAL(7, capture_get_backends(NULL, backends, 8));
-    for (int i = 0; i < 7; i++)
+    CHECK_EQUAL(8, capture_get_backends(NULL, backends, 8));
+    for (int i = 0; i < 8; i++)
         CHECK_TEXT(expected[i], backends[i].name);
     CHECK_TEXT("a module's backend", backends[0].description);
     CHECK(backends[0].usable && backends[0].live);
-    CHECK_TEXT("an absent one", backends[6].description);
-    CHECK_TEXT("its library is not installed", backends[6].reason);
-    CHECK(!backends[6].usable && backends[6].live);
+    CHECK_TEXT("an absent one", backends[7].description);
+    CHECK_TEXT("its library is not installed", backends[7].reason);
+    CHECK(!backends[7].usable && backends[7].live);
 }
 
 static void check_selection(const char *backend, const char *interface, uint32_t snaplen, int code, const char *text) {
@@ -164,9 +164,9 @@ static void auto_takes_the_highest_rank_that_is_willing_and_fits(void) {
 
 static void refusals_name_what_there_is(void) {
     check_selection("none", "lo", 0, CAPTURE_ERR_BACKEND,
-                    "backend is \"none\": accepted are auto, fast, careful, afpacket, pcap, file and slow");
+                    "backend is \"none\": accepted are auto, fast, careful, afpacket, pcap, pfring, file and slow");
     check_selection("file", "lo", 0, CAPTURE_ERR_BACKEND,
-                    "for an interface accepted are auto, fast, careful, afpacket, pcap and slow");
+                    "for an interface accepted are auto, fast, careful, afpacket, pcap, pfring and slow");
     check_selection("absent", "lo", 0, CAPTURE_ERR_BACKEND, "backend is absent, which is not here: its library is not installed");
 }
 

@@ -31,6 +31,7 @@ class Backend(StrEnum):
     PCAP = "pcap"
     AFPACKET = "afpacket"
     XDP = "xdp"
+    PFRING = "pfring"
 
 
 class TimestampSource(StrEnum):
@@ -55,7 +56,7 @@ def start(
     agent: AgentOption = None,
     selector: SelectorOption = "",
     everybody: AllOption = False,
-    interface: Annotated[str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents.")] = "",
+    interface: Annotated[str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents, or a PF_RING device.")] = "",
     file: Annotated[
         list[str] | None,
         typer.Option(
@@ -138,7 +139,8 @@ def _check_source(spec: capture_pb2.CaptureSpec) -> None:
         raise usage_error("nothing to capture from: give --interface NAME, or --file FILE for each file of a trace")
     if spec.interface and spec.backend == Backend.FILE:
         raise usage_error(
-            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap, afpacket, xdp"
+            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap, afpacket, "
+            "pfring, xdp"
         )
     if spec.exclusive and spec.backend != Backend.XDP:
         raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with it is xdp")

@@ -56,7 +56,7 @@ class PacketCaptureEngine:
     Args:
         interface: network interface; exactly one of interface and files.
         files: capture files, read in this order as one trace.
-        backend: "auto", "file", "pcap", "afpacket", or a module's: "xdp".
+        backend: "auto", "file", "pcap", "afpacket", "pfring", or a module's: "xdp".
         buffer_size_mb: kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64.
         snaplen: bytes kept of each frame, 64..262144; 0 = 262144.
         filter: BPF expression; empty = everything.

@@ -22,7 +22,8 @@ struct capture_backend_ops {
     bool live;
     bool many_queues;  /* takes a worker a queue; else workers is 0 or 1 */
     bool device_names; /* `interface` is the library's name for a device, which the kernel need not know */
-    int rank;          /* "auto" takes the usable live backend of the highest rank; 0: only when asked for by name */
+    int rank;          /* "auto" takes the usable live backend of the highest rank; 0: only when asked for by name, or by a
+                        * device's name that is no interface's and that `automatic` says is its own */
 
     /* Is it usable for `interface` (NULL: in general)? Fills reason either way. Any thread. */
     bool (*probe)(const char *interface, char *reason, size_t size);
@@ -60,7 +61,7 @@ struct capture_backend_ops {
     void (*close)(void *state);
 };
 
-extern const struct capture_backend_ops file_backend, pcap_backend, afpacket_backend;
+extern const struct capture_backend_ops file_backend, pcap_backend, pfring_backend, afpacket_backend;
 
 /* The backend for a configuration (already validated), "auto" resolved; NULL with *error (not NULL) filled.
  * Any thread. */

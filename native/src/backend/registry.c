@@ -10,11 +10,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static struct backend_row rows[BACKEND_ROWS_MAX] = {{.ops = &afpacket_backend}, {.ops = &pcap_backend}, {.ops = &file_backend}};
+static struct backend_row rows[BACKEND_ROWS_MAX] = {
+    {.ops = &afpacket_backend}, {.ops = &pcap_backend}, {.ops = &pfring_backend}, {.ops = &file_backend}};
 
 /* In the order of the table. Rows keep their place in memory, so a reader holds none that moves. */
-static _Atomic(const struct backend_row *) order[BACKEND_ROWS_MAX] = {&rows[0], &rows[1], &rows[2]};
-static uint32_t used = 3;
+static _Atomic(const struct backend_row *) order[BACKEND_ROWS_MAX] = {&rows[0], &rows[1], &rows[2], &rows[3]};
+static uint32_t used = 4;
 static bool closed;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of whoever adds */
 

@@ -58,6 +58,27 @@ def test_replay_files_stay_below_their_directory(tmp_path: Path) -> None:
         assert violation(CaptureSpec(files=["deep/a.pcap", name]), root) == "spec.files[1]", name
 
 
+def test_a_pf_ring_file_device_stays_below_the_replay_directory(tmp_path: Path) -> None:
+    root = tmp_path / "replay"
+    root.mkdir()
+    (root / "a.pcap").write_bytes(b"x")
+    (tmp_path / "secret.pcap").write_bytes(b"x")
+    (root / "link.pcap").symlink_to(tmp_path / "secret.pcap")
+    plan = plan_capture(CaptureSpec(interface="pcap:a.pcap", backend="pfring"), replay_directory=root, worker_cpus=(2, 3))
+    assert plan.interface == f"pcap:{root.resolve() / 'a.pcap'}"
+    assert (plan.workers, plan.worker_cpus, plan.backend) == (1, (), "pfring")
+    for name in ("../secret.pcap", str(tmp_path / "secret.pcap"), "link.pcap", "missing", "", "a\0b", "-"):
+        assert violation(CaptureSpec(interface=f"pcap:{name}"), root) == "spec.interface", name
+    assert violation(CaptureSpec(interface="pcap:a.pcap"), None) == "spec.interface"
+
+
+def test_other_devices_are_the_cores_to_judge() -> None:
+    for name in ("zc:eth0", "zc:99@0", "eth0@2", "pcap:lo", "pcap:any"):
+        plan = plan_capture(CaptureSpec(interface=name, backend="pfring"), replay_directory=None, worker_cpus=(2, 3))
+        assert plan.interface == name
+    assert plan_capture(CaptureSpec(interface="zc:eth0"), replay_directory=None, worker_cpus=(2, 3)).workers == 2
+
+
 def test_an_agent_without_replay_directory_replays_nothing() -> None:
     assert violation(CaptureSpec(files=["a.pcap"]), None) == "spec.files"
 

@@ -115,9 +115,11 @@ class CaptureSpec(_message.Message):
     ACTIVE_TIMEOUT_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
     interface: _builtins.str
-    """Network interface on the agent. Exactly one of interface and files."""
+    """Network interface on the agent, or a PF_RING device (zc:eth0; pcap:FILE below the `replay_directory`). Exactly one of
+    interface and files.
+    """
     backend: _builtins.str
-    """"auto" (or empty), "file", "pcap", "afpacket", "xdp"."""
+    """"auto" (or empty), "file", "pcap", "afpacket", "xdp", "pfring"."""
     filter: _builtins.str
     """BPF expression; empty = everything."""
     snaplen: _builtins.int
