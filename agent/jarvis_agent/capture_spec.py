@@ -105,7 +105,7 @@ def _device(name: str, replay_directory: Path | None) -> str:
         return name
     if replay_directory is None:
         raise RequestError(
-            ("spec.interface", f"{name[:200]!r} is no interface; this agent has no replay_directory, only interfaces are accepted")
+            ("spec.interface", f"{name[:200]!r}; this agent has no replay_directory, only interfaces are accepted")
         )
     return _PCAP_DEVICE + str(_replay_file("spec.interface", rest, replay_directory.resolve()))
 

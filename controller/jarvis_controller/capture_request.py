@@ -33,7 +33,8 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     if spec.interface and _INTERFACE.fullmatch(spec.interface) is None:
         raise bad_field(
             "spec.interface",
-            f"{spec.interface[:40]!r}: a network interface's name of 1-15 characters, or a device like zc:eth0 or pcap:FILE, is accepted",
+            f"{spec.interface[:40]!r}: a network interface's name of 1-15 characters, or a PF_RING device (zc:eth0, pcap:FILE), "
+            "is accepted",
         )
     if spec.exclusive and spec.backend != "xdp":
         raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: accepted with backend 'xdp'")

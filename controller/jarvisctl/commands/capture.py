@@ -56,7 +56,9 @@ def start(
     agent: AgentOption = None,
     selector: SelectorOption = "",
     everybody: AllOption = False,
-    interface: Annotated[str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents, or a PF_RING device.")] = "",
+    interface: Annotated[
+        str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents, or a PF_RING device.")
+    ] = "",
     file: Annotated[
         list[str] | None,
         typer.Option(

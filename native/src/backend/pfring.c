@@ -120,8 +120,8 @@ static int open_ring(struct pfring_state *state, const struct capture_config *co
     return state->ring ? CAPTURE_OK : open_failed(state, errno, error);
 }
 
-/* The number that all queues of one capture share and no other capture has: made of the process and the configuration that they
- * were opened with, in the 16 bits that the kernel module keeps. */
+/* The number that all queues of one capture share and no other capture is likely to have: made of the process and the configuration
+ * that they were opened with. Small, as users of PF_RING number clusters. */
 static unsigned cluster_of(const struct capture_config *config) {
     uint64_t mixed = ((uint64_t)getpid() << 48 ^ (uint64_t)(uintptr_t)config) * UINT64_C(0x9e3779b97f4a7c15);
     return (unsigned)((mixed >> 32) % CLUSTER_IDS) + 1;
@@ -299,7 +299,8 @@ static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, s
         return count;
     wait_for_frame(state, timeout_ms);
     count = collect(state, batch, error);
-    if (count == 0 && state->device.index && if_nametoindex(state->device.interface) != (unsigned)state->device.index)
+    bool known = state->device.index && state->device.module != PFRING_ZERO_COPY; /* past the kernel it may go from its sight */
+    if (count == 0 && known && if_nametoindex(state->device.interface) != (unsigned)state->device.index)
         return interface_failed(state->device.interface, state->device.index, ENODEV, error);
     return count;
 }
