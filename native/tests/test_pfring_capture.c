@@ -4,7 +4,9 @@
 #include "trace_file.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 
 enum { FLOWS = 300, PACKETS = 9000, LIVE = 20000 };
 
@@ -174,6 +176,38 @@ static void what_the_library_refuses_is_refused_with_its_words(void) {
     check_not_opened("zc:eth7", 2, CAPTURE_ERR_INVALID, "workers", "workers is 2: device zc:eth7 has no clusters");
 }
 
+/* In a namespace of the child's own. 77: none can be made here. */
+static int lose_interface(void) {
+    struct capture_error_info error = {0};
+    struct frame_batch batch;
+    int count = 0;
+    if (unshare(CLONE_NEWNET) != 0 || system("ip link add jarvis2 type veth peer name jarvis3 && ip link set jarvis2 up") != 0)
+        return 77;
+    void *state = open_device("jarvis2");
+    CHECK_EQUAL(0, pfring_backend.read(state, &batch, 20, &error));
+    CHECK_EQUAL(0, system("ip link del jarvis2"));
+    for (int turn = 0; turn < 50 && count == 0; turn++)
+        count = pfring_backend.read(state, &batch, 20, &error);
+    CHECK_EQUAL(CAPTURE_ERR_IO, count);
+    CHECK_TEXT("interface jarvis2 is gone", error.message);
+    pfring_backend.close(state);
+    return 0;
+}
+
+static void an_interface_that_goes_away_is_an_error(void) {
+    int status;
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(lose_interface());
+    CHECK_EQUAL(child, waitpid(child, &status, 0));
+    CHECK(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        printf("#   not run: it needs root and iproute2\n");
+    else
+        CHECK_EQUAL(0, WEXITSTATUS(status));
+}
+
 int main(void) {
     int obstacle = find_fake();
     if (obstacle)
@@ -183,5 +217,6 @@ int main(void) {
     RUN(names_that_are_no_devices_are_refused_with_those_that_are);
     RUN(auto_takes_it_for_names_with_a_module_only);
     RUN(what_the_library_refuses_is_refused_with_its_words);
+    RUN(an_interface_that_goes_away_is_an_error);
     return 0;
 }
