@@ -316,7 +316,7 @@ static void an_interface_that_the_host_uses_is_taken_only_when_asked_by_name_and
         check_taken(config, "auto", "afpacket");
         check_taken(config, "xdp", "xdp");
         struct capture_backend_info backends[8];
-        CHECK_EQUAL(4, capture_get_backends("jarvis0", backends, 8));
+        CHECK_EQUAL(5, capture_get_backends("jarvis0", backends, 8));
         CHECK_TEXT("xdp", backends[0].name);
         CHECK(backends[0].usable && strstr(backends[0].reason, "only with exclusive: ") &&
               strstr(backends[0].reason, uses[i].said));
