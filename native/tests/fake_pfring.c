@@ -154,11 +154,10 @@ static int next_of_file(struct ring *ring, unsigned char **buffer, uint8_t *head
     if (result != 1)
         return result;
     *buffer = (unsigned char *)(uintptr_t)bytes;
-    fill_header(ring, header,
-                &(struct fake_pfring_packet){.caplen = found->caplen,
-                                             .length = found->len,
-                                             .seconds = found->ts.tv_sec,
-                                             .microseconds = found->ts.tv_usec});
+    fill_header(
+        ring, header,
+        &(struct fake_pfring_packet){
+            .caplen = found->caplen, .length = found->len, .seconds = found->ts.tv_sec, .microseconds = found->ts.tv_usec});
     return 1;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A fake of ntop's libpfring for the tests of the backend "pfring": the calls of its public API over queues that a test fills, and
- * over capture files. It is not PF_RING; what follows is the fake's own side, which tests reach with dlsym.
+ * A fake of ntop's libpfring for the tests of the backend "pfring": the calls of its public API over queues that a test fills,
+ * and over capture files. It is not PF_RING; what follows is the fake's own side, which tests reach with dlsym.
  *
  * It behaves as the modules of the real library do where they differ: a packet is lent until the next call (then overwritten and
  * freed); "pcap:" knows neither directions nor clusters, ends a file with -2, waits in recv and polls in seconds, so both end the

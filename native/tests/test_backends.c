@@ -123,7 +123,8 @@ static void files_are_read_by_the_file_backend(void) {
 static void a_backend_that_does_not_fit_is_refused_with_those_that_do(void) {
     check_selection(offline(), "pcap", CAPTURE_ERR_BACKEND, "backend is pcap: for files accepted are auto and file");
     check_selection(live("lo"), "file", CAPTURE_ERR_BACKEND, "for an interface accepted are auto, afpacket, pcap and pfring");
-    check_selection(live("lo"), "dpdk", CAPTURE_ERR_BACKEND, "backend is \"dpdk\": accepted are auto, afpacket, pcap, pfring and file");
+    check_selection(live("lo"), "dpdk", CAPTURE_ERR_BACKEND,
+                    "backend is \"dpdk\": accepted are auto, afpacket, pcap, pfring and file");
     struct capture_config config = offline();
     config.workers = 2;
     check_selection(config, NULL, CAPTURE_ERR_INVALID, "workers is 2: with backend file accepted are 0 and 1");

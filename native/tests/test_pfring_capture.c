@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole captures with the backend "pfring" over a fake libpfring: files to their end, workers under way, names that are refused. */
+/* Whole captures with the backend "pfring" over a fake libpfring: files to their end, workers under way, names that are refused.
+ */
 #include "pfring_fake.h"
 #include "trace_file.h"
 

@@ -120,8 +120,8 @@ static int open_ring(struct pfring_state *state, const struct capture_config *co
     return state->ring ? CAPTURE_OK : open_failed(state, errno, error);
 }
 
-/* The number that all queues of one capture share and no other capture is likely to have: made of the process and the configuration
- * that they were opened with. Small, as users of PF_RING number clusters. */
+/* The number that all queues of one capture share and no other capture is likely to have: made of the process and the
+ * configuration that they were opened with. Small, as users of PF_RING number clusters. */
 static unsigned cluster_of(const struct capture_config *config) {
     uint64_t mixed = ((uint64_t)getpid() << 48 ^ (uint64_t)(uintptr_t)config) * UINT64_C(0x9e3779b97f4a7c15);
     return (unsigned)((mixed >> 32) % CLUSTER_IDS) + 1;
@@ -142,9 +142,10 @@ static int set_up_ring(struct pfring_state *state, const struct capture_config *
                             state->name, result);
     result = queues > 1 ? library->set_cluster(state->ring, cluster_of(config), PFRING_CLUSTER_BY_ADDRESSES) : 0;
     if (result < 0)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "workers",
-                            "workers is %u: device %.100s has no clusters (pfring_set_cluster fails with %d), accepted are 0 and 1",
-                            queues, state->name, result);
+        return capture_fail(
+            error, CAPTURE_ERR_INVALID, "workers",
+            "workers is %u: device %.100s has no clusters (pfring_set_cluster fails with %d), accepted are 0 and 1", queues,
+            state->name, result);
     result = library->enable_ring(state->ring);
     if (result < 0)
         return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %.100s: pfring_enable_ring fails with %d", state->name,
@@ -238,8 +239,8 @@ static void note_none(struct pfring_state *state, int result) {
     if ((result == 0 && state->device.module == PFRING_PCAP_FILE) || (result == PFRING_FILE_END && is_pcap))
         state->over.code = BACKEND_END;
     else if (result < 0)
-        capture_fail(&state->over, CAPTURE_ERR_IO, "interface", "capturing from %.100s failed: pfring_recv returns %d", state->name,
-                     result);
+        capture_fail(&state->over, CAPTURE_ERR_IO, "interface", "capturing from %.100s failed: pfring_recv returns %d",
+                     state->name, result);
     else if (state->drain_until_ns)
         state->drain_until_ns = 1; /* what the ring held is out */
 }

@@ -25,10 +25,11 @@ bool pfring_device_has_module(const char *name) {
 }
 
 static int not_a_device(const char *name, struct capture_error_info *error) {
-    return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
-                        "interface is \"%.24s\": with backend pfring accepted are eth0, eth0@2 (queue), zc:eth0, zc:99@0 (cluster), "
-                        "pcap:FILE, pcap:eth0 and other MODULE:DEVICE",
-                        name);
+    return capture_fail(
+        error, CAPTURE_ERR_INVALID, "interface",
+        "interface is \"%.24s\": with backend pfring accepted are eth0, eth0@2 (queue), zc:eth0, zc:99@0 (cluster), "
+        "pcap:FILE, pcap:eth0 and other MODULE:DEVICE",
+        name);
 }
 
 /* Only pcap: takes a path. PF_RING looks for "pcap" anywhere in the name, so "xpcap:/a/file" would be one too. */

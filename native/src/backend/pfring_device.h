@@ -6,11 +6,11 @@
 #include "jarvis_capture.h"
 
 enum pfring_module {
-    PFRING_KERNEL,     /* eth0, eth0@2 (queue), eth0,eth1: the kernel module pf_ring */
-    PFRING_ZERO_COPY,  /* zc:eth0, zc:99@0 (queue of a cluster): past the kernel */
-    PFRING_PCAP_FILE,  /* pcap:FILE */
-    PFRING_PCAP_LIVE,  /* pcap:eth0: libpcap */
-    PFRING_OTHER,      /* MODULE:DEVICE */
+    PFRING_KERNEL,    /* eth0, eth0@2 (queue), eth0,eth1: the kernel module pf_ring */
+    PFRING_ZERO_COPY, /* zc:eth0, zc:99@0 (queue of a cluster): past the kernel */
+    PFRING_PCAP_FILE, /* pcap:FILE */
+    PFRING_PCAP_LIVE, /* pcap:eth0: libpcap */
+    PFRING_OTHER,     /* MODULE:DEVICE */
 };
 
 struct pfring_device {

@@ -63,8 +63,8 @@ struct pfring_library {
     void (*close)(void *ring);
 };
 
-/* The library, looked for at the first call and then kept: a process that has measured what it runs loads nothing later. NULL with
- * the reason: it is not there (the loader's words), or which call it lacks. Any thread. */
+/* The library, looked for at the first call and then kept: a process that has measured what it runs loads nothing later. NULL
+ * with the reason: it is not there (the loader's words), or which call it lacks. Any thread. */
 const struct pfring_library *pfring_library_find(char *reason, size_t size);
 
 #endif
