@@ -46,7 +46,7 @@ $(RELEASE_KEY): | build/.installed
 	$(BIN)/jarvisctl firmware keygen --private $@ --public $(basename $@).pub
 
 $(FIRMWARE)/manifest.sig: build/.installed $(RELEASE_KEY)
-	$(BIN)/jarvisctl firmware sign --key $(RELEASE_KEY) --version $(VERSION) $(FIRMWARE)/libjarvis_capture.so
+	$(BIN)/jarvisctl firmware sign --key $(RELEASE_KEY) --version $(VERSION) $(FIRMWARE)/libjarvis_capture*.so
 	cp $(basename $(RELEASE_KEY)).pub $(FIRMWARE)/release.pub
 
 # --- use ----------------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ fuzz: build/.debian
 	        build/fuzz-corpus/$$name $$seeds || exit 1; done
 
 proto:
-	proto/generate $(BIN)/python
+	proto/generate $(CURDIR)/$(BIN)/python
 
 clean:
 	rm -rf build $(VENV)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jarvis_native.loader import LIBRARY, Firmware, load_firmware
+from jarvis_native.loader import Firmware, load_firmware
 from jarvis_trust.firmware import generate_release_key
 
-from tests.support import ROOT, ReleaseKey, find_library, sign_firmware
+from tests.support import ROOT, ReleaseKey, copy_objects, find_library, sign_firmware
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,7 +40,7 @@ def release_key() -> ReleaseKey:
 def firmware_directory(tmp_path_factory: pytest.TempPathFactory, native_library: Path, release_key: ReleaseKey) -> Path:
     """Signed firmware with its release key beside it, as an installation has it. Not to be changed: see copy_firmware."""
     directory = tmp_path_factory.mktemp("firmware")
-    shutil.copyfile(native_library, directory / LIBRARY)
+    copy_objects(native_library, directory)
     sign_firmware(directory, release_key)
     (directory / "release.pub").write_bytes(release_key.public_pem)
     return directory

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, sign_
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
+MODULE = "libjarvis_capture_double.so"
+"""The module that build_module makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +37,26 @@ def find_library() -> Path:
     return path
 
 
+def copy_objects(library: Path, directory: Path) -> None:
+    """Copies the library, and the modules that lie beside it, into a directory."""
+    for path in [library, *library.parent.glob(f"{library.stem}_*.so")]:
+        shutil.copyfile(path, directory / path.name)
+
+
 def sign_firmware(directory: Path, key: ReleaseKey, *, version: str = "0.1.0", security_version: int = 1, **changes: str) -> None:
-    """Writes manifest.json and manifest.sig for the library in a directory."""
-    digest = hashlib.sha256((directory / LIBRARY).read_bytes()).hexdigest()
+    """Writes manifest.json and manifest.sig for the library and the modules in a directory."""
+    objects = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.glob("libjarvis_capture*.so")}
     fields: dict[str, str] = {"name": "jarvis-capture", "architecture": os.uname().machine, "created": "2026-11-22T10:00:00Z"}
-    manifest = Manifest(version=version, security_version=security_version, objects={LIBRARY: digest}, **(fields | changes))
+    manifest = Manifest(version=version, security_version=security_version, objects=objects, **(fields | changes))
     data, signature = sign_manifest(manifest, key.private_pem)
     (directory / MANIFEST_FILE).write_bytes(data)
     (directory / SIGNATURE_FILE).write_bytes(signature)
+
+
+def build_module(target: Path, *, version: str = "0.1.0", link: tuple[str, ...] = ()) -> None:
+    """Compiles the smallest module that the library takes, of this release or another, linked with what is named."""
+    native = ROOT / "native"
+    includes = [f"-I{native / 'include'}", f"-I{native / 'src'}"]
+    source = str(DATA / "module_double.c")
+    command = ["cc", "-shared", "-fPIC", f'-DVERSION="{version}"', *includes, "-o", str(target), source, *link]
+    subprocess.run(command, check=True, capture_output=True, text=True)

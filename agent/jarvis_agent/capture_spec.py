@@ -6,6 +6,7 @@ Ranges are the native core's to judge; here is only what it cannot know: the age
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from jarvis_native.engine import TimestampSource, Tunnel
 from jarvis_agent.errors import RequestError
 
 MAX_FILES = 256
+_PCAP_DEVICE = "pcap:"
 DEFAULT_BUFFER_MB = 64
 DEFAULT_MAX_FLOWS = 1_048_576
 DEFAULT_IDLE_S = 30.0
@@ -52,6 +54,7 @@ class CapturePlan:
     buffer_size_mb: int
     timestamp_source: TimestampSource
     promiscuous: bool
+    exclusive: bool
     max_flows: int
     idle_timeout_s: float
     active_timeout_s: float
@@ -70,8 +73,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
     """The engine's arguments for this specification.
 
     Raises:
-        RequestError: interface and files both or neither, a file outside the replay directory, an unknown timestamp source or
-            tunnel.
+        RequestError: interface and files both or neither, a file (also of a device pcap:FILE) outside the replay directory, an
+            unknown timestamp source or tunnel.
     """
     if bool(spec.interface) == bool(spec.files):
         found = f"interface {spec.interface!r} and {len(spec.files)} files"
@@ -83,9 +86,10 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
     if spec.tunnel not in _TUNNELS:
         raise RequestError(("spec.tunnel", f"{spec.tunnel}; unspecified (0), outer (1), inner (2) and both (3) are accepted"))
     live = bool(spec.interface)
+    pinned = live and not spec.interface.startswith(_PCAP_DEVICE)  # what goes through libpcap has one worker
     return CapturePlan(
         spec=spec,
-        interface=spec.interface or None,
+        interface=_device(spec.interface, replay_directory) or None,
         files=_replay_files(spec.files, replay_directory),
         backend=spec.backend or "auto",
         filter=spec.filter,
@@ -93,13 +97,34 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         buffer_size_mb=spec.buffer_size_mb or DEFAULT_BUFFER_MB,
         timestamp_source=_TIMESTAMP_SOURCES[spec.timestamp_source],
         promiscuous=spec.promiscuous,
+        exclusive=spec.exclusive,
         max_flows=spec.max_flows or DEFAULT_MAX_FLOWS,
         idle_timeout_s=_seconds(spec.idle_timeout) if spec.HasField("idle_timeout") else DEFAULT_IDLE_S,
         active_timeout_s=_seconds(spec.active_timeout) if spec.HasField("active_timeout") else DEFAULT_ACTIVE_S,
         tunnel=_TUNNELS[spec.tunnel],
-        workers=len(worker_cpus) or 1 if live else 1,
-        worker_cpus=worker_cpus if live else (),
+        workers=len(worker_cpus) or 1 if pinned else 1,
+        worker_cpus=worker_cpus if pinned else (),
     )
+
+
+def _device(name: str, replay_directory: Path | None) -> str:
+    """The interface or device with the file of a PF_RING device pcap:FILE resolved; the core lets no other name hold a path."""
+    rest = name.removeprefix(_PCAP_DEVICE)
+    if not name.startswith(_PCAP_DEVICE) or rest == "any" or _is_interface(rest):
+        return name
+    if replay_directory is None:
+        raise RequestError(
+            ("spec.interface", f"{name[:200]!r}; this agent has no replay_directory, only interfaces are accepted")
+        )
+    return _PCAP_DEVICE + str(_replay_file("spec.interface", rest, replay_directory.resolve()))
+
+
+def _is_interface(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _replay_files(names: object, replay_directory: Path | None) -> tuple[Path, ...]:
@@ -113,11 +138,10 @@ def _replay_files(names: object, replay_directory: Path | None) -> tuple[Path, .
     if len(wanted) > MAX_FILES:
         raise RequestError(("spec.files", f"{len(wanted)} files; at most {MAX_FILES} are accepted"))
     root = replay_directory.resolve()
-    return tuple(_replay_file(index, name, root) for index, name in enumerate(wanted))
+    return tuple(_replay_file(f"spec.files[{index}]", name, root) for index, name in enumerate(wanted))
 
 
-def _replay_file(index: int, name: str, root: Path) -> Path:
-    field = f"spec.files[{index}]"
+def _replay_file(field: str, name: str, root: Path) -> Path:
     shown = repr(name[:200])
     if not name or "\0" in name or len(name) > 4096:
         raise RequestError((field, f"{shown}; a path of 1 to 4096 characters below the replay directory is accepted"))

@@ -169,7 +169,9 @@ class CaptureManager:
                 raise
             self._run = run
             run.engine.set_deadline(self._deadline_ns())  # a lease may have come while the backend was opening
-            _LOG.info("capture %s started with backend %s", run.capture_id, run.engine.backend)
+            _LOG.info(
+                "capture %s started with backend %s", run.capture_id, f"{run.engine.backend} {run.engine.backend_detail}".rstrip()
+            )
             return self.status()
 
     async def stop(self, *, discard: bool) -> CaptureStatus:
@@ -235,6 +237,7 @@ class CaptureManager:
             capture_id=run.capture_id,
             spec=run.plan.spec,
             backend=run.engine.backend,
+            backend_detail=run.engine.backend_detail,
             start_time=wire.timestamp(run.start_time_ns),
             uptime=wire.duration(metrics.elapsed_ns),
             message=message,
@@ -250,6 +253,7 @@ class CaptureManager:
             snaplen=plan.snaplen,
             filter=plan.filter,
             promiscuous=plan.promiscuous,
+            exclusive=plan.exclusive,
             timestamp_source=plan.timestamp_source,
             workers=plan.workers,
             worker_cpus=plan.worker_cpus,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Firmware at start: measured into the PCR first, judged second, loaded last; refused firmware leaves the agent up but mute.
 
-    library → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen
-    → every other executable mapping of the process logged and extended likewise
+    library and modules → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen
+    → backends' own libraries looked for → every other executable mapping of the process logged and extended likewise
 
 Nothing here can be switched off: there is no parameter for it and load_firmware's allow_unsigned is never passed.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from jarvis.capture.v1.agent_pb2 import FirmwareStatus
 from jarvis_native import Firmware, MeasuredObject, load_firmware
+from jarvis_native.engine import PacketCaptureEngine
 from jarvis_native.loader import LIBRARY
 from jarvis_trust.errors import FirmwareError, TrustError
 from jarvis_trust.eventlog import load_attempt, mapping
@@ -30,6 +31,8 @@ from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
 
 _LOG = logging.getLogger(__name__)
+_FIRMWARE_MEMFD = "/memfd:" + LIBRARY.removesuffix(".so")
+"""What the kernel calls the library's and its modules' memfds begins so."""
 _MAX_MANIFEST_BYTES = 64 * 1024
 """What an attestation carries at most; a real manifest has under 2 KiB."""
 
@@ -117,6 +120,8 @@ def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
             floor=config.firmware_floor,
             measure=measure,
         )
+        # Libraries that backends look for at run time (libpfring) are looked for once: now, so that they are measured too.
+        PacketCaptureEngine.get_available_backends(firmware=firmware)
         _record_mappings(context)
     except TrustError as error:
         _LOG.error("firmware refused (%s): %s", error.reason, error.message)
@@ -136,7 +141,7 @@ def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
 def executable_mappings(maps: str) -> Iterator[tuple[str, str]]:
     """(address range, path) of each file that is mapped executable, from the text of /proc/PID/maps, each path once.
 
-    The memfd of the firmware is left out: its sealed bytes have an event of their own.
+    The memfds of the firmware are left out: the sealed bytes of each object have an event of their own.
     """
     seen: set[str] = set()
     for line in maps.splitlines():
@@ -144,7 +149,7 @@ def executable_mappings(maps: str) -> Iterator[tuple[str, str]]:
         if len(fields) < 6 or "x" not in fields[1] or not fields[5].startswith("/"):
             continue
         path = fields[5]
-        if path not in seen and not path.startswith(f"/memfd:{LIBRARY}"):
+        if path not in seen and not path.startswith(_FIRMWARE_MEMFD):
             seen.add(path)
             yield fields[0], path
 

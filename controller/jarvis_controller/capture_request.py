@@ -16,7 +16,8 @@ from jarvis_controller.rpc_status import bad_field
 
 _MS = 10**6
 _S = 10**9
-_INTERFACE = re.compile(r"[^\s/:]{1,15}")
+_INTERFACE = re.compile(r"[^\s/:]{1,15}|[^\s/:@]{1,15}@\d{1,3}|[a-z][a-z0-9_]{0,14}:[^\x00-\x1f\x7f]{1,4000}")
+"""A network interface, one of its queues as PF_RING names them (eth0@2), or a PF_RING device MODULE:DEVICE."""
 
 
 def check_spec(spec: capture_pb2.CaptureSpec) -> None:
@@ -30,7 +31,13 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
             "spec.interface", f"{spec.interface!r} with {len(spec.files)} files: exactly one of interface and files is accepted"
         )
     if spec.interface and _INTERFACE.fullmatch(spec.interface) is None:
-        raise bad_field("spec.interface", f"{spec.interface[:40]!r}: a network interface's name of 1-15 characters is accepted")
+        raise bad_field(
+            "spec.interface",
+            f"{spec.interface[:40]!r}: a network interface's name of 1-15 characters, or a PF_RING device (zc:eth0, pcap:FILE), "
+            "is accepted",
+        )
+    if spec.exclusive and spec.backend != "xdp":
+        raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: accepted with backend 'xdp'")
     _range("spec.snaplen", spec.snaplen, 64, 262_144)
     _range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
     _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)

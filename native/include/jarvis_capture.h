@@ -33,6 +33,7 @@ extern "C" {
 
 typedef struct capture capture_t;                          /* one capture: backend, workers, flow tables, record logs */
 typedef struct capture_flow_reader capture_flow_reader_t;  /* one subscriber's place in the record logs */
+struct capture_module;                                     /* a backend in a shared object of its own, see capture_add_module */
 
 enum capture_error {
     CAPTURE_OK = 0,
@@ -67,20 +68,21 @@ enum capture_timestamp_source {
 /* What to capture. Zero-initialise, set struct_size, fill in. Exactly one of interface and files. */
 struct capture_config {
     uint32_t struct_size;          /* sizeof(struct capture_config) */
-    const char *interface;         /* network interface to capture from, or NULL */
+    const char *interface;         /* network interface to capture from, or a device as the backend names it (zc:eth0), or NULL */
     const char *const *files;      /* capture files, read in this order as one trace, or NULL */
     uint32_t file_count;
-    const char *backend;           /* "auto" (NULL), "file", "pcap", "afpacket" */
+    const char *backend;           /* "auto" (NULL), "file", "pcap", "afpacket", "pfring", or a module's */
     const char *filter;            /* BPF expression, or NULL or "" for everything */
     uint32_t snaplen;              /* bytes kept of each frame, 64..262144; 0 = 262144 */
     uint32_t buffer_size_mb;       /* kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64 */
-    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket; others 1) */
+    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, pfring, xdp; others 1) */
     const int32_t *worker_cpus;    /* CPU per worker, worker_cpu_count of them, or NULL for no pinning */
     uint32_t worker_cpu_count;
     bool promiscuous;
     uint32_t timestamp_source;     /* enum capture_timestamp_source */
     uint32_t packet_ring_mb;       /* ring for capture_packets_next, MiB, 0 (off) or 1..8192; rounded up to a power of two.
                                     * When it is full, a live capture drops (packet_ring_dropped), a file waits to be drained */
+    bool exclusive;                /* backend xdp may take an interface's frames away from a host that uses the interface itself */
 };
 
 /* Which IP header of a tunnelled packet makes its flow. What is not (or cannot be looked into as) a tunnel has one header only. */
@@ -310,6 +312,19 @@ CAPTURE_API const char *capture_version(void);
 /* One line of English for an enum capture_error. Any thread; never NULL; static storage. */
 CAPTURE_API const char *capture_strerror(int code);
 
+/* Adds the backend of a loaded module libjarvis_capture_<name>.so; the caller has verified its bytes and never unloads it.
+ * CAPTURE_ERR_INVALID (abi, version, ops): the module is of another release or its table has a hole; the name is known already.
+ * CAPTURE_ERR_STATE: a configuration has got its backend already: modules come first. CAPTURE_ERR_NO_MEMORY: 16 at most.
+ * Any thread. */
+CAPTURE_API int capture_add_module(const struct capture_module *module, struct capture_error_info *error);
+
+/* Makes a backend that is not here known by name (1 to 15 bytes), so that it is listed and refused with the reason why. The same
+ * errors as capture_add_module. Any thread. */
+CAPTURE_API int capture_note_module(const char *name, const char *description, const char *reason);
+
+/* What a module exports; the library itself has no such symbol. Static storage; any thread. */
+CAPTURE_API const struct capture_module *jarvis_capture_module(void);
+
 /* Every backend of this build with its usability for `interface` (NULL: in general). Writes at most `capacity` entries;
  * returns how many there are. Any thread. */
 CAPTURE_API int capture_get_backends(const char *interface, struct capture_backend_info *out, uint32_t capacity);
@@ -335,6 +350,10 @@ CAPTURE_API int capture_start(capture_t *capture, struct capture_error_info *err
  * workers > 0: waits until records or packets are ready.
  * Returns 1 while there is more to come, 0 at the end of input (files) or after capture_stop, or a negative error. */
 CAPTURE_API int capture_poll(capture_t *capture, uint32_t timeout_ms);
+
+/* How the backend captures (mode, queues, memory), a few words NUL-terminated; empty before the start, after the stop, and where
+ * there is nothing to say. At most `size` bytes are written. Any thread. */
+CAPTURE_API int capture_describe_backend(capture_t *capture, char *text, uint32_t size);
 
 /* Stops. graceful: what the ring holds is processed first, then every flow in the table ends with reason 4 (forced end).
  * Not graceful: the ring is discarded and counted as dropped_user; flows still end with reason 4. Readers may go on reading. */

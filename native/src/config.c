@@ -4,6 +4,7 @@
 
 #include "error.h"
 
+#include <limits.h>
 #include <net/if.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,10 +19,12 @@ static int check_source(const struct capture_config *config, struct capture_erro
                             "interface is %s and %u files are given too: exactly one of interface and files is accepted",
                             config->interface, config->file_count);
     if (config->interface) {
-        size_t length = strnlen(config->interface, IFNAMSIZ);
-        if (length == 0 || length >= IFNAMSIZ)
+        /* A device of a backend's own library (zc:eth0, pcap:FILE, eth0@2) is for that backend to judge. */
+        size_t most = strpbrk(config->interface, ":@") ? PATH_MAX : IFNAMSIZ;
+        size_t length = strnlen(config->interface, most);
+        if (length == 0 || length >= most)
             return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
-                                "interface is \"%.32s\": accepted is a name of 1 to %d bytes", config->interface, IFNAMSIZ - 1);
+                                "interface is \"%.32s\": accepted is a name of 1 to %zu bytes", config->interface, most - 1);
         return CAPTURE_OK;
     }
     if (!config->files || config->file_count == 0)

@@ -122,8 +122,9 @@ static void files_are_read_by_the_file_backend(void) {
 
 static void a_backend_that_does_not_fit_is_refused_with_those_that_do(void) {
     check_selection(offline(), "pcap", CAPTURE_ERR_BACKEND, "backend is pcap: for files accepted are auto and file");
-    check_selection(live("lo"), "file", CAPTURE_ERR_BACKEND, "for an interface accepted are auto, afpacket and pcap");
-    check_selection(live("lo"), "dpdk", CAPTURE_ERR_BACKEND, "backend is \"dpdk\": accepted are auto, afpacket, pcap and file");
+    check_selection(live("lo"), "file", CAPTURE_ERR_BACKEND, "for an interface accepted are auto, afpacket, pcap and pfring");
+    check_selection(live("lo"), "dpdk", CAPTURE_ERR_BACKEND,
+                    "backend is \"dpdk\": accepted are auto, afpacket, pcap, pfring and file");
     struct capture_config config = offline();
     config.workers = 2;
     check_selection(config, NULL, CAPTURE_ERR_INVALID, "workers is 2: with backend file accepted are 0 and 1");
@@ -139,20 +140,21 @@ static void an_unknown_interface_is_refused_by_name(void) {
 
 static void every_backend_is_listed_with_a_reason(void) {
     struct capture_backend_info backends[8];
-    CHECK_EQUAL(3, capture_get_backends(NULL, NULL, 0));
-    CHECK_EQUAL(3, capture_get_backends(NULL, backends, 8));
+    CHECK_EQUAL(4, capture_get_backends(NULL, NULL, 0));
+    CHECK_EQUAL(4, capture_get_backends(NULL, backends, 8));
     CHECK_TEXT("afpacket", backends[0].name);
     CHECK_TEXT("pcap", backends[1].name);
-    CHECK_TEXT("file", backends[2].name);
-    CHECK(backends[2].usable && !backends[2].live && backends[0].live);
-    CHECK_EQUAL(3, capture_get_backends("nosuch0", backends, 8));
-    for (int i = 0; i < 3; i++) {
+    CHECK_TEXT("pfring", backends[2].name);
+    CHECK_TEXT("file", backends[3].name);
+    CHECK(backends[3].usable && !backends[3].live && backends[0].live);
+    CHECK_EQUAL(4, capture_get_backends("nosuch0", backends, 8));
+    for (int i = 0; i < 4; i++) {
         CHECK(!backends[i].usable);
         CHECK(backends[i].reason[0] != '\0');
         CHECK(backends[i].description[0] != '\0');
     }
     backends[1].name[0] = 'x';
-    CHECK_EQUAL(3, capture_get_backends(NULL, backends, 1)); /* no more than the capacity is written */
+    CHECK_EQUAL(4, capture_get_backends(NULL, backends, 1)); /* no more than the capacity is written */
     CHECK_EQUAL('x', backends[1].name[0]);
 }
 

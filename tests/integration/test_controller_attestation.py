@@ -303,6 +303,7 @@ async def test_an_agents_own_refusal_reaches_the_operator_with_its_reason(fleet:
         ({"interface": "eth0", "files": ["a.pcap"]}, "spec.interface"),
         ({"interface": "not an interface"}, "spec.interface"),
         ({"interface": "eth0", "snaplen": 63}, "spec.snaplen"),
+        ({"interface": "eth0", "exclusive": True}, "spec.exclusive"),
         ({"interface": "eth0", "buffer_size_mb": 8193}, "spec.buffer_size_mb"),
         ({"interface": "eth0", "max_flows": 4095}, "spec.max_flows"),
         ({"interface": "eth0", "tunnel": 4}, "spec.tunnel"),

@@ -81,12 +81,18 @@ def pkg_config(prefix: Path) -> dict[str, str]:
     return {"PKG_CONFIG_PATH": str(prefix / "lib" / "pkgconfig")}
 
 
+def modules_of(prefix: Path) -> list[Path]:
+    """Beside the library: those whose own libraries were there when it was built."""
+    return sorted((prefix / "lib").glob("libjarvis_capture_*.so"))
+
+
 def library_path(prefix: Path) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": str(prefix / "lib")}
 
 
 def test_header_versioned_library_and_pkg_config_file_are_installed(prefix: Path) -> None:
-    installed = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if not path.is_dir()}
+    modules = {str(path.relative_to(prefix)) for path in modules_of(prefix)}
+    installed = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if not path.is_dir()} - modules
     library = "lib/libjarvis_capture.so"
     assert installed == {
         "include/jarvis_capture.h", library, f"{library}.0", f"{library}.{VERSION}", "lib/pkgconfig/jarvis_capture.pc",
@@ -101,6 +107,12 @@ def test_the_library_exports_nothing_but_its_public_interface(prefix: Path) -> N
     assert {name for name in names if not name.startswith("capture_")} == set()
     header = (prefix / "include" / "jarvis_capture.h").read_text()
     assert {name for name in names if f"{name}(" not in header} == set()
+
+
+def test_a_module_exports_one_symbol(prefix: Path) -> None:
+    for module in modules_of(prefix):
+        lines = run("nm", "-D", "--defined-only", module).splitlines()
+        assert [line.split()[-1] for line in lines] == ["jarvis_capture_module"], module
 
 
 @pytest.mark.parametrize("capture", ["connection.pcap", "several-interfaces.pcapng", "tagged.pcap"])

@@ -30,6 +30,8 @@ class Backend(StrEnum):
     FILE = "file"
     PCAP = "pcap"
     AFPACKET = "afpacket"
+    XDP = "xdp"
+    PFRING = "pfring"
 
 
 class TimestampSource(StrEnum):
@@ -67,7 +69,9 @@ def start(
     agent: AgentOption = None,
     selector: SelectorOption = "",
     everybody: AllOption = False,
-    interface: Annotated[str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents.")] = "",
+    interface: Annotated[
+        str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents, or a PF_RING device.")
+    ] = "",
     file: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,6 +88,10 @@ def start(
         TimestampSource, typer.Option("--timestamp-source", help="default: file, what it holds; live, kernel.")
     ] = (TimestampSource.DEFAULT),
     promiscuous: Annotated[bool, typer.Option("--promiscuous", help="Also frames for other hosts.")] = False,
+    exclusive: Annotated[
+        bool,
+        typer.Option("--exclusive", help="Let backend xdp take an interface's frames away from a host that uses it itself."),
+    ] = False,
     max_flows: Annotated[int, typer.Option("--max-flows", metavar="N", help="Live flows: 4,096 to 16,777,216.")] = 1_048_576,
     idle_timeout: Annotated[
         str, typer.Option("--idle-timeout", metavar="TIME", help="Ends a flow without packets: 30s, 5m, seconds; 0: never.")
@@ -106,6 +114,7 @@ def start(
         buffer_size_mb=check_range("--buffer-size-mb", buffer_size_mb, 64, 8192, "MiB"),
         timestamp_source=_TIMESTAMP_SOURCES[timestamp_source],
         promiscuous=promiscuous,
+        exclusive=exclusive,
         max_flows=check_range("--max-flows", max_flows, 4096, 16_777_216, "flows"),
         idle_timeout=to_duration(parse_duration("--idle-timeout", idle_timeout)),
         active_timeout=to_duration(parse_duration("--active-timeout", active_timeout)),
@@ -149,8 +158,11 @@ def _check_source(spec: capture_pb2.CaptureSpec) -> None:
         raise usage_error("nothing to capture from: give --interface NAME, or --file FILE for each file of a trace")
     if spec.interface and spec.backend == Backend.FILE:
         raise usage_error(
-            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap and afpacket"
+            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap, afpacket, "
+            "pfring, xdp"
         )
+    if spec.exclusive and spec.backend != Backend.XDP:
+        raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with it is xdp")
     if spec.files and spec.backend not in {Backend.AUTO, Backend.FILE}:
         raise usage_error(f"--backend is {spec.backend!r} and --file is {spec.files[0]!r}: accepted for files are auto and file")
 

@@ -81,6 +81,7 @@ def capture_config(
     promiscuous: bool,
     timestamp_source: str,
     packet_ring_mb: int,
+    exclusive: bool,
 ) -> Kept:
     """`struct capture_config`."""
     config = ffi.new("struct capture_config *")
@@ -104,6 +105,7 @@ def capture_config(
     config.promiscuous = bool(promiscuous)
     config.timestamp_source = choice("timestamp_source", timestamp_source, TIMESTAMP_SOURCES)
     config.packet_ring_mb = unsigned("packet_ring_mb", packet_ring_mb)
+    config.exclusive = bool(exclusive)
     return config, kept
 
 

@@ -57,7 +57,7 @@ class PacketCaptureEngine:
     Args:
         interface: network interface; exactly one of interface and files.
         files: capture files, read in this order as one trace.
-        backend: "auto", "file", "pcap" or "afpacket".
+        backend: "auto", "file", "pcap", "afpacket", "pfring", or a module's: "xdp".
         buffer_size_mb: kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64.
         snaplen: bytes kept of each frame, 64..262144; 0 = 262144.
         filter: BPF expression; empty = everything.
@@ -67,6 +67,7 @@ class PacketCaptureEngine:
         worker_cpus: a CPU number per worker; empty = not pinned.
         packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off. When it is full, a live capture drops frames from it, and one
             of files waits until they are taken: with it, files must be read through `packets`.
+        exclusive: backend "xdp" may take the frames of an interface away from a host that uses the interface itself.
         firmware: from `load_firmware`; default: the process's, or loaded from the default directory.
         allow_unsigned: passed to `load_firmware` when it is called here; for scripts only.
 
@@ -89,6 +90,7 @@ class PacketCaptureEngine:
         workers: int | None = None,
         worker_cpus: Sequence[int] = (),
         packet_ring_mb: int = 0,
+        exclusive: bool = False,
         firmware: Firmware | None = None,
         allow_unsigned: bool = False,
     ) -> None:
@@ -113,6 +115,7 @@ class PacketCaptureEngine:
             promiscuous=promiscuous,
             timestamp_source=timestamp_source,
             packet_ring_mb=packet_ring_mb,
+            exclusive=exclusive,
         )
         self._backend = self._select_backend(config)
         out, info = self._ffi.new("capture_t **"), self._error_info()
@@ -130,6 +133,13 @@ class PacketCaptureEngine:
     def backend(self) -> str:
         """The backend in force ("auto" resolved)."""
         return self._backend
+
+    @property
+    def backend_detail(self) -> str:
+        """How the running backend captures (mode, queues, memory); empty when there is nothing to say or nothing runs."""
+        text = self._ffi.new("char[256]")
+        self._check(self._lib.capture_describe_backend(self._open_capture(), text, 256))
+        return str(self._ffi.string(text).decode("utf-8", "replace"))
 
     @property
     def firmware(self) -> Firmware:

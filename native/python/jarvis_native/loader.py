@@ -5,6 +5,9 @@ Data flow: file → sealed memfd (one read) → SHA-256 of the memfd → `measur
 signature and floor judged on that digest → dlopen of /proc/self/fd/N. Measuring comes before judging, so what is refused was
 measured too; and the seal makes what is mapped the very bytes that were hashed, whatever happens to the file meanwhile.
 
+Modules (modules.py: backends that need a library which not every host has) go the same way, each measured before it is judged;
+all are judged before anything is mapped, and one altered module refuses the whole firmware.
+
 The descriptor is never closed: glibc knows a library by its path and would hand out the old one for a descriptor number used
 again. For the same reason a process loads one firmware only; an update runs in a new process.
 """
@@ -19,13 +22,15 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from jarvis_trust.errors import FirmwareError
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, verify_manifest
+
+from jarvis_native import modules
 
 LIBRARY = "libjarvis_capture.so"
 """File name of the library, and of its object in the manifest."""
@@ -71,6 +76,17 @@ class Firmware:
     """manifest.sig as read; empty when unsigned."""
     directory: Path
     """Where it was loaded from."""
+    modules: Mapping[str, bytes]
+    """SHA-256 of each module that is mapped, by object name; which of them is in force `capture_get_backends` says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sealed:
+    """One object's bytes, hashed, and no longer to be changed. Whoever seals it closes it, unless it was mapped."""
+
+    name: str
+    fd: int
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,8 @@ _lock = threading.Lock()
 _loaded: Firmware | None = None
 _mapped: set[int] = set()
 """Descriptors that dlopen has seen: they stay open for the life of the process."""
+_libraries: list[Any] = []
+"""What cffi mapped: it unmaps a library that nobody holds, and the core holds pointers into its modules."""
 
 
 def default_directory() -> Path:
@@ -142,10 +160,11 @@ def load_firmware(
     A second call measures and judges again and returns the same library if the bytes are the same.
 
     Args:
-        directory: holds libjarvis_capture.so, manifest.json and manifest.sig; default `default_directory`.
+        directory: holds libjarvis_capture.so, its modules libjarvis_capture_<name>.so, manifest.json and manifest.sig; default
+            `default_directory`.
         release_key: PEM of the public key that must have signed the manifest; default `default_release_key`.
         floor: lowest security_version that is accepted (rollback protection).
-        measure: called with name and digest before anything is judged; what it raises ends the load.
+        measure: called with name and digest of each object before it is judged; what it raises ends the load.
         allow_unsigned: skips the judgement, for scripts that build their own library. The bytes are sealed and measured all the
             same.
 
@@ -153,24 +172,39 @@ def load_firmware(
         FirmwareError: with the reason; `digest` is set once the bytes were measured.
     """
     where = default_directory() if directory is None else Path(directory)
-    with _lock:
-        fd = _seal(where / LIBRARY)
+    with _lock, contextlib.ExitStack() as unused:
+        core = _seal_and_measure(where, LIBRARY, measure, unused)
         try:
-            digest = _sha256(fd)
-            if measure is not None:
-                measure(MeasuredObject(name=LIBRARY, sha256=digest))
-            try:
-                judged = _Judged() if allow_unsigned else _judge(where, digest, release_key, floor)
-                return _load(fd, where, digest, judged)
-            except FirmwareError as error:
-                error.digest = digest
-                raise
-        finally:
-            if fd not in _mapped:
-                os.close(fd)
+            judged = _Judged() if allow_unsigned else _judge(where, core.digest, release_key, floor)
+            names = modules.names_in(where) if judged.manifest is None else modules.names_of(judged.manifest.objects)
+            present = [_seal_and_measure(where, name, measure, unused) for name in names if (where / name).exists()]
+            for module in present:
+                if judged.manifest is not None:
+                    judged.manifest.check_object(module.name, module.digest.hex())
+            return _load(core, present, names, where, judged)
+        except FirmwareError as error:
+            error.digest = core.digest
+            raise
 
 
-def _load(fd: int, directory: Path, digest: bytes, judged: _Judged) -> Firmware:
+def _seal_and_measure(
+    directory: Path, name: str, measure: Callable[[MeasuredObject], None] | None, unused: contextlib.ExitStack
+) -> _Sealed:
+    """Seals and hashes an object and tells `measure` of it. Its descriptor is closed after the load, unless it was mapped."""
+    fd = _seal(directory / name)
+    unused.callback(_close_unless_mapped, fd)
+    sealed = _Sealed(name=name, fd=fd, digest=_sha256(fd))
+    if measure is not None:
+        measure(MeasuredObject(name=name, sha256=sealed.digest))
+    return sealed
+
+
+def _close_unless_mapped(fd: int) -> None:
+    if fd not in _mapped:
+        os.close(fd)
+
+
+def _load(core: _Sealed, present: list[_Sealed], names: list[str], directory: Path, judged: _Judged) -> Firmware:
     """Maps the sealed bytes, or finds them mapped already. The lock is held."""
     global _loaded  # noqa: PLW0603 - one firmware per process is the point
     vouched: dict[str, Any] = {
@@ -179,11 +213,7 @@ def _load(fd: int, directory: Path, digest: bytes, judged: _Judged) -> Firmware:
         "signature": judged.signature,
     }
     if _loaded is not None:
-        if _loaded.digest != digest:
-            raise FirmwareError(
-                "FIRMWARE_ALREADY_LOADED",
-                f"this process runs firmware {_loaded.digest.hex()}: {digest.hex()} needs a new process",
-            )
+        _check_same(_loaded, core, present)
         if judged.manifest is not None and _loaded.manifest is None:
             _check_version(judged, _loaded.version)
             _loaded = replace(_loaded, directory=directory, **vouched)
@@ -191,14 +221,45 @@ def _load(fd: int, directory: Path, digest: bytes, judged: _Judged) -> Firmware:
     from jarvis_native._cdef import ffi  # noqa: PLC0415 - the C declarations are of no use before the judgement
 
     try:
-        lib: Any = ffi.dlopen(f"/proc/self/fd/{fd}", ffi.RTLD_NOW | ffi.RTLD_LOCAL)
-        _mapped.add(fd)
+        lib = _dlopen(ffi, core)
         version = cast(bytes, ffi.string(lib.capture_version())).decode("ascii", "replace")
     except (OSError, AttributeError) as error:
         raise FirmwareError("FIRMWARE_UNLOADABLE", f"{directory / LIBRARY} cannot be loaded: {error}") from error
     _check_version(judged, version)
-    _loaded = Firmware(lib=lib, ffi=ffi, digest=digest, version=version, directory=directory, **vouched)
+    for name in modules.absent(names, [module.name for module in present]):
+        modules.note(lib, name, modules.ABSENT if name in names else modules.NOT_BUILT)
+    added = {module.name: module.digest for module in present if _add(ffi, lib, module)}
+    _loaded = Firmware(lib=lib, ffi=ffi, digest=core.digest, version=version, directory=directory, modules=added, **vouched)
     return _loaded
+
+
+def _check_same(loaded: Firmware, core: _Sealed, present: list[_Sealed]) -> None:
+    """The bytes on disk are those that this process runs; a module that it has not mapped is no fault."""
+    running = {LIBRARY: loaded.digest, **loaded.modules}
+    for found in (core, *present):
+        if found.name in running and running[found.name] != found.digest:
+            raise FirmwareError(
+                "FIRMWARE_ALREADY_LOADED",
+                f"this process runs {found.name} {running[found.name].hex()}: {found.digest.hex()} needs a new process",
+            )
+
+
+def _dlopen(ffi: Any, sealed: _Sealed) -> Any:
+    """Maps an object. Its descriptor stays open from now on."""
+    lib = ffi.dlopen(f"/proc/self/fd/{sealed.fd}", ffi.RTLD_NOW | ffi.RTLD_LOCAL)
+    _mapped.add(sealed.fd)
+    _libraries.append(lib)
+    return lib
+
+
+def _add(ffi: Any, lib: Any, sealed: _Sealed) -> bool:
+    """Maps a module and hands its backend to the core. False: its library is not on this host, or the core does not take it."""
+    try:
+        module = _dlopen(ffi, sealed).jarvis_capture_module()
+    except (OSError, AttributeError) as error:
+        modules.note(lib, sealed.name, modules.unloadable(error))
+        return False
+    return modules.add(ffi, lib, sealed.name, module)
 
 
 def _check_version(judged: _Judged, version: str) -> None:
@@ -238,7 +299,7 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 
 def _sealed_copy(source: int, path: Path) -> int:
-    target = _memfd()
+    target = _memfd(path.name)
     try:
         _copy(source, target, path)
         fcntl.fcntl(target, fcntl.F_ADD_SEALS, _SEALS)
@@ -248,11 +309,11 @@ def _sealed_copy(source: int, path: Path) -> int:
     return target
 
 
-def _memfd() -> int:
+def _memfd(name: str) -> int:
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     with contextlib.suppress(OSError):  # kernels before 6.3 do not know MFD_EXEC
-        return os.memfd_create(LIBRARY, flags | _MFD_EXEC)
-    return os.memfd_create(LIBRARY, flags)
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    return os.memfd_create(name, flags)
 
 
 def _copy(source: int, target: int, path: Path) -> None:

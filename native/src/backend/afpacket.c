@@ -25,7 +25,7 @@ static bool probe(const char *interface, char *reason, size_t size) {
     if (!interface_may_capture(reason, size))
         return false;
     if (!interface) {
-        snprintf(reason, size, "chosen first for interfaces");
+        snprintf(reason, size, "chosen for interfaces where xdp is not");
         return true;
     }
     if (strcmp(interface, "any") == 0) {
@@ -38,7 +38,7 @@ static bool probe(const char *interface, char *reason, size_t size) {
     if (code == CAPTURE_OK && afpacket_link_type(hardware) < 0)
         snprintf(reason, size, "link type of interface %s (ARPHRD %d) is not supported", interface, hardware);
     else
-        snprintf(reason, size, "%s", code == CAPTURE_OK ? "chosen first for interfaces" : error.message);
+        snprintf(reason, size, "%s", code == CAPTURE_OK ? "chosen for interfaces where xdp is not" : error.message);
     return code == CAPTURE_OK && afpacket_link_type(hardware) >= 0;
 }
 
@@ -172,6 +172,8 @@ const struct capture_backend_ops afpacket_backend = {
     .name = "afpacket",
     .description = "Linux AF_PACKET, mapped TPACKET_V3 ring, a queue per worker",
     .live = true,
+    .many_queues = true,
+    .rank = 20,
     .probe = probe,
     .open = afpacket_open,
     .read = read_batch,

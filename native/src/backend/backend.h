@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The contract of a capture backend: one file, one ops table, one row in registry.c. */
+/* The contract of a capture backend: one file and one ops table; a row in registry.c, or a module of its own (module.h). */
 #ifndef JARVIS_BACKEND_H
 #define JARVIS_BACKEND_H
 
@@ -17,12 +17,23 @@ struct backend_stats {
 enum { BACKEND_END = -1000 }; /* read(): the input is at its end */
 
 struct capture_backend_ops {
-    const char *name;
-    const char *description;
+    const char *name;        /* at most 15 bytes */
+    const char *description; /* at most 95 bytes */
     bool live;
+    bool many_queues;  /* takes a worker a queue; else workers is 0 or 1 */
+    bool device_names; /* `interface` is the library's name for a device, which the kernel need not know */
+    int rank;          /* "auto" takes the usable live backend of the highest rank; 0: only when asked for by name, or by a
+                        * device's name that is no interface's and that `automatic` says is its own */
 
     /* Is it usable for `interface` (NULL: in general)? Fills reason either way. Any thread. */
     bool (*probe)(const char *interface, char *reason, size_t size);
+
+    /* May "auto" take it for `interface`, for which it is usable? Fills reason when not. NULL: it may. Any thread. */
+    bool (*automatic)(const char *interface, char *reason, size_t size);
+
+    /* What this backend refuses in a configuration that is valid by itself and names it or got it by "auto": CAPTURE_OK or an
+     * error that names the field. NULL: nothing. Any thread. */
+    int (*check)(const struct capture_config *config, struct capture_error_info *error);
 
     /* Opens queue `queue` of `queues`. Config is already range-checked. State is freed by close. */
     int (*open)(const struct capture_config *config, uint32_t queue, uint32_t queues, void **state,
@@ -43,15 +54,17 @@ struct capture_backend_ops {
      * returns 0 with a timeout of at least 100 ms. NULL: the input ends by itself. The thread that reads. */
     void (*quiesce)(void *state);
 
+    /* How it captures, in a few words (mode, queues, memory), NUL-terminated. NULL: there is nothing to say. Any thread while
+     * open. */
+    void (*describe)(void *state, char *text, size_t size);
+
     void (*close)(void *state);
 };
 
-extern const struct capture_backend_ops file_backend, pcap_backend, afpacket_backend;
+extern const struct capture_backend_ops file_backend, pcap_backend, pfring_backend, afpacket_backend;
 
-/* NULL-terminated, best live backend first: "auto" takes the first usable one. */
-extern const struct capture_backend_ops *const backend_table[];
-
-/* The backend for a configuration (already validated), "auto" resolved; NULL with *error filled. */
+/* The backend for a configuration (already validated), "auto" resolved; NULL with *error (not NULL) filled.
+ * Any thread. */
 const struct capture_backend_ops *backend_select(const struct capture_config *config, struct capture_error_info *error);
 
 #endif

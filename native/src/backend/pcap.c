@@ -236,6 +236,7 @@ const struct capture_backend_ops pcap_backend = {
     .name = "pcap",
     .description = "libpcap live capture",
     .live = true,
+    .rank = 10,
     .probe = probe,
     .open = open_state,
     .read = read_batch,

@@ -1,115 +1,122 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The backends of this build, what each says of an interface, and which one a configuration gets. */
-#include "backend.h"
-#include "config.h"
-#include "error.h"
-#include "filter.h"
-#include "interface.h"
+/* The backends of this process: the built-in ones, and those that capture_add_module and capture_note_module bring. */
+#include "registry.h"
 
-#include <errno.h>
+#include "error.h"
+#include "module.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-const struct capture_backend_ops *const backend_table[] = {&afpacket_backend, &pcap_backend, &file_backend, NULL};
+static struct backend_row rows[BACKEND_ROWS_MAX] = {
+    {.ops = &afpacket_backend}, {.ops = &pcap_backend}, {.ops = &pfring_backend}, {.ops = &file_backend}};
 
-static const struct capture_backend_ops *find(const char *name) {
-    for (const struct capture_backend_ops *const *ops = backend_table; *ops; ops++)
-        if (strcmp((*ops)->name, name) == 0)
-            return *ops;
+/* In the order of the table. Rows keep their place in memory, so a reader holds none that moves. */
+static _Atomic(const struct backend_row *) order[BACKEND_ROWS_MAX] = {&rows[0], &rows[1], &rows[2], &rows[3]};
+static uint32_t used = 4;
+static bool closed;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of whoever adds */
+
+const struct backend_row *registry_row(uint32_t at) {
+    return at < BACKEND_ROWS_MAX ? atomic_load_explicit(&order[at], memory_order_acquire) : NULL;
+}
+
+static const char *name_of(const struct backend_row *row) {
+    return row->ops ? row->ops->name : row->name;
+}
+
+const struct backend_row *registry_find(const char *name) {
+    const struct backend_row *row;
+    for (uint32_t at = 0; (row = registry_row(at)); at++)
+        if (strcmp(name_of(row), name) == 0)
+            return row;
     return NULL;
 }
 
-/* Not usable: which of the reasons that have a code of their own is it? */
-static int live_failure(void) {
-    int probe = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-    if (probe >= 0)
-        close(probe);
-    return probe < 0 && (errno == EPERM || errno == EACCES) ? CAPTURE_ERR_PERMISSION : CAPTURE_ERR_BACKEND;
+void registry_close(void) {
+    pthread_mutex_lock(&lock);
+    closed = true;
+    pthread_mutex_unlock(&lock);
 }
 
-static const struct capture_backend_ops *check_interface(const struct capture_config *config, struct capture_error_info *error) {
-    const struct capture_backend_ops *wanted =
-        config->backend && strcmp(config->backend, "auto") != 0 ? find(config->backend) : NULL;
-    int hardware;
-    if (strcmp(config->interface, "any") != 0 && interface_look(config->interface, &hardware, error) != CAPTURE_OK)
-        return NULL;
-    char reason[160], reasons[240] = "";
-    for (const struct capture_backend_ops *const *ops = backend_table; *ops; ops++) {
-        if (!(*ops)->live || (wanted && *ops != wanted))
-            continue;
-        if ((*ops)->probe(config->interface, reason, sizeof reason))
-            return *ops;
-        size_t used = strlen(reasons);
-        snprintf(reasons + used, sizeof reasons - used, "%s%s: %s", used ? "; " : "", (*ops)->name, reason);
-    }
-    capture_fail(error, live_failure(), wanted ? "backend" : "interface", "interface %s cannot be captured from: %s",
-                 config->interface, reasons);
-    return NULL;
+/* Backends by rank, then what is only known by name. */
+static int place_of(const struct backend_row *row) {
+    return row->ops ? row->ops->rank : -1;
 }
 
-/* What the fields of a valid configuration must not ask of this backend. */
-static const struct capture_backend_ops *check_fit(const struct capture_config *config, const struct capture_backend_ops *ops,
-                                                   struct capture_error_info *error) {
-    if (config->workers > 1 && ops != &afpacket_backend) {
-        capture_fail(error, CAPTURE_ERR_INVALID, "workers", "workers is %u: with backend %s accepted are 0 and 1",
-                     config->workers, ops->name);
-        return NULL;
-    }
-    return ops;
+static int add(const struct backend_row *new, struct capture_error_info *error) {
+    if (closed)
+        return capture_fail(error, CAPTURE_ERR_STATE, "module",
+                            "module %s comes too late: a capture has chosen its backend already", name_of(new));
+    if (registry_find(name_of(new)))
+        return capture_fail(error, CAPTURE_ERR_INVALID, "module", "module %s: a backend of this name is known already",
+                            name_of(new));
+    if (used == BACKEND_ROWS_MAX)
+        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "module", "module %s: there are %d backends already", name_of(new),
+                            BACKEND_ROWS_MAX);
+    rows[used] = *new;
+    uint32_t at = used;
+    for (; at > 0 && place_of(order[at - 1]) < place_of(new); at--)
+        atomic_store_explicit(&order[at], order[at - 1], memory_order_release);
+    atomic_store_explicit(&order[at], &rows[used], memory_order_release);
+    used++;
+    return CAPTURE_OK;
 }
 
-const struct capture_backend_ops *backend_select(const struct capture_config *config, struct capture_error_info *error) {
-    bool automatic = !config->backend || strcmp(config->backend, "auto") == 0;
-    const struct capture_backend_ops *wanted = automatic ? NULL : find(config->backend);
-    if (!automatic && !wanted) {
-        capture_fail(error, CAPTURE_ERR_BACKEND, "backend", "backend is \"%.32s\": accepted are auto, afpacket, pcap and file",
-                     config->backend);
-        return NULL;
-    }
-    bool live = config->interface != NULL;
-    if (wanted && wanted->live != live) {
-        capture_fail(error, CAPTURE_ERR_BACKEND, "backend", "backend is %s: for %s accepted are %s", wanted->name,
-                     live ? "an interface" : "files", live ? "auto, afpacket and pcap" : "auto and file");
-        return NULL;
-    }
-    const struct capture_backend_ops *ops = live ? check_interface(config, error) : &file_backend;
-    return ops ? check_fit(config, ops, error) : NULL;
+static int add_locked(const struct backend_row *row, struct capture_error_info *error) {
+    pthread_mutex_lock(&lock);
+    int code = add(row, error);
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+static bool is_name(const char *name) {
+    return name && name[0] && strlen(name) < sizeof((struct backend_row *)0)->name && strcmp(name, "auto") != 0;
+}
+
+static bool is_complete(const struct capture_backend_ops *ops) {
+    return ops && is_name(ops->name) && ops->description && ops->live && ops->rank >= 0 && ops->probe && ops->open && ops->read &&
+           ops->release && ops->stats && ops->close;
+}
+
+int capture_add_module(const struct capture_module *module, struct capture_error_info *error) {
+    if (!module || module->abi != CAPTURE_MODULE_ABI)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "abi", "module has ABI %u: accepted is %d", module ? module->abi : 0,
+                            CAPTURE_MODULE_ABI);
+    if (!module->version || strcmp(module->version, capture_version()) != 0)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "version", "module is of version %.32s: accepted is %s",
+                            module->version ? module->version : "(none)", capture_version());
+    if (!is_complete(module->ops))
+        return capture_fail(error, CAPTURE_ERR_INVALID, "ops", "module has no complete table of a live backend");
+    return add_locked(&(struct backend_row){.ops = module->ops}, error);
+}
+
+int capture_note_module(const char *name, const char *description, const char *reason) {
+    struct backend_row row = {0};
+    if (!is_name(name) || !description || !reason || !reason[0])
+        return CAPTURE_ERR_INVALID;
+    snprintf(row.name, sizeof row.name, "%s", name);
+    snprintf(row.description, sizeof row.description, "%s", description);
+    snprintf(row.reason, sizeof row.reason, "%s", reason);
+    return add_locked(&row, NULL);
 }
 
 int capture_get_backends(const char *interface, struct capture_backend_info *out, uint32_t capacity) {
     uint32_t count = 0;
-    for (const struct capture_backend_ops *const *ops = backend_table; *ops; ops++, count++) {
+    const struct backend_row *row;
+    for (; (row = registry_row(count)); count++) {
         if (!out || count >= capacity)
             continue;
         struct capture_backend_info *info = &out[count];
-        *info = (struct capture_backend_info){.live = (*ops)->live};
-        snprintf(info->name, sizeof info->name, "%s", (*ops)->name);
-        snprintf(info->description, sizeof info->description, "%s", (*ops)->description);
-        info->usable = (*ops)->probe(interface, info->reason, sizeof info->reason);
+        *info = (struct capture_backend_info){.live = !row->ops || row->ops->live};
+        snprintf(info->name, sizeof info->name, "%s", name_of(row));
+        snprintf(info->description, sizeof info->description, "%s", row->ops ? row->ops->description : row->description);
+        if (row->ops)
+            info->usable = row->ops->probe(interface, info->reason, sizeof info->reason);
+        else
+            snprintf(info->reason, sizeof info->reason, "%s", row->reason);
     }
     return (int)count;
-}
-
-int capture_select_backend(const struct capture_config *config, char *name, struct capture_error_info *error) {
-    struct capture_error_info own = {0};
-    int code = capture_config_validate(config, error);
-    if (code != CAPTURE_OK)
-        return code;
-    const struct capture_backend_ops *ops = backend_select(config, &own);
-    if (!ops) {
-        if (error)
-            *error = own;
-        return own.code;
-    }
-    snprintf(name, 16, "%s", ops->name);
-    return CAPTURE_OK;
-}
-
-int capture_check_filter(const char *filter, struct capture_error_info *error) {
-    struct frame_filter *compiled;
-    int code = frame_filter_compile(filter, 0, &compiled, error);
-    frame_filter_free(compiled);
-    return code;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "backend/registry.h"
 #include "config.h"
 #include "engine/flow_config.h"
 #include "error.h"
@@ -91,6 +92,7 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
     if (result != CAPTURE_OK)
         return result;
     struct capture_error_info refusal = {0};
+    registry_close();
     const struct capture_backend_ops *ops = backend_select(config, &refusal);
     if (!ops) {
         if (error)

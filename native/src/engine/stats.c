@@ -103,3 +103,15 @@ int capture_get_stats(capture_t *capture, struct capture_stats *out) {
     pthread_mutex_unlock(&capture->stats_mutex);
     return CAPTURE_OK;
 }
+
+int capture_describe_backend(capture_t *capture, char *text, uint32_t size) {
+    if (size == 0)
+        return CAPTURE_ERR_SPACE;
+    text[0] = '\0';
+    pthread_mutex_lock(&capture->stats_mutex);
+    const struct worker *worker = &capture->workers[0]; /* the others are opened alike */
+    if (counter_get(&capture->start_mono_ns) && worker->backend && capture->ops->describe)
+        capture->ops->describe(worker->backend, text, size);
+    pthread_mutex_unlock(&capture->stats_mutex);
+    return CAPTURE_OK;
+}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -57,8 +58,12 @@ async def test_an_agent_enrols_attests_and_proves_what_it_loaded(running: Runnin
     assert events[0].type == "load-attempt"
     assert events[0].sha256 == info.firmware.sha256
     assert info.firmware.loaded
-    assert {event.type for event in events[1:]} == {"mapping"}
-    assert any("libc.so" in event.subject for event in events[1:])
+    others = [event for event in events if event.type == "mapping"]
+    loads = [event for event in events if event.type == "load-attempt"]
+    assert events == loads + others  # what is measured before it may run, then what the process has mapped besides
+    assert [event.subject for event in loads] == sorted(json.loads(evidence.manifest)["objects"])
+    assert any("libc.so" in event.subject for event in others)
+    assert not any("libjarvis_capture" in event.subject for event in others)
 
 
 async def test_a_replayed_file_reaches_its_subscriber_whole(running: Running) -> None:
@@ -242,7 +247,8 @@ async def test_an_agent_killed_in_mid_stream_comes_back_without_its_token(runnin
     assert controller.enrollments.enrolled_with_token == [True]
     assert evidence.session_id != before.session_id
     events = parse_log(evidence.event_log)
-    assert len(events) == len(parse_log(before.event_log)) + 1  # one load attempt; the mappings are on the log already
+    added = events[len(parse_log(before.event_log)) :]  # a load attempt an object; the mappings are on the log already
+    assert [event.subject for event in added] == sorted(json.loads(evidence.manifest)["objects"])
     assert await reason_of(line.command("GetMetrics", pb.GetMetricsRequest())) == "AGENT_UNATTESTED"
     await again.close()
 

@@ -25,7 +25,7 @@ from jarvis_trust.identities import Identity, Role
 from tests.integration.swtpm.checks import bad_fields_of, reason_of, refusal_of
 from tests.integration.swtpm.conftest import AgentProcess, MakeAgent, line_to
 from tests.integration.swtpm.small_controller import FLEET, AgentLine, SmallController
-from tests.support import ReleaseKey, sign_firmware
+from tests.support import MODULE, ReleaseKey, build_module, sign_firmware
 
 Running = tuple[AgentProcess, AgentLine]
 METRICS = pb.GetMetricsRequest()
@@ -234,6 +234,25 @@ def leave_as_it_is(_directory: Path) -> None:
 def sign_with_another_key(directory: Path) -> None:
     private_pem, public_pem = generate_release_key()
     sign_firmware(directory, ReleaseKey(private_pem=private_pem, public_pem=public_pem))
+
+
+async def test_every_native_object_is_measured_also_the_one_that_refuses_the_firmware(
+    make_agent: MakeAgent, controller: SmallController, release_key: ReleaseKey
+) -> None:
+    agent = make_agent()
+    firmware = agent.directory / "firmware"
+    build_module(firmware / MODULE)
+    sign_firmware(firmware, release_key)
+    with (firmware / MODULE).open("ab") as module:
+        module.write(b"\0")
+    await agent.start()
+    line = line_to(controller, agent)
+    _, evidence = await line.attest()
+    info = pb.GetAgentInfoResponse.FromString(await line.call("GetAgentInfo", pb.GetAgentInfoRequest()))
+    assert (info.firmware.loaded, info.firmware.reason) == (False, "FIRMWARE_ALTERED")
+    loads = {event.subject: event.sha256 for event in parse_log(evidence.event_log) if event.type == "load-attempt"}
+    assert loads == {path.name: hashlib.sha256(path.read_bytes()).digest() for path in firmware.glob("*.so")}
+    await line.close()
 
 
 @pytest.mark.parametrize(

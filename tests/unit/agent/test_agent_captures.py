@@ -25,6 +25,12 @@ def test_what_is_left_out_gets_the_documented_defaults() -> None:
     assert (plan.idle_timeout_s, plan.active_timeout_s, plan.workers, plan.timestamp_source) == (30.0, 300.0, 1, "default")
 
 
+def test_exclusive_is_handed_on_and_is_never_the_default() -> None:
+    for exclusive in (False, True):
+        spec = CaptureSpec(interface="eth0", backend="xdp", exclusive=exclusive)
+        assert plan_capture(spec, replay_directory=None, worker_cpus=()).exclusive is exclusive
+
+
 def test_a_timeout_of_zero_is_never_and_not_the_default() -> None:
     spec = CaptureSpec(interface="eth0", timestamp_source=TIMESTAMP_SOURCE_HARDWARE)
     spec.idle_timeout.FromSeconds(0)
@@ -50,6 +56,27 @@ def test_replay_files_stay_below_their_directory(tmp_path: Path) -> None:
     assert (plan.workers, plan.worker_cpus, plan.is_live) == (1, (), False)
     for name in ("../secret.pcap", str(tmp_path / "secret.pcap"), "link.pcap", "deep", "", "missing", "a\0b", "x" * 5000):
         assert violation(CaptureSpec(files=["deep/a.pcap", name]), root) == "spec.files[1]", name
+
+
+def test_a_pf_ring_file_device_stays_below_the_replay_directory(tmp_path: Path) -> None:
+    root = tmp_path / "replay"
+    root.mkdir()
+    (root / "a.pcap").write_bytes(b"x")
+    (tmp_path / "secret.pcap").write_bytes(b"x")
+    (root / "link.pcap").symlink_to(tmp_path / "secret.pcap")
+    plan = plan_capture(CaptureSpec(interface="pcap:a.pcap", backend="pfring"), replay_directory=root, worker_cpus=(2, 3))
+    assert plan.interface == f"pcap:{root.resolve() / 'a.pcap'}"
+    assert (plan.workers, plan.worker_cpus, plan.backend) == (1, (), "pfring")
+    for name in ("../secret.pcap", str(tmp_path / "secret.pcap"), "link.pcap", "missing", "", "a\0b", "-"):
+        assert violation(CaptureSpec(interface=f"pcap:{name}"), root) == "spec.interface", name
+    assert violation(CaptureSpec(interface="pcap:a.pcap"), None) == "spec.interface"
+
+
+def test_other_devices_are_the_cores_to_judge() -> None:
+    for name in ("zc:eth0", "zc:99@0", "eth0@2", "pcap:lo", "pcap:any"):
+        plan = plan_capture(CaptureSpec(interface=name, backend="pfring"), replay_directory=None, worker_cpus=(2, 3))
+        assert plan.interface == name
+    assert plan_capture(CaptureSpec(interface="zc:eth0"), replay_directory=None, worker_cpus=(2, 3)).workers == 2
 
 
 def test_an_agent_without_replay_directory_replays_nothing() -> None:

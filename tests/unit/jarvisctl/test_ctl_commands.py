@@ -200,6 +200,15 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
     assert result.out.count("running") == 2
 
 
+async def test_capture_start_asks_for_an_interface_of_the_hosts_own_only_with_exclusive(controller: Controller) -> None:
+    three_agents(controller)
+    for option in ([], ["--exclusive"]):
+        result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--backend", "xdp", *option)
+        assert result.code == 0, result.err
+        assert controller.service.requests[-1].spec.backend == "xdp"
+        assert controller.service.requests[-1].spec.exclusive is bool(option)
+
+
 async def test_capture_failures_are_shown_per_agent_and_make_exit_1(controller: Controller) -> None:
     three_agents(controller)
     controller.service.agent_failures[OLD] = status(

@@ -69,7 +69,8 @@ def test_the_same_bytes_load_again_as_the_same_firmware(
     measured: list[MeasuredObject] = []
     again = load_firmware(copy_firmware(), release_key=release_key.public_pem, measure=measured.append)
     assert again is firmware
-    assert measured == [MeasuredObject(name=LIBRARY, sha256=firmware.digest)]
+    objects = {LIBRARY: firmware.digest, **firmware.modules}
+    assert measured == [MeasuredObject(name=name, sha256=digest) for name, digest in objects.items()]
 
 
 def test_other_bytes_need_a_new_process(firmware: Firmware, copy_firmware: CopyFirmware, release_key: ReleaseKey) -> None:

@@ -139,11 +139,14 @@ class CaptureSpec(_message.Message):
     MAX_FLOWS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     ACTIVE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     interface: _builtins.str
-    """Network interface on the agent. Exactly one of interface and files."""
+    """Network interface on the agent, or a PF_RING device (zc:eth0; pcap:FILE below the `replay_directory`). Exactly one of
+    interface and files.
+    """
     backend: _builtins.str
-    """"auto" (or empty), "file", "pcap", "afpacket"."""
+    """"auto" (or empty), "file", "pcap", "afpacket", "xdp", "pfring"."""
     filter: _builtins.str
     """BPF expression; empty = everything."""
     snaplen: _builtins.int
@@ -154,6 +157,10 @@ class CaptureSpec(_message.Message):
     promiscuous: _builtins.bool
     max_flows: _builtins.int
     """Live flows, 4,096..16,777,216; 0 = 1,048,576."""
+    exclusive: _builtins.bool
+    """Backend xdp takes frames away from the agent's host. On an interface that the host uses itself (an address, a default route, a
+    bridge or VLAN on it) it does so only when this is true and `backend` names it.
+    """
     tunnel: Global___Tunnel.ValueType
     @_builtins.property
     def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -181,11 +188,12 @@ class CaptureSpec(_message.Message):
         max_flows: _builtins.int = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
         active_timeout: _duration_pb2.Duration | None = ...,
+        exclusive: _builtins.bool = ...,
         tunnel: Global___Tunnel.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "idle_timeout", b"idle_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interface", b"interface", "max_flows", b"max_flows", "promiscuous", b"promiscuous", "snaplen", b"snaplen", "timestamp_source", b"timestamp_source", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "exclusive", b"exclusive", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interface", b"interface", "max_flows", b"max_flows", "promiscuous", b"promiscuous", "snaplen", b"snaplen", "timestamp_source", b"timestamp_source", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -203,6 +211,7 @@ class CaptureStatus(_message.Message):
     UPTIME_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    BACKEND_DETAIL_FIELD_NUMBER: _builtins.int
     state: Global___CaptureState.ValueType
     capture_id: _builtins.str
     """Random, new for each start; empty when idle."""
@@ -210,6 +219,8 @@ class CaptureStatus(_message.Message):
     """The backend in force."""
     message: _builtins.str
     """Why it failed, or why it is paused."""
+    backend_detail: _builtins.str
+    """How the backend captures: mode, queues, memory; empty when there is nothing to say or nothing runs."""
     @_builtins.property
     def spec(self) -> Global___CaptureSpec: ...
     @_builtins.property
@@ -229,10 +240,11 @@ class CaptureStatus(_message.Message):
         uptime: _duration_pb2.Duration | None = ...,
         message: _builtins.str = ...,
         metrics: Global___CaptureMetrics | None = ...,
+        backend_detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "spec", b"spec", "start_time", b"start_time", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "capture_id", b"capture_id", "message", b"message", "metrics", b"metrics", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_detail", b"backend_detail", "capture_id", b"capture_id", "message", b"message", "metrics", b"metrics", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

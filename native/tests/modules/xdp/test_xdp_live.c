@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What backend "xdp" delivers, counts and leaves behind, on veth pairs (copy mode). Needs root and iproute2; else skips. */
+#include "live_link.h"
+#include "module.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+static const struct capture_backend_ops *xdp;
+
+struct order {
+    uint64_t frames, last_ts_ns;
+    uint16_t next_port;
+};
+
+static void check_order(const struct frame *frame, void *context) {
+    struct order *order = context;
+    uint8_t expected[100];
+    make_frame(expected, 100, order->next_port++, 9, -1);
+    CHECK_EQUAL(100, frame->caplen);
+    CHECK_EQUAL(100, frame->wirelen);
+    CHECK_EQUAL(1, frame->link_type);
+    CHECK_EQUAL(if_nametoindex("jarvis0"), frame->interface_index);
+    CHECK_EQUAL(0, frame->flags);
+    CHECK(memcmp(expected, frame->data, 100) == 0);
+    CHECK(frame->ts_ns >= order->last_ts_ns);
+    order->last_ts_ns = frame->ts_ns;
+    order->frames++;
+}
+
+static void every_frame_arrives_once_whole_and_in_order(void) {
+    struct capture_config config = config_for("jarvis0");
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    struct order order = {.next_port = 1000, .last_ts_ns = now_ns(CLOCK_REALTIME) - 1000};
+    for (uint16_t port = 1000; port < 11000; port++)
+        send_frame(sender, 100, port, 9, -1);
+    CHECK_EQUAL(10000, drain(xdp, state, check_order, &order));
+    CHECK_EQUAL(10000, order.frames);
+    CHECK(order.last_ts_ns <= now_ns(CLOCK_REALTIME));
+    struct backend_stats stats;
+    xdp->stats(state, &stats);
+    CHECK_EQUAL(0, stats.dropped_kernel);
+    CHECK_EQUAL(0, stats.dropped_nic);
+    CHECK_EQUAL(0, stats.in_flight);
+    CHECK(stats.ring_usage < 0.001);
+    char text[256];
+    xdp->describe(state, text, sizeof text);
+    printf("#   %s\n", text);
+    CHECK(strstr(text, " mode, copy, 1 receive queue a worker, need-wakeup, 32768 frames of 2048 bytes in ") != NULL);
+    CHECK(strstr(text, "stamped late") == NULL);
+    close(sender);
+    xdp->close(state);
+}
+
+struct times {
+    uint64_t sent_ns, count;
+};
+
+static void check_time(const struct frame *frame, void *context) {
+    struct times *times = context;
+    int64_t after = (int64_t)(frame->ts_ns - times->sent_ns);
+    if (after < -1000 || after > 20000000)
+        fprintf(stderr, "stamped %" PRId64 " ns after it was sent\n", after);
+    CHECK(after >= -1000 && after < 20000000); /* read 100 ms later */
+    times->count++;
+}
+
+static void a_frame_has_the_time_of_its_arrival_and_not_of_its_reading(void) {
+    struct capture_config config = config_for("jarvis0");
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    struct times times = {0};
+    for (uint64_t turn = 1; turn <= 3; turn++) {
+        times.sent_ns = now_ns(CLOCK_REALTIME);
+        send_frame(sender, 60, 1, 2, -1);
+        usleep(100000);
+        drain(xdp, state, check_time, &times);
+        CHECK_EQUAL(turn, times.count);
+    }
+    close(sender);
+    xdp->close(state);
+}
+
+static void a_single_frame_on_a_quiet_link_is_delivered_at_once(void) {
+    struct capture_config config = config_for("jarvis0");
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    struct frame_batch batch;
+    CHECK_EQUAL(0, xdp->read(state, &batch, 0, NULL));
+    uint64_t sent = now_ns(CLOCK_MONOTONIC);
+    send_frame(sender, 60, 1, 2, -1);
+    CHECK_EQUAL(1, xdp->read(state, &batch, 1000, NULL));
+    CHECK(now_ns(CLOCK_MONOTONIC) - sent < 100000000);
+    xdp->release(state);
+    uint64_t start = now_ns(CLOCK_MONOTONIC);
+    CHECK_EQUAL(0, xdp->read(state, &batch, 120, NULL));
+    uint64_t waited = now_ns(CLOCK_MONOTONIC) - start;
+    CHECK(waited >= 100000000 && waited < 1000000000);
+    close(sender);
+    xdp->close(state);
+}
+
+static void check_tag(const struct frame *frame, void *context) {
+    (void)context;
+    CHECK_EQUAL(0, frame->flags);
+    CHECK_EQUAL(100, frame->wirelen);
+    CHECK_EQUAL(0x8100, frame->data[12] << 8 | frame->data[13]);
+    CHECK_EQUAL(3 << 13 | 5, frame->data[14] << 8 | frame->data[15]);
+}
+
+static void vlan_tags_stay_in_the_frame(void) {
+    struct capture_config config = config_for("jarvis0");
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    for (int j = 0; j < 10; j++)
+        send_frame(sender, 100, 1, 2, 3 << 13 | 5);
+    CHECK_EQUAL(10, drain(xdp, state, check_tag, NULL));
+    close(sender);
+    xdp->close(state);
+}
+
+static void check_cut(const struct frame *frame, void *context) {
+    (void)context;
+    CHECK_EQUAL(64, frame->caplen);
+    CHECK_EQUAL(1000, frame->wirelen);
+    CHECK_EQUAL(FRAME_TRUNCATED, frame->flags);
+}
+
+static void frames_longer_than_snaplen_are_cut_and_marked(void) {
+    struct capture_config config = config_for("jarvis0");
+    config.snaplen = 64;
+    config.promiscuous = true;
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    for (int j = 0; j < 10; j++)
+        send_frame(sender, 1000, 1, 2, -1);
+    CHECK_EQUAL(10, drain(xdp, state, check_cut, NULL));
+    close(sender);
+    xdp->close(state);
+}
+
+static void the_longest_frame_an_mtu_allows_arrives_whole(void) {
+    static const char *const mtus[] = {"1500", "1770", "1771", "3818"};
+    for (int i = 0; i < 4; i++) {
+        char command[96];
+        snprintf(command, sizeof command, "ip link set jarvis0 mtu %s && ip link set jarvis1 mtu %s", mtus[i], mtus[i]);
+        run(command);
+        struct capture_config config = config_for("jarvis0");
+        void *state = open_backend(xdp, &config);
+        int sender = sender_on("jarvis1");
+        struct frame_batch batch;
+        send_frame(sender, (size_t)atoi(mtus[i]) + 18, 1, 2, 5); /* with a tag */
+        CHECK_EQUAL(1, xdp->read(state, &batch, 1000, NULL));
+        CHECK_EQUAL(atoi(mtus[i]) + 18, batch.frames[0].caplen);
+        CHECK_EQUAL(batch.frames[0].caplen, batch.frames[0].wirelen);
+        xdp->release(state);
+        char text[256];
+        xdp->describe(state, text, sizeof text);
+        printf("#   MTU %s: %.12s\n", mtus[i], text); /* beyond 3520 or so veth leaves the program to the stack */
+        CHECK(strstr(text, "stamped late") == NULL);
+        close(sender);
+        xdp->close(state);
+    }
+    run("ip link set jarvis0 mtu 1500 && ip link set jarvis1 mtu 1500");
+}
+
+/* More than the memory holds, before anything is read. */
+static void every_frame_is_either_delivered_or_counted_as_dropped(void) {
+    enum { HELD = 32768, SENT = 50000 };
+    struct capture_config config = config_for("jarvis0");
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    struct backend_stats full, stats;
+    for (int j = 0; j < SENT; j++)
+        send_frame(sender, 100, 1, 2, -1);
+    usleep(50000);
+    xdp->stats(state, &full);
+    CHECK_EQUAL(HELD, full.in_flight);
+    CHECK_EQUAL(SENT - HELD, full.dropped_kernel);
+    CHECK_EQUAL(0, full.dropped_nic);
+    CHECK(full.ring_usage > 0.999);
+    CHECK_EQUAL(HELD, drain(xdp, state, NULL, NULL));
+    for (int j = 0; j < 100; j++) /* and it goes on */
+        send_frame(sender, 100, 1, 2, -1);
+    CHECK_EQUAL(100, drain(xdp, state, NULL, NULL));
+    xdp->stats(state, &stats);
+    CHECK_EQUAL(SENT - HELD, stats.dropped_kernel);
+    CHECK_EQUAL(0, stats.dropped_nic + stats.in_flight);
+    close(sender);
+    xdp->close(state);
+}
+
+static void after_quiesce_the_ring_is_read_out_and_nothing_new_comes_in(void) {
+    struct capture_config config = config_for("jarvis0");
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    for (int j = 0; j < 100; j++)
+        send_frame(sender, 60, 1, 2, -1);
+    usleep(20000); /* a veth pair hands frames over in a soft interrupt */
+    xdp->quiesce(state);
+    for (int j = 0; j < 100; j++)
+        send_frame(sender, 60, 1, 2, -1);
+    CHECK_EQUAL(100, drain(xdp, state, NULL, NULL));
+    struct backend_stats stats;
+    xdp->stats(state, &stats);
+    CHECK_EQUAL(0, stats.dropped_kernel + stats.in_flight);
+    close(sender);
+    xdp->close(state);
+}
+
+static bool has_program(const char *interface) {
+    char command[96];
+    snprintf(command, sizeof command, "ip link show %s | grep -q 'prog/xdp'", interface);
+    return system(command) == 0;
+}
+
+static void the_program_is_there_while_capturing_and_gone_after(void) {
+    struct capture_config config = config_for("jarvis0");
+    CHECK(!has_program("jarvis0"));
+    void *state = open_backend(xdp, &config);
+    CHECK(has_program("jarvis0"));
+    struct capture_config second = config_for("jarvis0");
+    struct capture_error_info error = {0};
+    void *other;
+    CHECK_EQUAL(CAPTURE_ERR_BACKEND, xdp->open(&second, 0, 1, &other, &error));
+    CHECK_TEXT("interface jarvis0 has an XDP program already: it takes one", error.message);
+    CHECK(has_program("jarvis0"));
+    xdp->close(state);
+    CHECK(!has_program("jarvis0"));
+}
+
+static void a_killed_process_leaves_no_program_behind_and_the_host_gets_its_frames_again(void) {
+    int ready[2];
+    CHECK_EQUAL(0, pipe(ready));
+    pid_t child = fork();
+    if (child == 0) {
+        struct capture_config config = config_for("jarvis0");
+        void *state = NULL;
+        char opened = xdp->open(&config, 0, 1, &state, NULL) == CAPTURE_OK ? 'y' : 'n';
+        if (write(ready[1], &opened, 1) == 1)
+            pause();
+        _exit(1);
+    }
+    char opened = 'n';
+    CHECK_EQUAL(1, read(ready[0], &opened, 1));
+    CHECK_EQUAL('y', opened);
+    CHECK(has_program("jarvis0"));
+    CHECK_EQUAL(0, kill(child, SIGKILL));
+    CHECK_EQUAL(child, waitpid(child, NULL, 0));
+    for (int wait = 0; wait < 200 && has_program("jarvis0"); wait++)
+        usleep(10000);
+    CHECK(!has_program("jarvis0"));
+    struct capture_config config = config_for("jarvis0");
+    void *state = open_backend(&afpacket_backend, &config);
+    int sender = sender_on("jarvis1");
+    for (int j = 0; j < 10; j++)
+        send_frame(sender, 60, 1, 2, -1);
+    CHECK_EQUAL(10, drain(&afpacket_backend, state, NULL, NULL));
+    close(sender);
+    afpacket_backend.close(state);
+    close(ready[0]);
+    close(ready[1]);
+}
+
+static void check_refused(const struct capture_config *config, const char *field, const char *text) {
+    struct capture_error_info error = {0};
+    char name[16];
+    CHECK(capture_select_backend(config, name, &error) < 0);
+    CHECK_TEXT(field, error.field);
+    if (!strstr(error.message, text))
+        fprintf(stderr, "%s\n", error.message);
+    CHECK(strstr(error.message, text) != NULL);
+}
+
+static void check_taken(struct capture_config config, const char *backend, const char *expected) {
+    char name[16] = "";
+    struct capture_error_info error = {0};
+    config.backend = backend;
+    int code = capture_select_backend(&config, name, &error);
+    if (code != CAPTURE_OK)
+        fprintf(stderr, "%s\n", error.message);
+    CHECK_EQUAL(CAPTURE_OK, code);
+    CHECK_TEXT(expected, name);
+}
+
+/* What makes the host use the interface, and what undoes it; what is said of it. */
+static const struct use {
+    const char *make, *undo, *said;
+} uses[] = {
+    {"ip address add 10.1.2.3/24 dev jarvis0", "ip address flush dev jarvis0", "interface jarvis0 carries the address 10.1.2.3"},
+    {"ip route add default dev jarvis0", "ip route delete default", "a default route leaves by interface jarvis0"},
+    {"ip route add default nexthop dev jarvis0 nexthop dev jarvis1", "ip route delete default",
+     "a default route leaves by interface jarvis0"},
+    {"echo 0 > /proc/sys/net/ipv6/conf/jarvis0/disable_ipv6 && ip address add fd00::1/64 dev jarvis0 nodad",
+     "echo 1 > /proc/sys/net/ipv6/conf/jarvis0/disable_ipv6", "interface jarvis0 carries the address f"},
+    {"ip link add jarvisbr type bridge && ip link set jarvis0 master jarvisbr", "ip link delete jarvisbr",
+     "interface jarvis0 is a port of another"},
+    {"ip link add jarvisup link jarvis0 type macvlan", "ip link delete jarvisup",
+     "interface jarvis0 carries the device jarvisup"},
+};
+
+static void an_interface_that_the_host_uses_is_taken_only_when_asked_by_name_and_exclusive(void) {
+    int tried = 0;
+    for (size_t i = 0; i < sizeof uses / sizeof *uses; i++) {
+        if (system(uses[i].make) != 0) {
+            printf("#   left out, this kernel cannot: %s\n", uses[i].make);
+            continue;
+        }
+        struct capture_config config = config_for("jarvis0");
+        check_taken(config, NULL, "afpacket");
+        config.backend = "xdp";
+        check_refused(&config, "exclusive", "exclusive is false: ");
+        check_refused(&config, "exclusive", uses[i].said);
+        config.exclusive = true;
+        check_taken(config, "auto", "afpacket");
+        check_taken(config, "xdp", "xdp");
+        struct capture_backend_info backends[8];
+        CHECK_EQUAL(5, capture_get_backends("jarvis0", backends, 8));
+        CHECK_TEXT("xdp", backends[0].name);
+        CHECK(backends[0].usable && strstr(backends[0].reason, "only with exclusive: ") &&
+              strstr(backends[0].reason, uses[i].said));
+        run(uses[i].undo);
+        tried++;
+    }
+    CHECK(tried >= 2);
+    check_taken(config_for("jarvis0"), NULL, "xdp");
+}
+
+static void what_the_backend_cannot_do_is_refused_by_field_and_left_to_another_by_auto(void) {
+    struct capture_config config = config_for("jarvis0");
+    config.workers = 3;
+    check_taken(config, NULL, "afpacket");
+    config.backend = "xdp";
+    check_refused(&config, "workers",
+                  "workers is 3: interface jarvis0 has 1 receive queues, accepted with backend xdp are 0 to 1");
+    config.workers = 1;
+    config.timestamp_source = CAPTURE_TIMESTAMP_HARDWARE;
+    check_refused(&config, "timestamp_source", "timestamp_source is 2 (hardware)");
+    config.timestamp_source = CAPTURE_TIMESTAMP_KERNEL;
+    check_taken(config, "xdp", "xdp");
+    config = config_for("lo");
+    config.backend = "xdp";
+    check_refused(&config, "backend", "interface lo is not Ethernet");
+    check_taken(config, "auto", "afpacket");
+    run("ip link set jarvis0 mtu 3819");
+    config.interface = "jarvis0";
+    check_refused(&config, "backend", "has MTU 3819: a frame must fit into a page, accepted is up to 3818");
+    check_taken(config, "auto", "afpacket");
+    run("ip link set jarvis0 mtu 1500");
+    config.interface = "jarvisdown";
+    check_refused(&config, "interface", "interface jarvisdown is down");
+}
+
+enum { QUEUES = 4 };
+
+static void send_some(const char *interface) {
+    int sender = sender_on(interface);
+    for (uint16_t port = 1; port <= 500; port++)
+        send_frame(sender, 60, port, 9, -1);
+    close(sender);
+}
+
+static void every_receive_queue_has_its_socket_however_many_workers_there_are(void) {
+    run("ip link add jarvisq0 numrxqueues 4 numtxqueues 4 type veth peer name jarvisq1 numrxqueues 4 numtxqueues 4");
+    run("ip link set jarvisq0 up && ip link set jarvisq1 up");
+    for (uint32_t workers = 1; workers <= QUEUES; workers++) {
+        struct capture_config config = config_for("jarvisq0");
+        config.workers = workers;
+        config.backend = "xdp";
+        check_taken(config, "xdp", "xdp");
+        void *states[QUEUES];
+        for (uint32_t i = 0; i < workers; i++)
+            CHECK_EQUAL(CAPTURE_OK, xdp->open(&config, i, workers, &states[i], NULL));
+        char text[256];
+        xdp->describe(states[0], text, sizeof text);
+        CHECK(strstr(text, workers == 1 ? "4 receive queues" : workers == 4 ? "1 receive queue " : "2 receive queues") != NULL);
+        send_some("jarvisq1");
+        uint64_t total = 0;
+        for (uint32_t i = 0; i < workers; i++)
+            total += drain(xdp, states[i], NULL, NULL);
+        CHECK_EQUAL(500, total);
+        for (uint32_t i = 0; i < workers; i++)
+            xdp->close(states[i]);
+        CHECK(!has_program("jarvisq0"));
+    }
+    run("ip link delete jarvisq0");
+}
+
+static void an_interface_that_goes_down_or_away_ends_the_capture_with_the_reason(void) {
+    static const char *const ends[][2] = {{"ip link set jarvisx0 down", "interface jarvisx0 went down"},
+                                          {"ip link delete jarvisx0", "interface jarvisx0 is gone"}};
+    for (int i = 0; i < 2; i++) {
+        run(i ? "ip link set jarvisx0 up"
+              : "ip link add jarvisx0 type veth peer name jarvisx1 && ip link set jarvisx1 up && "
+                "ip link set jarvisx0 up");
+        struct capture_config config = config_for("jarvisx0");
+        void *state = open_backend(xdp, &config);
+        run(ends[i][0]);
+        struct frame_batch batch;
+        struct capture_error_info error = {0};
+        int result = 0;
+        for (int turn = 0; turn < 20 && result == 0; turn++)
+            result = xdp->read(state, &batch, 50, &error);
+        CHECK_EQUAL(CAPTURE_ERR_IO, result);
+        CHECK_TEXT(ends[i][1], error.message);
+        xdp->close(state);
+    }
+}
+
+static void a_whole_capture_counts_exactly_and_says_how_it_captures(void) {
+    struct capture_config config = config_for("jarvis0");
+    config.workers = 1;
+    capture_t *capture;
+    struct capture_error_info error = {0};
+    char text[256] = "x";
+    CHECK_EQUAL(CAPTURE_OK, capture_init(&config, &capture, &error));
+    struct capture_flow_config flows = {.struct_size = sizeof flows};
+    CHECK_EQUAL(CAPTURE_OK, capture_flow_enable(capture, &flows, &error));
+    CHECK_EQUAL(CAPTURE_OK, capture_describe_backend(capture, text, sizeof text));
+    CHECK_TEXT("", text);
+    CHECK_EQUAL(CAPTURE_OK, capture_start(capture, &error));
+    CHECK_EQUAL(CAPTURE_OK, capture_describe_backend(capture, text, sizeof text));
+    CHECK(strstr(text, "copy") != NULL);
+    int sender = sender_on("jarvis1");
+    for (int j = 0; j < 20000; j++)
+        send_frame(sender, 100, (uint16_t)(1000 + j % 100), 9, -1);
+    usleep(50000);
+    CHECK_EQUAL(CAPTURE_OK, capture_stop(capture, true));
+    struct capture_stats stats;
+    CHECK_EQUAL(CAPTURE_OK, capture_get_stats(capture, &stats));
+    CHECK_EQUAL(20000, stats.received);
+    CHECK_EQUAL(20000, stats.metered);
+    CHECK_EQUAL(100, stats.flows_total);
+    CHECK_EQUAL(0, stats.in_flight + stats.dropped_kernel + stats.dropped_nic + stats.dropped_user);
+    CHECK_EQUAL(CAPTURE_OK, capture_describe_backend(capture, text, sizeof text));
+    CHECK_TEXT("", text);
+    CHECK_EQUAL(CAPTURE_ERR_SPACE, capture_describe_backend(capture, text, 0));
+    close(sender);
+    capture_destroy(capture);
+    CHECK(!has_program("jarvis0"));
+}
+
+int main(void) {
+    int obstacle = prepare_link();
+    if (obstacle)
+        return obstacle;
+    run("ip link set jarvis0 mtu 1500 && ip link set jarvis1 mtu 1500");
+    xdp = jarvis_capture_module()->ops;
+    char reason[160];
+    if (!xdp->probe(NULL, reason, sizeof reason)) {
+        printf("skipped: %s\n", reason);
+        return SKIPPED;
+    }
+    CHECK_EQUAL(CAPTURE_OK, capture_add_module(jarvis_capture_module(), NULL));
+    RUN(every_frame_arrives_once_whole_and_in_order);
+    RUN(a_frame_has_the_time_of_its_arrival_and_not_of_its_reading);
+    RUN(a_single_frame_on_a_quiet_link_is_delivered_at_once);
+    RUN(vlan_tags_stay_in_the_frame);
+    RUN(frames_longer_than_snaplen_are_cut_and_marked);
+    RUN(the_longest_frame_an_mtu_allows_arrives_whole);
+    RUN(every_frame_is_either_delivered_or_counted_as_dropped);
+    RUN(after_quiesce_the_ring_is_read_out_and_nothing_new_comes_in);
+    RUN(the_program_is_there_while_capturing_and_gone_after);
+    RUN(a_killed_process_leaves_no_program_behind_and_the_host_gets_its_frames_again);
+    RUN(an_interface_that_the_host_uses_is_taken_only_when_asked_by_name_and_exclusive);
+    RUN(what_the_backend_cannot_do_is_refused_by_field_and_left_to_another_by_auto);
+    RUN(every_receive_queue_has_its_socket_however_many_workers_there_are);
+    RUN(an_interface_that_goes_down_or_away_ends_the_capture_with_the_reason);
+    RUN(a_whole_capture_counts_exactly_and_says_how_it_captures);
+    return 0;
+}
