@@ -75,7 +75,7 @@ struct capture_config {
     const char *filter;            /* BPF expression, or NULL or "" for everything */
     uint32_t snaplen;              /* bytes kept of each frame, 64..262144; 0 = 262144 */
     uint32_t buffer_size_mb;       /* kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64 */
-    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, xdp; others 1) */
+    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, xdp, dpdk; others 1) */
     const int32_t *worker_cpus;    /* CPU per worker, worker_cpu_count of them, or NULL for no pinning */
     uint32_t worker_cpu_count;
     bool promiscuous;
@@ -83,6 +83,8 @@ struct capture_config {
     uint32_t packet_ring_mb;       /* ring for capture_packets_next, MiB, 0 (off) or 1..8192; rounded up to a power of two.
                                     * When it is full, a live capture drops (packet_ring_dropped), a file waits to be drained */
     bool exclusive;                /* backend xdp may take an interface's frames away from a host that uses the interface itself */
+    const char *const *dpdk_eal_args; /* backend dpdk: arguments of DPDK's EAL, dpdk_eal_arg_count of them, or NULL; others ignore it */
+    uint32_t dpdk_eal_arg_count;   /* 0..64 */
 };
 
 /* Flow metering. A timeout of 0 means never; with both 0 nothing splits a flow: one record per key for the whole trace. */

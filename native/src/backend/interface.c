@@ -30,7 +30,7 @@ bool interface_may_capture(char *reason, size_t size) {
 int interface_examine(int socket, const char *name, int *index, int *hardware, struct capture_error_info *error) {
     struct ifreq request = {0};
     snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-    if (ioctl(socket, SIOCGIFINDEX, &request) != 0)
+    if (strlen(name) >= sizeof request.ifr_name || ioctl(socket, SIOCGIFINDEX, &request) != 0)
         return capture_fail(error, CAPTURE_ERR_NO_INTERFACE, "interface", "interface %s does not exist", name);
     *index = request.ifr_ifindex;
     if (ioctl(socket, SIOCGIFHWADDR, &request) != 0)

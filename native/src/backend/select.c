@@ -37,11 +37,17 @@ static int live_failure(void) {
     return probe < 0 && (errno == EPERM || errno == EACCES) ? CAPTURE_ERR_PERMISSION : CAPTURE_ERR_BACKEND;
 }
 
-static bool interface_exists(const struct capture_config *config, const struct capture_backend_ops *wanted,
-                             struct capture_error_info *error) {
+/* Whose names may it be? An interface's name is for every backend; "zc:eth0" cannot be one (no name of the kernel's holds a
+ * colon), so it is for backends that have names of their own. */
+static bool judge_name(const struct capture_config *config, const struct capture_backend_ops *wanted, bool *device_name,
+                       struct capture_error_info *error) {
     int hardware;
-    return strcmp(config->interface, "any") == 0 || (wanted && wanted->device_names) ||
-           interface_look(config->interface, &hardware, error) == CAPTURE_OK;
+    *device_name = wanted && wanted->device_names;
+    if (*device_name || strcmp(config->interface, "any") == 0 ||
+        interface_look(config->interface, &hardware, error) == CAPTURE_OK)
+        return true;
+    *device_name = !wanted && strchr(config->interface, ':');
+    return *device_name;
 }
 
 /* What the fields of a valid configuration must not ask of this backend. */
@@ -77,13 +83,14 @@ static bool suits(const struct capture_config *config, const struct capture_back
 
 static const struct capture_backend_ops *
 for_interface(const struct capture_config *config, const struct capture_backend_ops *wanted, struct capture_error_info *error) {
-    if (!interface_exists(config, wanted, error))
+    bool device_name;
+    if (!judge_name(config, wanted, &device_name, error))
         return NULL;
     struct refusals refusals = {0};
     const struct backend_row *row;
     for (uint32_t at = 0; (row = registry_row(at)); at++) {
         const struct capture_backend_ops *ops = row->ops;
-        if (!ops || !ops->live || (wanted ? ops != wanted : ops->rank == 0))
+        if (!ops || !ops->live || (wanted ? ops != wanted : ops->rank == 0) || (device_name && !ops->device_names))
             continue;
         if (suits(config, ops, wanted != NULL, &refusals))
             return ops;
