@@ -84,9 +84,22 @@ int frame_clock_start(struct frame_clock *clock, struct capture_error_info *erro
                         "timestamp_source is 2 (hardware): the clock of port %u stands still or cannot be read", clock->port);
 }
 
+/* DPDK rounds the CPU's rate to 10 MHz: measured anew every second, unless the system's clock was set meanwhile. */
+static void measure_cycles(struct frame_clock *clock) {
+    if (clock->rate_ns && clock->burst_ns - clock->rate_ns < SECOND_NS)
+        return;
+    double nominal = 1e9 / (double)rte_get_tsc_hz();
+    double measured = clock->rate_ns ? (double)(int64_t)(clock->burst_ns - clock->rate_ns) / (double)(clock->burst_tsc - clock->rate_tsc) : 0;
+    if (measured > 0.99 * nominal && measured < 1.01 * nominal)
+        clock->ns_per_cycle = measured;
+    clock->rate_ns = clock->burst_ns;
+    clock->rate_tsc = clock->burst_tsc;
+}
+
 void frame_clock_burst(struct frame_clock *clock) {
     clock->burst_ns = unix_now();
     clock->burst_tsc = rte_rdtsc();
+    measure_cycles(clock);
     if (clock->kind == FRAME_CLOCK_HARDWARE && clock->burst_ns - clock->card.unix_ns >= SECOND_NS) {
         uint64_t ticks, unix_ns;
         if (read_both(clock->port, &ticks, &unix_ns) == 0)

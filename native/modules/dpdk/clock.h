@@ -30,6 +30,7 @@ struct frame_clock {
     struct tick_clock card;
     uint64_t burst_ns, burst_tsc; /* the system's clock and the CPU's counter at the last burst */
     double ns_per_cycle;
+    uint64_t rate_ns, rate_tsc; /* both at the burst that `ns_per_cycle` was last measured from; 0: DPDK's estimate is in force */
 };
 
 /* Before the port is configured: may `source` be asked of it, and with which receive offloads? Fills kind, offset, flag and *offloads
