@@ -8,6 +8,12 @@
 
 #define DATA "../../tests/data/"
 
+/* rte_eal_init copies its arguments each time it is called, and forgets the copy of a start that failed. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) {
+    return "leak:librte_eal.so";
+}
+
 static const char *const same_in_both[] = {DATA "connection.pcap", DATA "fragments.pcap", DATA "tagged.pcap", DATA "labelled.pcap",
                                            DATA "pauses.pcap"};
 
