@@ -3,9 +3,9 @@
 
 python -m bench.dpdk [--rounds 5] [--seconds 3] [--cpu 1]
 
-net_null makes 64-byte frames of zeros and copies nothing: what receiving, handing over, refusing and freeing a frame costs. net_pcap
-with infinite_rx copies the frames of a capture into fresh mbufs again and again: the same with metering, the driver's copy included.
-Each run is a process of its own, for a process has one EAL; its one worker is pinned. DPDK is not asked for huge pages.
+net_null makes 64-byte frames of zeros and copies nothing: what receiving, handing over, refusing and freeing a frame costs.
+net_pcap with infinite_rx copies the frames of a capture into fresh mbufs again and again: the same with metering, and the driver's
+copy. Each run is a process of its own, for a process has one EAL; its one worker is pinned. DPDK is not asked for huge pages.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def table(rates: dict[str, list[float]], flows: dict[str, int]) -> Table:
     shown = Table("source", "Mpackets/s", "range", "ns a packet", "flows")
     for name, values in rates.items():
         median = statistics.median(values)
-        spread = f"{min(values) / 1e6:.1f}–{max(values) / 1e6:.1f}"
+        spread = f"{min(values) / 1e6:.1f} to {max(values) / 1e6:.1f}"
         shown.add_row(name, f"{median / 1e6:.1f}", spread, f"{1e9 / median:.0f}", str(flows[name]))
     return shown
 

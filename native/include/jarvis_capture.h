@@ -82,7 +82,7 @@ struct capture_config {
     uint32_t timestamp_source;     /* enum capture_timestamp_source */
     uint32_t packet_ring_mb;       /* ring for capture_packets_next, MiB, 0 (off) or 1..8192; rounded up to a power of two.
                                     * When it is full, a live capture drops (packet_ring_dropped), a file waits to be drained */
-    bool exclusive;                /* backend xdp may take an interface's frames away from a host that uses the interface itself */
+    bool exclusive;                /* backends xdp and dpdk may take frames away from a host that uses the interface itself */
     const char *const *dpdk_eal_args; /* backend dpdk: arguments of DPDK's EAL, dpdk_eal_arg_count of them, or NULL; others ignore it */
     uint32_t dpdk_eal_arg_count;   /* 0..64 */
 };

@@ -49,13 +49,15 @@ void eal_log_since(uint64_t mark, char *text, size_t size) {
     size_t length = 0;
     memcpy(text, lead, sizeof lead - 1);
     char *out = text + sizeof lead - 1;
-    for (; from < written; from++) {
+    for (; from < written && length + 2 < room; from++) {
         char byte = kept[from % KEPT];
-        bool ends_line = byte == '\n';
-        if (ends_line && from + 1 < written && length > 0 && out[length - 1] != ';')
+        bool begins = length == 0 || out[length - 1] == ' ';
+        if (byte == '\n' && !begins) { /* lines become clauses */
             out[length++] = ';';
-        else if (!ends_line)
-            out[length++] = (unsigned char)byte < ' ' ? ' ' : byte;
+            out[length++] = ' ';
+        } else if ((unsigned char)byte > ' ' || (byte == ' ' && !begins)) {
+            out[length++] = byte;
+        }
     }
     pthread_mutex_unlock(&lock);
     while (length > 0 && (out[length - 1] == ';' || out[length - 1] == ' '))

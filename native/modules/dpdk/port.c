@@ -43,6 +43,16 @@ static int check_queues(const struct dpdk_port *port, const struct rte_eth_dev_i
     return CAPTURE_OK;
 }
 
+/* A card whose kernel driver stays (mlx5), or AF_XDP, hands frames to DPDK that the host's stack then does not get. */
+static int check_host(const struct dpdk_port *port, const struct rte_eth_dev_info *info, struct capture_error_info *error) {
+    bool takes = info->if_index && (strcmp(port->bus, "vdev") != 0 || strcmp(port->driver, "net_af_xdp") == 0);
+    if (!takes || port->config->exclusive)
+        return CAPTURE_OK;
+    return capture_fail(error, CAPTURE_ERR_INVALID, "exclusive",
+                        "device %s (driver %s) takes the frames of the host's interface number %u away from it: accepted with exclusive",
+                        port->name, port->driver, info->if_index);
+}
+
 /* RSS over the addresses with the key 6d5a 6d5a ...: swapped addresses give the same hash. */
 static void spread_by_address(struct rte_eth_conf *conf, const struct rte_eth_dev_info *info, uint8_t *key, size_t key_room) {
     uint64_t by_address = info->flow_type_rss_offloads &
@@ -69,7 +79,9 @@ static int configure(struct dpdk_port *port, uint32_t queues, struct capture_err
     int result = rte_eth_dev_info_get(port->id, &info);
     if (result != 0)
         return refused(port, "interface", "it does not say what it can do", result, mark, error);
-    int code = check_queues(port, &info, queues, error);
+    int code = check_host(port, &info, error);
+    if (code == CAPTURE_OK)
+        code = check_queues(port, &info, queues, error);
     if (code == CAPTURE_OK)
         code = frame_clock_choose(&port->clock, port->id, config, info.rx_offload_capa, port->driver, &stamps, error);
     if (code != CAPTURE_OK)

@@ -104,6 +104,11 @@ static void a_quiet_link_costs_little(void) {
     capture_destroy(capture);
 }
 
+static void frames_are_not_taken_from_the_host_unasked(void) {
+    struct capture_config config = dpdk_config("net_af_xdp0,iface=jarvis0");
+    check_refused(&config, CAPTURE_ERR_INVALID, "exclusive", "(driver net_af_xdp) takes the frames of the host's interface number");
+}
+
 int main(void) {
     int obstacle = prepare_link();
     if (obstacle)
@@ -114,5 +119,6 @@ int main(void) {
     RUN(two_queues_share_the_frames);
     RUN(a_frame_on_a_quiet_link_is_metered_within_100_ms);
     RUN(a_quiet_link_costs_little);
+    RUN(frames_are_not_taken_from_the_host_unasked);
     return 0;
 }
