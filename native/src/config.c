@@ -19,7 +19,8 @@ static int check_source(const struct capture_config *config, struct capture_erro
                             "interface is %s and %u files are given too: exactly one of interface and files is accepted",
                             config->interface, config->file_count);
     if (config->interface) {
-        /* A device of a backend's own library (zc:eth0, pcap:FILE, eth0@2, net_pcap0,rx_pcap=FILE) is for that backend to judge. */
+        /* A device of a backend's own library (zc:eth0, pcap:FILE, eth0@2, net_pcap0,rx_pcap=FILE) is for that backend to judge.
+         */
         size_t most = config->backend || strpbrk(config->interface, ":@,") ? PATH_MAX : IFNAMSIZ;
         size_t length = strnlen(config->interface, most);
         if (length == 0 || length >= most)

@@ -2,10 +2,10 @@
 /*
  * Which clock a port's frames have, and following a card's.
  *
- * A driver fills DPDK's dynamic timestamp field in units of its own. Known are two kinds: net_pcap, which fills it always, with what
- * libpcap says; and cards with RTE_ETH_RX_OFFLOAD_TIMESTAMP, whose ticks rte_eth_read_clock reads too, so that they can be compared
- * with the system's clock. Where no one stamps, a frame gets the system's clock when it is handed over, which is up to one polling
- * interval later than it came.
+ * A driver fills DPDK's dynamic timestamp field in units of its own. Known are two kinds: net_pcap, which fills it always, with
+ * what libpcap says; and cards with RTE_ETH_RX_OFFLOAD_TIMESTAMP, whose ticks rte_eth_read_clock reads too, so that they can be
+ * compared with the system's clock. Where no one stamps, a frame gets the system's clock when it is handed over, which is up to
+ * one polling interval later than it came.
  */
 #define ALLOW_EXPERIMENTAL_API /* rte_eth_read_clock, "not yet part of stable ABI" since 19.08 */
 #include "clock.h"
@@ -89,7 +89,8 @@ static void measure_cycles(struct frame_clock *clock) {
     if (clock->rate_ns && clock->burst_ns - clock->rate_ns < SECOND_NS)
         return;
     double nominal = 1e9 / (double)rte_get_tsc_hz();
-    double measured = clock->rate_ns ? (double)(int64_t)(clock->burst_ns - clock->rate_ns) / (double)(clock->burst_tsc - clock->rate_tsc) : 0;
+    double measured =
+        clock->rate_ns ? (double)(int64_t)(clock->burst_ns - clock->rate_ns) / (double)(clock->burst_tsc - clock->rate_tsc) : 0;
     if (measured > 0.99 * nominal && measured < 1.01 * nominal)
         clock->ns_per_cycle = measured;
     clock->rate_ns = clock->burst_ns;

@@ -33,8 +33,8 @@ struct frame_clock {
     uint64_t rate_ns, rate_tsc; /* both at the burst that `ns_per_cycle` was last measured from; 0: DPDK's estimate is in force */
 };
 
-/* Before the port is configured: may `source` be asked of it, and with which receive offloads? Fills kind, offset, flag and *offloads
- * (those to ask of the port). Any thread. */
+/* Before the port is configured: may `source` be asked of it, and with which receive offloads? Fills kind, offset, flag and
+ * *offloads (those to ask of the port). Any thread. */
 int frame_clock_choose(struct frame_clock *clock, uint16_t port, const struct capture_config *config, uint64_t capabilities,
                        const char *driver, uint64_t *offloads, struct capture_error_info *error);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Devices by name: a port that DPDK has (PCI address, --vdev of dpdk_eal_args), or "net_DRIVER0,argument=value...", which is added. */
+/* Devices by name: a port that DPDK has (PCI address, --vdev of dpdk_eal_args), or "net_DRIVER0,argument=value...", which is
+ * added. */
 #include "device.h"
 
 #include "eal.h"
@@ -39,7 +40,8 @@ bool dpdk_is_device_name(const char *name) {
 static void describe(struct dpdk_port *port, const struct rte_eth_dev_info *info) {
     snprintf(port->bus, sizeof port->bus, "%s", info->device ? rte_bus_name(rte_dev_bus(info->device)) : "");
     snprintf(port->driver, sizeof port->driver, "%s", info->driver_name ? info->driver_name : "");
-    port->interface_index = (uint16_t)(info->if_index ? (info->if_index < UINT16_MAX ? info->if_index : UINT16_MAX) : port->id + 1u);
+    port->interface_index =
+        (uint16_t)(info->if_index ? (info->if_index < UINT16_MAX ? info->if_index : UINT16_MAX) : port->id + 1u);
     port->nombuf_loses = strcmp(port->driver, "net_pcap") == 0;
 }
 

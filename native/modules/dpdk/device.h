@@ -5,7 +5,8 @@
 
 #include "port.h"
 
-/* Is it a name that this backend takes without "dpdk:" before it: a PCI address, or a virtual device "net_DRIVER..."? Any thread. */
+/* Is it a name that this backend takes without "dpdk:" before it: a PCI address, or a virtual device "net_DRIVER..."? Any thread.
+ */
 bool dpdk_is_device_name(const char *name);
 
 /* Finds or adds the device of `interface`; fills id, name, bus, driver and added. Under the lock of port.c. */

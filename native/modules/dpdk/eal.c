@@ -2,9 +2,9 @@
 /*
  * Starts the EAL, once for the process, on a thread of its own.
  *
- * rte_eal_init pins its caller, inherits its signal mask to threads that it leaves behind, and writes to stdout and stderr when an
- * argument displeases it: hence the thread, the blocked signals and the streams that are swapped meanwhile (of C's stdio, not the
- * descriptors): what is for stderr goes into the log, and the usage that it prints to stdout nowhere.
+ * rte_eal_init pins its caller, inherits its signal mask to threads that it leaves behind, and writes to stdout and stderr when
+ * an argument displeases it: hence the thread, the blocked signals and the streams that are swapped meanwhile (of C's stdio, not
+ * the descriptors): what is for stderr goes into the log, and the usage that it prints to stdout nowhere.
  */
 #include "eal.h"
 
@@ -26,7 +26,7 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of everything here but the thread key */
 static bool running;
 static FILE *log_stream, *nowhere;
-static struct eal_args given;   /* as the EAL got them: it keeps pointers into it */
+static struct eal_args given;                  /* as the EAL got them: it keeps pointers into it */
 static char asked[EAL_ARGS_MAX][EAL_ARG_SIZE]; /* as the configuration said */
 static uint32_t asked_count;
 

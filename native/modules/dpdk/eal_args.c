@@ -14,7 +14,14 @@
 enum option_value { NO_VALUE, NEEDS_VALUE, MAY_HAVE_VALUE };
 
 /* Which completion an option makes needless. */
-enum option_choice { CHOOSES_CPUS = 1, CHOOSES_TELEMETRY = 2, CHOOSES_MEMORY = 4, CHOOSES_SIZE = 8, CHOOSES_FILES = 16, NO_HUGE = 32 };
+enum option_choice {
+    CHOOSES_CPUS = 1,
+    CHOOSES_TELEMETRY = 2,
+    CHOOSES_MEMORY = 4,
+    CHOOSES_SIZE = 8,
+    CHOOSES_FILES = 16,
+    NO_HUGE = 32
+};
 
 struct option {
     const char *name; /* one letter: short */
@@ -98,7 +105,8 @@ static int check_option(const struct capture_config *config, uint32_t *at, struc
     const char *argument = config->dpdk_eal_args[*at], *joined;
     const struct option *option = find_option(argument, &joined);
     if (!option)
-        return refused(error, *at, argument, "not an EAL option of DPDK 22.11 that a capture can use, such as --no-huge, -m 512 or -a 0000:03:00.0");
+        return refused(error, *at, argument,
+                       "not an EAL option of DPDK 22.11 that a capture can use, such as --no-huge, -m 512 or -a 0000:03:00.0");
     if (option->value == NO_VALUE && joined)
         return refused(error, *at, argument, "this EAL option takes no value");
     if (option->value != NEEDS_VALUE || joined)

@@ -15,8 +15,8 @@ struct eal_args {
     bool no_huge;
 };
 
-/* Are config->dpdk_eal_args options that the EAL of DPDK 22.11 knows, each with its value? An option that it does not know it answers
- * with its usage on stdout, and --help with exit. CAPTURE_OK, or CAPTURE_ERR_INVALID naming dpdk_eal_args. Any thread. */
+/* Are config->dpdk_eal_args options that the EAL of DPDK 22.11 knows, each with its value? An option that it does not know it
+ * answers with its usage on stdout, and --help with exit. CAPTURE_OK, or CAPTURE_ERR_INVALID naming dpdk_eal_args. Any thread. */
 int eal_args_check(const struct capture_config *config, struct capture_error_info *error);
 
 /* Huge pages of any size that are free now, as the kernel counts them. Any thread. */
@@ -27,8 +27,8 @@ uint64_t eal_free_huge_pages(void);
  *   without --(no-)telemetry          --no-telemetry: no socket is opened unasked
  *   without a choice of memory        --no-huge where no huge page is free (`huge_pages` is 0)
  *   with --no-huge and without -m     -m: this memory cannot grow; twice buffer_size_mb and 256 MiB
- *   without a choice of shared files  --in-memory: no file, no lock and no other process is involved; with --no-huge, which the EAL
- *                                     does not take together with it, --no-shconf */
+ *   without a choice of shared files  --in-memory: no file, no lock and no other process is involved; with --no-huge, which the
+ * EAL does not take together with it, --no-shconf */
 void eal_args_complete(const struct capture_config *config, uint64_t huge_pages, int cpu, struct eal_args *out);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opening and closing: the first queue of a capture finds and configures the port, every queue gets a pool of mbufs of its own, the
- * last one starts the port; the last close stops it and gives everything back.
+ * Opening and closing: the first queue of a capture finds and configures the port, every queue gets a pool of mbufs of its own,
+ * the last one starts the port; the last close stops it and gives everything back.
  *
  * Several queues: the card spreads frames by a hash (RSS) of the two addresses alone, under a key that makes it symmetric. Both
  * directions of a flow, and every fragment of a datagram, come to one queue so; ports would part fragments from their flow.
@@ -34,12 +34,14 @@ static int refused(const struct dpdk_port *port, const char *field, const char *
 static int check_queues(const struct dpdk_port *port, const struct rte_eth_dev_info *info, uint32_t queues,
                         struct capture_error_info *error) {
     if (queues > info->max_rx_queues)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "workers", "workers is %u: device %s has %u receive queue%s, accepted are 0 to %u",
-                            queues, port->name, info->max_rx_queues, info->max_rx_queues == 1 ? "" : "s", info->max_rx_queues);
-    if (queues > 1 && strcmp(port->bus, "vdev") != 0 && !(info->flow_type_rss_offloads & RTE_ETH_RSS_IP))
         return capture_fail(error, CAPTURE_ERR_INVALID, "workers",
-                            "workers is %u: device %s (driver %s) cannot spread frames over queues by address, accepted are 0 and 1",
-                            queues, port->name, port->driver);
+                            "workers is %u: device %s has %u receive queue%s, accepted are 0 to %u", queues, port->name,
+                            info->max_rx_queues, info->max_rx_queues == 1 ? "" : "s", info->max_rx_queues);
+    if (queues > 1 && strcmp(port->bus, "vdev") != 0 && !(info->flow_type_rss_offloads & RTE_ETH_RSS_IP))
+        return capture_fail(
+            error, CAPTURE_ERR_INVALID, "workers",
+            "workers is %u: device %s (driver %s) cannot spread frames over queues by address, accepted are 0 and 1", queues,
+            port->name, port->driver);
     return CAPTURE_OK;
 }
 
@@ -48,9 +50,10 @@ static int check_host(const struct dpdk_port *port, const struct rte_eth_dev_inf
     bool takes = info->if_index && (strcmp(port->bus, "vdev") != 0 || strcmp(port->driver, "net_af_xdp") == 0);
     if (!takes || port->config->exclusive)
         return CAPTURE_OK;
-    return capture_fail(error, CAPTURE_ERR_INVALID, "exclusive",
-                        "device %s (driver %s) takes the frames of the host's interface number %u away from it: accepted with exclusive",
-                        port->name, port->driver, info->if_index);
+    return capture_fail(
+        error, CAPTURE_ERR_INVALID, "exclusive",
+        "device %s (driver %s) takes the frames of the host's interface number %u away from it: accepted with exclusive",
+        port->name, port->driver, info->if_index);
 }
 
 /* RSS over the addresses with the key 6d5a 6d5a ...: swapped addresses give the same hash. */

@@ -39,8 +39,8 @@ struct dpdk_queue {
     uint16_t number;
     uint32_t snaplen;
     struct frame_clock clock;
-    uint64_t busy_ns; /* when the last frame came, monotonic clock */
-    uint32_t held, given; /* mbufs taken from the port; of these, handed out */
+    uint64_t busy_ns;         /* when the last frame came, monotonic clock */
+    uint32_t held, given;     /* mbufs taken from the port; of these, handed out */
     _Atomic uint32_t waiting; /* held and not handed out, for stats */
     size_t scratch_used;
     uint8_t *scratch; /* NULL until a frame needs it */
@@ -50,7 +50,8 @@ struct dpdk_queue {
 /* "dpdk:" taken off. */
 const char *dpdk_device_name(const char *interface);
 
-/* capture_backend_ops.open and close: the port is configured by the first queue, started by the last, stopped by the last close. */
+/* capture_backend_ops.open and close: the port is configured by the first queue, started by the last, stopped by the last close.
+ */
 int dpdk_open(const struct capture_config *config, uint32_t queue, uint32_t queues, void **state,
               struct capture_error_info *error);
 void dpdk_close(void *state);

@@ -2,9 +2,9 @@
 /*
  * Backend "dpdk": frames in place in the mbufs of one receive queue.
  *
- * A batch is what one or two bursts give, up to 64 frames; release frees its mbufs together. A queue is polled: without pause while
- * frames come and for 2 ms after the last, then every 50 microseconds, so that a quiet link costs little and a queue of 4,096
- * descriptors does not overflow meanwhile at 14.88 million packets per second.
+ * A batch is what one or two bursts give, up to 64 frames; release frees its mbufs together. A queue is polled: without pause
+ * while frames come and for 2 ms after the last, then every 50 microseconds, so that a quiet link costs little and a queue of
+ * 4,096 descriptors does not overflow meanwhile at 14.88 million packets per second.
  */
 #include "device.h"
 #include "eal.h"
@@ -51,9 +51,10 @@ static bool automatic(const char *interface, char *reason, size_t size) {
 
 static int check(const struct capture_config *config, struct capture_error_info *error) {
     if (config->timestamp_source == CAPTURE_TIMESTAMP_KERNEL)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                            "timestamp_source is 1 (kernel): with backend dpdk no frame passes the kernel, accepted are 0 (the driver's "
-                            "timestamps, else the system's clock at hand-over) and 2 (hardware)");
+        return capture_fail(
+            error, CAPTURE_ERR_INVALID, "timestamp_source",
+            "timestamp_source is 1 (kernel): with backend dpdk no frame passes the kernel, accepted are 0 (the driver's "
+            "timestamps, else the system's clock at hand-over) and 2 (hardware)");
     return eal_args_check(config, error);
 }
 
@@ -105,7 +106,8 @@ static uint32_t collect(struct dpdk_queue *queue, struct frame_batch *batch) {
     if (queue->held == 0) {
         uint16_t came;
         do { /* drivers that work in vectors give at most 32 at once */
-            came = rte_eth_rx_burst(queue->port->id, queue->number, queue->mbufs + queue->held, (uint16_t)(FRAME_BATCH - queue->held));
+            came = rte_eth_rx_burst(queue->port->id, queue->number, queue->mbufs + queue->held,
+                                    (uint16_t)(FRAME_BATCH - queue->held));
             queue->held += came;
         } while (came > 0 && queue->held < FRAME_BATCH);
         if (queue->held == 0)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Captures through the public API with the module added: opening, running dry, comparing. The EAL is one for the whole program. */
+/* Captures through the public API with the module added: opening, running dry, comparing. The EAL is one for the whole program.
+ */
 #ifndef JARVIS_DPDK_CAPTURE_H
 #define JARVIS_DPDK_CAPTURE_H
 

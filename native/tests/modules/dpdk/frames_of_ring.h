@@ -8,9 +8,10 @@
 #include <rte_mbuf.h>
 #include <rte_ring.h>
 
-/* A UDP frame of `length` bytes (payload byte i is i * 7) in segments of `segment` bytes (0: one); tci >= 0: its tag was stripped. */
-static inline void put_frame(struct rte_ring *ring, struct rte_mempool *pool, uint32_t length, uint16_t from, uint16_t to, int tci,
-                             uint32_t segment) {
+/* A UDP frame of `length` bytes (payload byte i is i * 7) in segments of `segment` bytes (0: one); tci >= 0: its tag was
+ * stripped. */
+static inline void put_frame(struct rte_ring *ring, struct rte_mempool *pool, uint32_t length, uint16_t from, uint16_t to,
+                             int tci, uint32_t segment) {
     static uint8_t bytes[65536];
     make_frame(bytes, length, from, to, -1);
     for (uint32_t i = 42; i < length; i++)

@@ -36,7 +36,10 @@ static void a_clock_that_went_back_does_not_spoil_the_rate(void) {
 
 static void a_frame_has_the_time_of_its_field_where_the_driver_filled_it(void) {
     struct rte_mbuf mbuf = {.ol_flags = 4};
-    struct frame_clock clock = {.kind = FRAME_CLOCK_DRIVER, .flag = 4, .offset = offsetof(struct rte_mbuf, dynfield1) + 4, .ns_per_cycle = 1,
+    struct frame_clock clock = {.kind = FRAME_CLOCK_DRIVER,
+                                .flag = 4,
+                                .offset = offsetof(struct rte_mbuf, dynfield1) + 4,
+                                .ns_per_cycle = 1,
                                 .card = {.ticks = 0, .unix_ns = 7, .ns_per_tick = 2}};
     rte_mbuf_timestamp_t value = 1700000000123456;
     memcpy((char *)&mbuf + clock.offset, &value, sizeof value);

@@ -3,13 +3,11 @@
 #include "check.h"
 #include "dpdk/eal_args.h"
 
-#define ARGUMENTS(...)                                                                                                           \
-    (const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *)
+#define ARGUMENTS(...) (const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *)
 
 static struct capture_config with(const char *const *arguments, size_t count) {
-    return (struct capture_config){.struct_size = sizeof(struct capture_config),
-                                   .dpdk_eal_args = arguments,
-                                   .dpdk_eal_arg_count = (uint32_t)count};
+    return (struct capture_config){
+        .struct_size = sizeof(struct capture_config), .dpdk_eal_args = arguments, .dpdk_eal_arg_count = (uint32_t)count};
 }
 
 static void check_refused(const char *const *arguments, size_t count, const char *part) {
@@ -51,7 +49,8 @@ static void an_option_has_its_value_or_none(void) {
     check_refused(ARGUMENTS("-m"), "\"-m\": this EAL option needs a value");
     check_refused(ARGUMENTS("--no-huge", "--vdev"), "\"--vdev\": this EAL option needs a value");
     check_refused(ARGUMENTS("--no-huge=1"), "takes no value");
-    struct capture_config config = with(ARGUMENTS("-m512", "--vdev=net_null0", "--vdev", "net_ring0", "-l", "0", "--huge-unlink"));
+    struct capture_config config =
+        with(ARGUMENTS("-m512", "--vdev=net_null0", "--vdev", "net_ring0", "-l", "0", "--huge-unlink"));
     CHECK_EQUAL(CAPTURE_OK, eal_args_check(&config, NULL));
 }
 
@@ -63,7 +62,8 @@ static void without_arguments_a_host_without_huge_pages_runs_without_them(void) 
 }
 
 static void what_the_configuration_says_stands(void) {
-    CHECK_TEXT("jarvis-capture --no-huge -m 600 -l 3 --no-telemetry --no-shconf", completed(ARGUMENTS("--no-huge", "-m", "600"), 8));
+    CHECK_TEXT("jarvis-capture --no-huge -m 600 -l 3 --no-telemetry --no-shconf",
+               completed(ARGUMENTS("--no-huge", "-m", "600"), 8));
     CHECK_TEXT("jarvis-capture --lcores=1 --telemetry --socket-mem 64 --file-prefix x",
                completed(ARGUMENTS("--lcores=1", "--telemetry", "--socket-mem", "64", "--file-prefix", "x"), 0));
     CHECK_TEXT("jarvis-capture --vdev net_null0 -c 1 --no-telemetry --no-huge -m 384 --no-shconf",

@@ -53,7 +53,8 @@ static void a_tagged_frame_keeps_its_vlan_and_passes_its_filter(void) {
 }
 
 static void two_queues_share_the_frames(void) {
-    struct capture_config config = dpdk_config("net_af_packet0,iface=jarvis0,qpairs=2,blocksz=1048576,framesz=2048,framecnt=8192");
+    struct capture_config config =
+        dpdk_config("net_af_packet0,iface=jarvis0,qpairs=2,blocksz=1048576,framesz=2048,framecnt=8192");
     config.workers = 2;
     capture_t *capture = begin(&config);
     int sender = sender_on("jarvis1");
@@ -106,7 +107,8 @@ static void a_quiet_link_costs_little(void) {
 
 static void frames_are_not_taken_from_the_host_unasked(void) {
     struct capture_config config = dpdk_config("net_af_xdp0,iface=jarvis0");
-    check_refused(&config, CAPTURE_ERR_INVALID, "exclusive", "(driver net_af_xdp) takes the frames of the host's interface number");
+    check_refused(&config, CAPTURE_ERR_INVALID, "exclusive",
+                  "(driver net_af_xdp) takes the frames of the host's interface number");
 }
 
 int main(void) {

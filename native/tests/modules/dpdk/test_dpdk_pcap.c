@@ -14,8 +14,8 @@ const char *__lsan_default_suppressions(void) {
     return "leak:librte_eal.so";
 }
 
-static const char *const same_in_both[] = {DATA "connection.pcap", DATA "fragments.pcap", DATA "tagged.pcap", DATA "labelled.pcap",
-                                           DATA "pauses.pcap"};
+static const char *const same_in_both[] = {DATA "connection.pcap", DATA "fragments.pcap", DATA "tagged.pcap",
+                                           DATA "labelled.pcap", DATA "pauses.pcap"};
 
 static struct capture_flow flows_of(capture_t *capture, uint32_t *count) {
     struct capture_flow_query query = {.limit = 100, .sort_by = CAPTURE_SORT_START};
@@ -151,7 +151,8 @@ static void two_workers_read_two_queues(void) {
     CHECK_EQUAL(2 * one.flows_total, both.flows_total);
     capture_destroy(capture);
     config.workers = 3;
-    check_refused(&config, CAPTURE_ERR_INVALID, "workers", "workers is 3: device net_pcap0 has 2 receive queues, accepted are 0 to 2");
+    check_refused(&config, CAPTURE_ERR_INVALID, "workers",
+                  "workers is 3: device net_pcap0 has 2 receive queues, accepted are 0 to 2");
 }
 
 static void a_source_of_empty_frames_is_counted_to_the_last(void) {
@@ -194,7 +195,8 @@ static void what_dpdk_refuses_is_said_in_its_words(void) {
     config = dpdk_config("0000:ff:1f.7");
     check_refused(&config, CAPTURE_ERR_NO_INTERFACE, "interface", "0000:ff:1f.7");
     config = dpdk_config("dpdk:nothing");
-    check_refused(&config, CAPTURE_ERR_NO_INTERFACE, "interface", "DPDK has no device \"dpdk:nothing\": accepted are a PCI address");
+    check_refused(&config, CAPTURE_ERR_NO_INTERFACE, "interface",
+                  "DPDK has no device \"dpdk:nothing\": accepted are a PCI address");
     config = dpdk_config("eth0");
     check_refused(&config, CAPTURE_ERR_BACKEND, "backend", "not a DPDK device");
     config = dpdk_config("net_pcap0,rx_pcap=" DATA "connection.pcap,infinite_rx=1");

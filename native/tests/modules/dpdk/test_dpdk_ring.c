@@ -26,7 +26,8 @@ static void end_ring(capture_t *capture) {
 }
 
 /* Takes `count` frames from the packet ring and shows each. */
-static void look_at(capture_t *capture, uint32_t count, void (*look)(uint32_t at, const struct capture_packet *packet, const uint8_t *data)) {
+static void look_at(capture_t *capture, uint32_t count,
+                    void (*look)(uint32_t at, const struct capture_packet *packet, const uint8_t *data)) {
     uint32_t seen = 0;
     for (int turn = 0; turn < 200 && seen < count; turn++) {
         struct capture_packet_batch batch;
