@@ -141,7 +141,11 @@ static int set_up_queue(struct dpdk_port *port, uint32_t queue, struct capture_e
     if (result == 0)
         result = rte_eth_rx_queue_setup(port->id, (uint16_t)queue, descriptors, (unsigned)rte_eth_dev_socket_id(port->id),
                                         &receive, port->pools[queue]);
-    return result == 0 ? CAPTURE_OK : refused(port, "interface", "a receive queue cannot be set up", result, mark, error);
+    if (result == 0)
+        return CAPTURE_OK;
+    rte_mempool_free(port->pools[queue]); /* a pool in the array is a queue's */
+    port->pools[queue] = NULL;
+    return refused(port, "interface", "a receive queue cannot be set up", result, mark, error);
 }
 
 static int note_removal(uint16_t id, enum rte_eth_event_type event, void *opaque, void *unused) {
@@ -214,6 +218,17 @@ static void unlink_port(struct dpdk_port *port) {
     free(port);
 }
 
+/* The queues are about to be set up anew. Where one was since the last start, it has left the older pool already. */
+static void retire_pools(struct dpdk_port *port) {
+    for (uint32_t i = 0; i < CONFIG_WORKERS_MAX; i++) {
+        if (!port->pools[i])
+            continue;
+        rte_mempool_free(port->old_pools[i]);
+        port->old_pools[i] = port->pools[i];
+        port->pools[i] = NULL;
+    }
+}
+
 /* A device found is either new to us, or was left stopped by an earlier capture, or is another capture's. */
 static int adopt(struct dpdk_port *found, const struct capture_config *config, struct dpdk_port **out,
                  struct capture_error_info *error) {
@@ -223,8 +238,7 @@ static int adopt(struct dpdk_port *found, const struct capture_config *config, s
         if (port->config)
             return capture_fail(error, CAPTURE_ERR_STATE, "interface", "device %s is being captured from by another capture",
                                 port->name);
-        memcpy(port->old_pools, port->pools, sizeof port->pools);
-        memset(port->pools, 0, sizeof port->pools);
+        retire_pools(port);
         port->config = config;
         atomic_store(&port->removed, false);
         *out = port;

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *const eal_args[] = {"--no-huge", "-m", "512", "--no-pci"};
+static const char *const eal_args[] = {"--no-huge", "-m", "512", "--no-pci", "--vdev=net_null7"};
 
 static inline struct capture_config dpdk_config(const char *device) {
     return (struct capture_config){

@@ -185,6 +185,24 @@ static void one_capture_has_a_device_at_a_time(void) {
     capture_destroy(capture);
 }
 
+static void a_device_that_dpdk_had_before_is_kept_and_its_memory_does_not_grow(void) {
+    struct capture_config config = dpdk_config("net_null7"), greedy = config;
+    greedy.buffer_size_mb = 8192;
+    uint64_t after_first = 0;
+    for (int turn = 0; turn < 5; turn++) {
+        capture_t *capture = begin(&config);
+        run_until(capture, 1000);
+        finish(capture);
+        capture_destroy(capture);
+        if (turn > 0)
+            CHECK_EQUAL(after_first, dpdk_bytes());
+        after_first = dpdk_bytes();
+        check_refused(&greedy, CAPTURE_ERR_NO_MEMORY, "buffer_size_mb", "buffer_size_mb is 8192");
+    }
+    config.interface = "net_null7,size=60";
+    check_refused(&config, CAPTURE_ERR_INVALID, "interface", "DPDK has the device net_null7 already");
+}
+
 static void what_dpdk_refuses_is_said_in_its_words(void) {
     struct capture_config config = dpdk_config("net_pcap0,rx_pcap=/no/such/file.pcap");
     check_refused(&config, CAPTURE_ERR_NO_INTERFACE, "interface", "/no/such/file.pcap");
@@ -267,6 +285,7 @@ int main(void) {
     RUN(two_workers_read_two_queues);
     RUN(a_source_of_empty_frames_is_counted_to_the_last);
     RUN(one_capture_has_a_device_at_a_time);
+    RUN(a_device_that_dpdk_had_before_is_kept_and_its_memory_does_not_grow);
     RUN(what_dpdk_refuses_is_said_in_its_words);
     RUN(a_clock_that_is_not_there_is_refused);
     RUN(other_arguments_for_the_same_process_are_refused);
