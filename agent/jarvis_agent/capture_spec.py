@@ -73,12 +73,16 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
     """The engine's arguments for this specification.
 
     Raises:
-        RequestError: interface and files both or neither, a file (also of a device pcap:FILE) outside the replay directory, an
-            unknown timestamp source or tunnel.
+        RequestError: interface and files both or neither, a device with arguments, a file (also of a device pcap:FILE) outside
+            the replay directory, an unknown timestamp source or tunnel.
     """
     if bool(spec.interface) == bool(spec.files):
         found = f"interface {spec.interface!r} and {len(spec.files)} files"
         raise RequestError(("spec.interface", f"{found}; exactly one of interface and files is accepted"))
+    if "," in spec.interface:
+        found = f"{spec.interface[:200]!r} carries device arguments, which can name files of this host"
+        accepted = "accepted is the name alone of a device that this agent's dpdk_eal_args make (--vdev)"
+        raise RequestError(("spec.interface", f"{found}; {accepted}"))
     if spec.timestamp_source not in _TIMESTAMP_SOURCES:
         raise RequestError(
             ("spec.timestamp_source", f"{spec.timestamp_source}; unspecified (0), kernel (1) and hardware (2) are accepted")

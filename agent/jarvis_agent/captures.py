@@ -117,6 +117,7 @@ class CaptureManager:
         firmware: Firmware,
         replay_directory: Path | None,
         worker_cpus: tuple[int, ...],
+        dpdk_eal_args: tuple[str, ...],
         flow_log_records: int,
         deadline_ns: Callable[[], int],
         clock: Callable[[], int],
@@ -127,6 +128,7 @@ class CaptureManager:
             firmware: the loaded library.
             replay_directory: where capture files may be read from; None = nowhere.
             worker_cpus: CPU of each worker of a live capture; empty = one worker, not pinned.
+            dpdk_eal_args: what DPDK is started with, by the first capture that uses it.
             flow_log_records: finished records kept for readers, a worker.
             deadline_ns: CLOCK_BOOTTIME instant (ns) at which the lease ends.
             clock: CLOCK_BOOTTIME, ns.
@@ -134,6 +136,7 @@ class CaptureManager:
         self._firmware = firmware
         self._replay_directory = replay_directory
         self._worker_cpus = worker_cpus
+        self._dpdk_eal_args = dpdk_eal_args
         self._flow_log_records = flow_log_records
         self._deadline_ns = deadline_ns
         self._clock = clock
@@ -257,6 +260,7 @@ class CaptureManager:
             timestamp_source=plan.timestamp_source,
             workers=plan.workers,
             worker_cpus=plan.worker_cpus,
+            dpdk_eal_args=self._dpdk_eal_args,
             firmware=self._firmware,
         )
         engine.enable_flow_metering(

@@ -17,6 +17,7 @@ from jarvis_agent.errors import ConfigError
 
 _HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _LOG_RECORDS_MIN, _LOG_RECORDS_MAX = 1_024, 16_777_216
+_EAL_ARGS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ class AgentConfig:
     """Capture files may be replayed from below this directory; unset = none may."""
     worker_cpus: tuple[int, ...] = ()
     """CPU for each capture worker of a live capture; empty = one worker, not pinned."""
+    dpdk_eal_args: tuple[str, ...] = ()
+    """Arguments of DPDK's EAL, for captures with backend dpdk; the host's devices with arguments are --vdev here."""
     flow_log_records: int = 262_144
     """Finished flow records that each worker keeps for subscribers (128 bytes each), a power of two."""
     log_format: str = "json"
@@ -148,6 +151,12 @@ def _cpus(value: Any, _base: Path) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _arguments(value: Any, _base: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _EAL_ARGS_MAX or any(not isinstance(text, str) or not text for text in value):
+        raise ValueError
+    return tuple(value)
+
+
 def _log_records(value: Any, base: Path) -> int:
     count = _integer(_LOG_RECORDS_MIN, _LOG_RECORDS_MAX)(value, base)
     if count & (count - 1):
@@ -183,6 +192,7 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "enroll_retry_s": _seconds,
     "replay_directory": _path,
     "worker_cpus": _cpus,
+    "dpdk_eal_args": _arguments,
     "flow_log_records": _log_records,
     "log_format": _log_format,
 }
@@ -202,6 +212,7 @@ _ACCEPTED = {
     "enroll_retry_s": "0.1 to 300 seconds are accepted",
     "replay_directory": "the path of a directory is accepted",
     "worker_cpus": "a list of at most 64 CPU numbers 0..4095 is accepted",
+    "dpdk_eal_args": "a list of at most 64 strings that are not empty is accepted",
     "flow_log_records": "a power of two 1024..16777216 is accepted",
     "log_format": '"json" and "console" are accepted',
 }

@@ -215,6 +215,7 @@ def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
             firmware=loaded,
             replay_directory=config.replay_directory,
             worker_cpus=config.worker_cpus,
+            dpdk_eal_args=config.dpdk_eal_args,
             flow_log_records=config.flow_log_records,
             deadline_ns=lambda: leases.deadline_ns,
             clock=boottime_ns,

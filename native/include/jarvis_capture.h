@@ -75,14 +75,17 @@ struct capture_config {
     const char *filter;            /* BPF expression, or NULL or "" for everything */
     uint32_t snaplen;              /* bytes kept of each frame, 64..262144; 0 = 262144 */
     uint32_t buffer_size_mb;       /* kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64 */
-    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, pfring, xdp; others 1) */
+    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, xdp, dpdk, pfring;
+                                    * others 1) */
     const int32_t *worker_cpus;    /* CPU per worker, worker_cpu_count of them, or NULL for no pinning */
     uint32_t worker_cpu_count;
     bool promiscuous;
     uint32_t timestamp_source;     /* enum capture_timestamp_source */
     uint32_t packet_ring_mb;       /* ring for capture_packets_next, MiB, 0 (off) or 1..8192; rounded up to a power of two.
                                     * When it is full, a live capture drops (packet_ring_dropped), a file waits to be drained */
-    bool exclusive;                /* backend xdp may take an interface's frames away from a host that uses the interface itself */
+    bool exclusive;                /* backends xdp and dpdk may take frames away from a host that uses the interface itself */
+    const char *const *dpdk_eal_args; /* backend dpdk: arguments of DPDK's EAL, dpdk_eal_arg_count of them, or NULL; others ignore it */
+    uint32_t dpdk_eal_arg_count;   /* 0..64 */
 };
 
 /* Which IP header of a tunnelled packet makes its flow. What is not (or cannot be looked into as) a tunnel has one header only. */

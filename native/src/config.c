@@ -19,8 +19,8 @@ static int check_source(const struct capture_config *config, struct capture_erro
                             "interface is %s and %u files are given too: exactly one of interface and files is accepted",
                             config->interface, config->file_count);
     if (config->interface) {
-        /* A device of a backend's own library (zc:eth0, pcap:FILE, eth0@2) is for that backend to judge. */
-        size_t most = strpbrk(config->interface, ":@") ? PATH_MAX : IFNAMSIZ;
+        /* A device of a backend's own library (zc:eth0, pcap:FILE, eth0@2, net_pcap0,rx_pcap=FILE) is for that one to judge. */
+        size_t most = config->backend || strpbrk(config->interface, ":@,") ? PATH_MAX : IFNAMSIZ;
         size_t length = strnlen(config->interface, most);
         if (length == 0 || length >= most)
             return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
@@ -87,6 +87,17 @@ static int check_timestamp_source(const struct capture_config *config, struct ca
     return CAPTURE_OK;
 }
 
+static int check_eal_args(const struct capture_config *config, struct capture_error_info *error) {
+    if (!config->dpdk_eal_args && config->dpdk_eal_arg_count)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "dpdk_eal_args", "dpdk_eal_args is missing but dpdk_eal_arg_count is %u",
+                            config->dpdk_eal_arg_count);
+    for (uint32_t i = 0; i < config->dpdk_eal_arg_count; i++)
+        if (!config->dpdk_eal_args[i] || config->dpdk_eal_args[i][0] == '\0')
+            return capture_fail(error, CAPTURE_ERR_INVALID, "dpdk_eal_args",
+                                "dpdk_eal_args[%u] is empty: accepted is an argument of DPDK's EAL, such as --no-huge", i);
+    return CAPTURE_OK;
+}
+
 int capture_config_validate(const struct capture_config *config, struct capture_error_info *error) {
     if (!config)
         return capture_fail(error, CAPTURE_ERR_INVALID, "config", "config is NULL");
@@ -100,6 +111,8 @@ int capture_config_validate(const struct capture_config *config, struct capture_
         code = check_workers(config, error);
     if (code == CAPTURE_OK)
         code = check_timestamp_source(config, error);
+    if (code == CAPTURE_OK)
+        code = check_eal_args(config, error);
     return code;
 }
 

@@ -67,6 +67,15 @@ def c_string(ffi: Any, name: str, value: str | os.PathLike[str] | None) -> Any:
     return ffi.new("char[]", data)
 
 
+def _c_strings(ffi: Any, name: str, values: Sequence[str | os.PathLike[str]], accepted: str) -> tuple[Any, int, Kept]:
+    """An array of strings, its length, and what must live as long as the array is in use."""
+    strings = [c_string(ffi, name, value) for value in values]
+    if ffi.NULL in strings:
+        raise InvalidArgument(f"{name} has an empty string: accepted are {accepted}", field=name)
+    array = ffi.new("char *[]", strings)
+    return array, len(strings), (array, strings)
+
+
 def capture_config(
     ffi: Any,
     *,
@@ -82,6 +91,7 @@ def capture_config(
     timestamp_source: str,
     packet_ring_mb: int,
     exclusive: bool,
+    dpdk_eal_args: Sequence[str],
 ) -> Kept:
     """`struct capture_config`."""
     config = ffi.new("struct capture_config *")
@@ -89,12 +99,13 @@ def capture_config(
     kept: list[Any] = [c_string(ffi, "interface", interface), c_string(ffi, "backend", backend), c_string(ffi, "filter", filter)]
     config.interface, config.backend, config.filter = kept
     if files:
-        paths = [c_string(ffi, "files", path) for path in files]
-        if ffi.NULL in paths:
-            raise InvalidArgument("files has an empty name: accepted are paths of capture files", field="files")
-        array = ffi.new("char *[]", paths)
-        config.files, config.file_count = array, len(paths)
-        kept += [paths, array]
+        config.files, config.file_count, strings = _c_strings(ffi, "files", files, "paths of capture files")
+        kept.append(strings)
+    if dpdk_eal_args:
+        config.dpdk_eal_args, config.dpdk_eal_arg_count, strings = _c_strings(
+            ffi, "dpdk_eal_args", dpdk_eal_args, "arguments of DPDK's EAL"
+        )
+        kept.append(strings)
     config.snaplen = unsigned("snaplen", snaplen)
     config.buffer_size_mb = unsigned("buffer_size_mb", buffer_size_mb)
     config.workers = unsigned("workers", workers)

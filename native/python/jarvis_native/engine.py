@@ -67,7 +67,8 @@ class PacketCaptureEngine:
         worker_cpus: a CPU number per worker; empty = not pinned.
         packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off. When it is full, a live capture drops frames from it, and one
             of files waits until they are taken: with it, files must be read through `packets`.
-        exclusive: backend "xdp" may take the frames of an interface away from a host that uses the interface itself.
+        exclusive: backends "xdp" and "dpdk" may take the frames of an interface away from a host that uses the interface itself.
+        dpdk_eal_args: for backend "dpdk", what DPDK is started with, once for the process: see docs/dpdk.md.
         firmware: from `load_firmware`; default: the process's, or loaded from the default directory.
         allow_unsigned: passed to `load_firmware` when it is called here; for scripts only.
 
@@ -91,11 +92,14 @@ class PacketCaptureEngine:
         worker_cpus: Sequence[int] = (),
         packet_ring_mb: int = 0,
         exclusive: bool = False,
+        dpdk_eal_args: Sequence[str] = (),
         firmware: Firmware | None = None,
         allow_unsigned: bool = False,
     ) -> None:
         if isinstance(files, (str, os.PathLike)):
             raise InvalidArgument(f"files is {files!r}: accepted is a list of paths", field="files")
+        if isinstance(dpdk_eal_args, str):
+            raise InvalidArgument(f"dpdk_eal_args is {dpdk_eal_args!r}: accepted is a list of arguments", field="dpdk_eal_args")
         self._firmware = _firmware(firmware, allow_unsigned=allow_unsigned)
         self._ffi, self._lib = self._firmware.ffi, self._firmware.lib
         self._lifecycle = threading.RLock()
@@ -116,6 +120,7 @@ class PacketCaptureEngine:
             timestamp_source=timestamp_source,
             packet_ring_mb=packet_ring_mb,
             exclusive=exclusive,
+            dpdk_eal_args=dpdk_eal_args,
         )
         self._backend = self._select_backend(config)
         out, info = self._ffi.new("capture_t **"), self._error_info()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 DESCRIPTIONS = {
+    "dpdk": "DPDK 22.11 poll-mode drivers, a receive queue per worker",
     "xdp": "Linux AF_XDP: takes frames before the host's stack, a socket per receive queue",
 }
 """What is said of a module that is not here, by its name: also the modules that there are."""

@@ -17,28 +17,39 @@ static char *copy_string(const char *text, bool *ok) {
     return copy;
 }
 
+static const char *const *copy_strings(const char *const *texts, uint32_t *count, bool *ok) {
+    const char **copies = *count ? calloc(*count, sizeof(*copies)) : NULL;
+    *ok = *ok && (copies || !*count);
+    *count = copies ? *count : 0;
+    for (uint32_t i = 0; i < *count; i++)
+        copies[i] = copy_string(texts[i], ok);
+    return copies;
+}
+
+static void free_strings(const char *const *texts, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        free((char *)texts[i]);
+    free((void *)texts);
+}
+
 static bool copy_config(struct capture_config *copy, const struct capture_config *config) {
     bool ok = true;
     *copy = *config;
     copy->interface = copy_string(config->interface, &ok);
     copy->backend = copy_string(config->backend, &ok);
     copy->filter = copy_string(config->filter, &ok);
-    const char **files = config->file_count ? calloc(config->file_count, sizeof(*files)) : NULL;
-    copy->files = files;
-    copy->file_count = files ? config->file_count : 0;
-    for (uint32_t i = 0; i < copy->file_count; i++)
-        files[i] = copy_string(config->files[i], &ok);
+    copy->files = copy_strings(config->files, &copy->file_count, &ok);
+    copy->dpdk_eal_args = copy_strings(config->dpdk_eal_args, &copy->dpdk_eal_arg_count, &ok);
     int32_t *cpus = config->worker_cpus ? calloc(config->worker_cpu_count, sizeof(*cpus)) : NULL;
     copy->worker_cpus = cpus;
     if (cpus)
         memcpy(cpus, config->worker_cpus, config->worker_cpu_count * sizeof(*cpus));
-    return ok && (files || !config->file_count) && (cpus || !config->worker_cpus);
+    return ok && (cpus || !config->worker_cpus);
 }
 
 static void free_config(struct capture_config *config) {
-    for (uint32_t i = 0; i < config->file_count; i++)
-        free((char *)config->files[i]);
-    free((void *)config->files);
+    free_strings(config->files, config->file_count);
+    free_strings(config->dpdk_eal_args, config->dpdk_eal_arg_count);
     free((void *)config->worker_cpus);
     free((char *)config->interface);
     free((char *)config->backend);

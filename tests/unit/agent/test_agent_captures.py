@@ -83,6 +83,12 @@ def test_an_agent_without_replay_directory_replays_nothing() -> None:
     assert violation(CaptureSpec(files=["a.pcap"]), None) == "spec.files"
 
 
+def test_a_controller_cannot_bring_device_arguments() -> None:
+    for name in ("net_pcap0,rx_pcap=/etc/shadow", "dpdk:net_pcap0,tx_pcap=/etc/passwd"):
+        assert violation(CaptureSpec(interface=name, backend="dpdk"), None) == "spec.interface"
+    assert plan_capture(CaptureSpec(interface="net_pcap0"), replay_directory=None, worker_cpus=()).interface == "net_pcap0"
+
+
 def test_too_many_files_and_unknown_timestamp_sources_are_refused(tmp_path: Path) -> None:
     assert violation(CaptureSpec(files=["a"] * 257), tmp_path) == "spec.files"
     spec = CaptureSpec(interface="eth0", timestamp_source=9)  # type: ignore[arg-type]  # what a newer caller may send
