@@ -78,7 +78,9 @@ class TestFleet:
     async def wait_for_state(self, agent: FakeAgent, state: str) -> None:
         async def reached() -> bool:
             record = await self.controller.store.agent(agent.agent_id)
-            return record is not None and record.state == state
+            # An agent is VERIFIED a moment before its lease is delivered.
+            leased = state != "VERIFIED" or agent.lease is not None
+            return record is not None and record.state == state and leased
 
         await eventually(reached, f"agent is {state}")
 
