@@ -54,20 +54,20 @@ $(FIRMWARE)/manifest.sig: build/.installed $(RELEASE_KEY)
 demo: setup
 	$(BIN)/python -m testbed.demo
 
-test: build/.debian-dpdk setup lint test-c test-python
+test: build/.debian-test setup lint test-c test-python
 
 # Backend dpdk is optional: the tests exercise it, setup and demo do without its 212 packages. What was built before is built anew
 # with it.
-build/.debian-dpdk: tools/debian-packages-dpdk.txt tools/install-debian-packages
+build/.debian-test: tools/debian-packages-test.txt tools/install-debian-packages
 	@mkdir -p build
-	tools/install-debian-packages tools/debian-packages-dpdk.txt
+	tools/install-debian-packages tools/debian-packages-test.txt
 	rm -f build/.installed
 	@touch $@
 
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports
 
 test-c:
 	cmake -S native -B build/c-plain -G Ninja -Wno-dev
