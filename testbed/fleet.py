@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -149,7 +148,6 @@ class Fleet:
     process: subprocess.Popen[bytes] | None = None
     vendor: TpmVendor = field(init=False)
     ports: tuple[int, int] = field(init=False)
-    _cleanup: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         self.directory = self.directory.resolve()
@@ -164,7 +162,6 @@ class Fleet:
             agent.stop()
             agent.tpm.stop()
         self.stop()
-        self._cleanup.close()
 
     @property
     def log(self) -> Path:

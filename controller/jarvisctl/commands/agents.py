@@ -52,21 +52,21 @@ def show(context: typer.Context, agent_id: AgentArgument) -> None:
 def quarantine(context: typer.Context, agent_id: AgentArgument, reason: ReasonOption) -> None:
     """Takes the trust from an agent: its lease ends, its streams are cut. Needs role operator."""
     _check(agent_id, reason)
-    run(context, lambda fleet: _quarantine(fleet, agent_id, reason))
+    run(context, lambda fleet: _change_state(fleet, "QuarantineAgent", agent_id, reason))
 
 
 @app.command()
 def release(context: typer.Context, agent_id: AgentArgument, reason: ReasonOption) -> None:
     """Lets a quarantined agent attest again. Needs role admin."""
     _check(agent_id, reason)
-    run(context, lambda fleet: _release(fleet, agent_id, reason))
+    run(context, lambda fleet: _change_state(fleet, "ReleaseAgent", agent_id, reason))
 
 
 @app.command()
 def retire(context: typer.Context, agent_id: AgentArgument, reason: ReasonOption) -> None:
     """Ends an agent's membership: only a new join file admits its TPM again. Needs role admin."""
     _check(agent_id, reason)
-    run(context, lambda fleet: _retire(fleet, agent_id, reason))
+    run(context, lambda fleet: _change_state(fleet, "RetireAgent", agent_id, reason))
 
 
 def _check(agent_id: str, reason: str) -> None:
@@ -147,26 +147,11 @@ async def _show(fleet: Fleet, agent_id: str) -> ExitCode:
     return ExitCode.OK
 
 
-async def _quarantine(fleet: Fleet, agent_id: str, reason: str) -> ExitCode:
+async def _change_state(fleet: Fleet, rpc: str, agent_id: str, reason: str) -> ExitCode:
+    """QuarantineAgent, ReleaseAgent and RetireAgent ask alike, and answer with the agent as it is then."""
     agent = await _one_agent(fleet, agent_id)
-    request = fleet_pb2.QuarantineAgentRequest(agent_id=agent.agent_id, reason=reason)
-    answer = await fleet.stub.QuarantineAgent(request, timeout=fleet.timeout_s)
-    _print_agent(fleet, answer.agent)
-    return ExitCode.OK
-
-
-async def _release(fleet: Fleet, agent_id: str, reason: str) -> ExitCode:
-    agent = await _one_agent(fleet, agent_id)
-    request = fleet_pb2.ReleaseAgentRequest(agent_id=agent.agent_id, reason=reason)
-    answer = await fleet.stub.ReleaseAgent(request, timeout=fleet.timeout_s)
-    _print_agent(fleet, answer.agent)
-    return ExitCode.OK
-
-
-async def _retire(fleet: Fleet, agent_id: str, reason: str) -> ExitCode:
-    agent = await _one_agent(fleet, agent_id)
-    request = fleet_pb2.RetireAgentRequest(agent_id=agent.agent_id, reason=reason)
-    answer = await fleet.stub.RetireAgent(request, timeout=fleet.timeout_s)
+    request = getattr(fleet_pb2, f"{rpc}Request")(agent_id=agent.agent_id, reason=reason)
+    answer = await getattr(fleet.stub, rpc)(request, timeout=fleet.timeout_s)
     _print_agent(fleet, answer.agent)
     return ExitCode.OK
 
