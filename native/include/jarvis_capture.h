@@ -62,7 +62,9 @@ struct capture_error_info {
 enum capture_timestamp_source {
     CAPTURE_TIMESTAMP_DEFAULT = 0,  /* file: what the file holds; live: kernel */
     CAPTURE_TIMESTAMP_KERNEL = 1,   /* software timestamp taken by the kernel on receipt */
-    CAPTURE_TIMESTAMP_HARDWARE = 2  /* the NIC's own; refused where the NIC or backend has none */
+    CAPTURE_TIMESTAMP_HARDWARE = 2, /* the NIC's own; refused where the NIC or backend has none */
+    CAPTURE_TIMESTAMP_PTP = 3,      /* kernel timestamps carried over to the interface's PTP hardware clock; refused where it has none */
+    CAPTURE_TIMESTAMP_NTP = 4       /* kernel timestamps; refused while adjtimex(2) says that the system clock is not synchronised */
 };
 
 /* What to capture. Zero-initialise, set struct_size, fill in. Exactly one of interface and files. */
@@ -86,6 +88,75 @@ struct capture_config {
     bool exclusive;                /* backends xdp and dpdk may take frames away from a host that uses the interface itself */
     const char *const *dpdk_eal_args; /* backend dpdk: arguments of DPDK's EAL, dpdk_eal_arg_count of them, or NULL; others ignore it */
     uint32_t dpdk_eal_arg_count;   /* 0..64 */
+    const char *const *interfaces; /* several interfaces (1..32, each once) in place of `interface`; every worker reads a queue of each */
+    uint32_t interface_count;
+    uint32_t busy_poll_us;         /* afpacket, xdp: the kernel polls the driver for so long before it sleeps, 0 (off) to 1,000 */
+    uint64_t loss_threshold;       /* more frames lost than this within one second raise CAPTURE_EVENT_LOSS; 0 = any */
+};
+
+enum { CAPTURE_INTERFACES_MAX = 32, CAPTURE_INTERFACE_NAME_MAX = 256 };
+
+enum capture_interface_state {
+    CAPTURE_INTERFACE_UP = 1,
+    CAPTURE_INTERFACE_DOWN = 2,    /* it is there, but down: capture goes on when it comes up */
+    CAPTURE_INTERFACE_GONE = 3     /* deleted, or its backend failed; with it goes the capture if no other interface is left */
+};
+
+/* One interface of a live capture. Counters are cumulative since it was added. */
+struct capture_interface_info {
+    char name[256];
+    char backend[16];
+    char detail[128];              /* as capture_describe_backend */
+    uint32_t interface_index;      /* the kernel's ifindex, 0 where the device is none of the kernel's */
+    uint32_t state;                /* enum capture_interface_state */
+    uint64_t received;             /* frames offered, lost ones included */
+    uint64_t dropped_nic;
+    uint64_t dropped_kernel;
+    char error[128];               /* why it is gone or down, or empty */
+};
+
+/* The clock behind the timestamps in force. */
+struct capture_clock_info {
+    uint32_t source;               /* enum capture_timestamp_source, never DEFAULT for a live capture */
+    bool synchronised;             /* ntp: adjtimex says so; others: there is nothing to be synchronised or it cannot be known */
+    int64_t offset_ns;             /* that clock minus the system's (CLOCK_REALTIME); ntp: adjtimex's estimate of the system's error */
+    uint64_t error_bound_ns;       /* of offset_ns or, for ntp, of the clock (maxerror); UINT64_MAX = unknown */
+    uint64_t steps;                /* steps of the clock seen since the start, see CAPTURE_EVENT_CLOCK_STEP */
+    char detail[96];               /* e.g. the PTP clock's device */
+};
+
+enum capture_event_type {
+    CAPTURE_EVENT_LOSS = 1,        /* value: frames lost since the last such event, over all places; at most one a second */
+    CAPTURE_EVENT_CLOCK_STEP = 2,  /* delta: how far the clock stepped, ns; more than 100 ms within a second */
+    CAPTURE_EVENT_CLOCK_SYNC = 3,  /* value 1: the clock is synchronised again, 0: no longer */
+    CAPTURE_EVENT_INTERFACE = 4,   /* value: enum capture_interface_state; `interface` says which */
+    CAPTURE_EVENT_INTERFACE_ADDED = 5,
+    CAPTURE_EVENT_INTERFACE_REMOVED = 6
+};
+
+/* Something that happened to a capture, worth telling an operator. The newest 256 are kept. */
+struct capture_event {
+    uint64_t sequence;             /* from 1, without gaps */
+    uint64_t time_unix_ns;         /* system clock when it was noticed */
+    uint64_t value;
+    int64_t delta;
+    uint32_t type;                 /* enum capture_event_type */
+    char interface[256];           /* or empty */
+    char message[256];             /* one sentence */
+};
+
+/* Which optional statistics each flow carries: a parallel array each, so that what is off costs nothing. */
+enum capture_statistics {
+    CAPTURE_STATISTICS_TCP = 1,       /* retransmissions, out-of-order, zero windows, handshake round-trip times */
+    CAPTURE_STATISTICS_SIZES = 2,     /* transport payload bytes a packet */
+    CAPTURE_STATISTICS_INTERVALS = 4  /* time between packets of one direction */
+};
+
+/* Packet selection before metering (RFC 5475). */
+enum capture_sampling {
+    CAPTURE_SAMPLING_NONE = 0,
+    CAPTURE_SAMPLING_SYSTEMATIC = 1,  /* every N-th packet of a worker (5.1) */
+    CAPTURE_SAMPLING_FLOW_HASH = 2    /* every packet of one flow in N: the hash of addresses, ports and protocol is the same on every host (6.2) */
 };
 
 /* Which IP header of a tunnelled packet makes its flow. What is not (or cannot be looked into as) a tunnel has one header only. */
@@ -117,10 +188,15 @@ struct capture_flow_config {
     uint32_t fragment_slots;     /* fragment cache, power of two 256..1,048,576; 0 = 8,192 */
     uint64_t hash_seed;          /* 0 = random (flooding-proof); tests fix it */
     uint32_t tunnel;             /* enum capture_tunnel */
+    uint32_t statistics;         /* enum capture_statistics, or'ed */
+    uint32_t sampling;           /* enum capture_sampling */
+    uint32_t sampling_interval;  /* N of 1 in N, 1..1,000,000; without sampling 0 */
+    bool merge_interfaces;       /* a flow seen on two interfaces is one record, which names both; else a record each */
+    bool mirror_timestamps;      /* inner flows of ERSPAN III take their times from the mirror's header */
 };
 
 /* Counters of one capture, summed over its workers; all are monotonic while it runs but for the gauges. In every snapshot
- * received = metered + filtered + non_ip + malformed + paused + dropped_nic + dropped_kernel + dropped_user + in_flight,
+ * received = metered + filtered + unsampled + non_ip + malformed + paused + dropped_nic + dropped_kernel + dropped_user + in_flight,
  * and after a graceful stop in_flight is 0. */
 struct capture_stats {
     uint64_t time_unix_ns;           /* when the snapshot was taken */
@@ -152,6 +228,9 @@ struct capture_stats {
     uint64_t flow_table_bytes;       /* memory of tables and logs */
     uint64_t tunnelled;              /* packets counted in an inner flow: with _TUNNEL_INNER part of metered, with _BOTH besides */
     uint64_t tunnelled_octets;       /* their inner IP total lengths: likewise part of metered_octets, or besides */
+    uint64_t unsampled;              /* IP packets that sampling left out */
+    uint64_t clock_steps;            /* steps of the clock, see CAPTURE_EVENT_CLOCK_STEP */
+    uint64_t statistics_bytes;       /* part of flow_table_bytes that the optional statistics take */
 };
 
 enum capture_flow_state {
@@ -197,6 +276,29 @@ struct capture_flow {
     uint8_t end_reason;          /* enum capture_flow_end_reason */
     uint8_t tunnel_type;         /* enum capture_tunnel_type: of the tunnel right around an inner flow; 0 for all others */
     uint32_t tunnel_id;          /* part of an inner flow's key */
+    uint16_t second_interface_index; /* merge_interfaces: another interface that saw the flow, the first such; else 0 */
+    uint16_t reserved;           /* 0 */
+    uint32_t sampling_interval;  /* N of the 1-in-N sampling in force; 0 = every packet counted */
+};
+
+/* min, max and mean of no value at all are 0, as is the deviation of one. Standard deviation of the population. */
+struct capture_spread {
+    uint64_t min, max;
+    double mean, stddev;
+};
+
+/* The optional statistics of one flow; those that are off are 0. By direction as in struct capture_flow. */
+struct capture_flow_statistics {
+    uint32_t fwd_retransmissions;  /* TCP segments with data, SYN or FIN whose sequence numbers were all seen before */
+    uint32_t rev_retransmissions;
+    uint32_t fwd_out_of_order;     /* TCP segments that fill a gap left by later ones */
+    uint32_t rev_out_of_order;
+    uint32_t fwd_zero_windows;     /* TCP segments that announce a window of 0 (RST apart) */
+    uint32_t rev_zero_windows;
+    uint64_t syn_to_synack_ns;     /* handshake as seen at the point of capture: the responder's side of the round trip, 0 = not seen */
+    uint64_t synack_to_ack_ns;     /* the initiator's side; their sum is the round-trip time */
+    struct capture_spread fwd_payload, rev_payload;    /* transport payload, bytes a packet */
+    struct capture_spread fwd_interval, rev_interval;  /* ns between packets of that direction */
 };
 
 enum capture_flow_sort {
@@ -279,6 +381,8 @@ struct capture_flow_columns {
     uint8_t *end_reason;
     uint32_t *tunnel_id;
     uint8_t *tunnel_type;
+    uint16_t *second_interface_index;
+    uint32_t *sampling_interval;
 };
 
 struct capture_backend_info {
@@ -368,6 +472,24 @@ CAPTURE_API void capture_destroy(capture_t *capture);
 /* Message of the last asynchronous failure (interface gone, file damaged in the middle), or "". Any thread; copied out. */
 CAPTURE_API int capture_get_error(capture_t *capture, struct capture_error_info *error);
 
+/* The oldest kept event after `after_sequence` (0: of all). 1: written to *out, and a gap in `sequence` is events that were
+ * overwritten; 0: there is none yet. Any thread; never waits. */
+CAPTURE_API int capture_next_event(capture_t *capture, uint64_t after_sequence, struct capture_event *out);
+
+/* The interfaces of a live capture, removed ones left out; writes at most `capacity`, returns how many there are. Any thread. */
+CAPTURE_API int capture_get_interfaces(capture_t *capture, struct capture_interface_info *out, uint32_t capacity);
+
+/* Adds an interface to a running live capture; it is opened before the call returns, with the capture's own configuration.
+ * CAPTURE_ERR_INVALID: it is captured already, or there are CAPTURE_INTERFACES_MAX. Any thread. */
+CAPTURE_API int capture_add_interface(capture_t *capture, const char *interface, struct capture_error_info *error);
+
+/* Removes one: what its rings hold is processed first, its counters stay in the capture's. The last one cannot be removed:
+ * stop the capture. Any thread. */
+CAPTURE_API int capture_remove_interface(capture_t *capture, const char *interface, struct capture_error_info *error);
+
+/* The clock behind the timestamps, looked at no more than a second ago. Any thread. */
+CAPTURE_API int capture_get_clock(capture_t *capture, struct capture_clock_info *out);
+
 /* Any thread; never waits for the packet path. */
 CAPTURE_API int capture_get_stats(capture_t *capture, struct capture_stats *out);
 
@@ -375,17 +497,19 @@ CAPTURE_API int capture_get_stats(capture_t *capture, struct capture_stats *out)
  * until a later deadline is set. 0 = no deadline. Any thread. */
 CAPTURE_API int capture_set_deadline(capture_t *capture, uint64_t boottime_ns);
 
-/* Live flows by query, sorted, into `out` (room for query->limit). Returns how many. The packet path answers between its
+/* Live flows by query, sorted, into `out` and, unless NULL, `statistics` (room for query->limit each). Returns how many. The packet path answers between its
  * batches and is never stopped; each record is consistent. Any thread. */
 CAPTURE_API int capture_flow_get_all(capture_t *capture, const struct capture_flow_query *query, struct capture_flow *out,
-                                     struct capture_error_info *error);
+                                     struct capture_flow_statistics *statistics, struct capture_error_info *error);
 
 /* The live flows with this flow_id (as many as `capacity`; the same key may live in several shards). Any thread. */
-CAPTURE_API int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, uint32_t capacity);
+CAPTURE_API int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out,
+                                    struct capture_flow_statistics *statistics, uint32_t capacity);
 
-/* Encodes flows as the bytes of one jarvis.capture.v1.FlowBatch (field `batch`, number 2, of ListFlowsResponse). Returns the
- * length, or CAPTURE_ERR_SPACE. 208 bytes a record always suffice. Any thread. */
-CAPTURE_API int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity);
+/* Encodes flows, with their statistics unless NULL, as the bytes of one jarvis.capture.v1.FlowBatch (field `batch`, number 2, of
+ * ListFlowsResponse). Returns the length, or CAPTURE_ERR_SPACE. 224 bytes a record always suffice, 512 with statistics. Any thread. */
+CAPTURE_API int64_t capture_flow_encode(const struct capture_flow *flows, const struct capture_flow_statistics *statistics,
+                                        uint32_t count, uint8_t *out, uint64_t capacity);
 
 /* A subscriber's reader. Any thread may open one and one thread at a time use it, while the capture lives; close frees it. */
 CAPTURE_API int capture_reader_open(capture_t *capture, const struct capture_reader_config *config, capture_flow_reader_t **out,

@@ -82,13 +82,13 @@ static void an_encoded_list_has_the_same_records_without_sequence_and_token(void
     struct capture_flow flows[2];
     uint8_t out[2 * FLOW_BATCH_RECORD_MAX];
     make_flows(flows);
-    int64_t length = capture_flow_encode(flows, 2, out, sizeof(out));
+    int64_t length = capture_flow_encode(flows, NULL, 2, out, sizeof(out));
     CHECK_EQUAL(0x21, out[0]); /* base_time_unix_ns, fixed64 */
     size_t records = sizeof(golden) - 1 - GOLDEN_RECORDS_AT;
     CHECK_EQUAL(9 + records, length);
     CHECK(memcmp(golden + GOLDEN_RECORDS_AT, out + 9, records) == 0);
-    CHECK_EQUAL(0, capture_flow_encode(NULL, 0, out, 0));
-    CHECK_EQUAL(CAPTURE_ERR_SPACE, capture_flow_encode(flows, 2, out, 2 * FLOW_BATCH_RECORD_MAX - 1));
+    CHECK_EQUAL(0, capture_flow_encode(NULL, NULL, 0, out, 0));
+    CHECK_EQUAL(CAPTURE_ERR_SPACE, capture_flow_encode(flows, NULL, 2, out, 2 * FLOW_BATCH_RECORD_MAX - 1));
 }
 
 static void the_longest_record_fits_its_bound(void) {

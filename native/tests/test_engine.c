@@ -107,8 +107,8 @@ static void calls_in_the_wrong_state_are_refused(void) {
     CHECK_EQUAL(CAPTURE_ERR_STATE, capture_poll(capture, 0));
     CHECK_EQUAL(CAPTURE_ERR_STATE, capture_stop(capture, true));
     CHECK_EQUAL(CAPTURE_ERR_STATE, capture_reader_open(capture, &reader_config, &reader, &error));
-    CHECK_EQUAL(CAPTURE_ERR_STATE, capture_flow_get_all(capture, &query, &flow, &error));
-    CHECK_EQUAL(CAPTURE_ERR_STATE, capture_flow_lookup(capture, 1, &flow, 1));
+    CHECK_EQUAL(CAPTURE_ERR_STATE, capture_flow_get_all(capture, &query, &flow, NULL, &error));
+    CHECK_EQUAL(CAPTURE_ERR_STATE, capture_flow_lookup(capture, 1, &flow, NULL, 1));
     CHECK_EQUAL(CAPTURE_ERR_STATE, capture_packets_next(capture, 0, &packets));
     start(capture);
     CHECK_EQUAL(CAPTURE_ERR_STATE, capture_start(capture, &error));
@@ -182,27 +182,27 @@ static void live_flows_are_listed_sorted_and_limited(void) {
     start(capture);
     CHECK_EQUAL(1, capture_poll(capture, 0)); /* one batch: flows 0..63, one packet each */
     struct capture_flow_query query = {.sort_by = CAPTURE_SORT_OCTETS, .limit = 10};
-    CHECK_EQUAL(10, capture_flow_get_all(capture, &query, flows, &error));
+    CHECK_EQUAL(10, capture_flow_get_all(capture, &query, flows, NULL, &error));
     for (int i = 0; i < 10; i++) {
         CHECK_EQUAL(28 + 63 - i, flows[i].fwd_octets);
         CHECK_EQUAL(CAPTURE_FLOW_END_NONE, flows[i].end_reason);
     }
     query = (struct capture_flow_query){.limit = FLOWS + 1};
-    CHECK_EQUAL(64, capture_flow_get_all(capture, &query, flows, &error));
+    CHECK_EQUAL(64, capture_flow_get_all(capture, &query, flows, NULL, &error));
     query = (struct capture_flow_query){.limit = FLOWS, .filter = "src host 10.0.0.5"};
-    CHECK_EQUAL(1, capture_flow_get_all(capture, &query, flows, &error));
+    CHECK_EQUAL(1, capture_flow_get_all(capture, &query, flows, NULL, &error));
     CHECK_EQUAL(5, flows[0].src_addr[3]);
     struct capture_flow found;
-    CHECK_EQUAL(1, capture_flow_lookup(capture, flows[0].flow_id, &found, 1));
+    CHECK_EQUAL(1, capture_flow_lookup(capture, flows[0].flow_id, &found, NULL, 1));
     CHECK(memcmp(&found, &flows[0], sizeof(found)) == 0);
-    CHECK_EQUAL(CAPTURE_ERR_NOT_FOUND, capture_flow_lookup(capture, flows[0].flow_id + 1, &found, 1));
+    CHECK_EQUAL(CAPTURE_ERR_NOT_FOUND, capture_flow_lookup(capture, flows[0].flow_id + 1, &found, NULL, 1));
     query = (struct capture_flow_query){.limit = FLOWS, .min_packets = 2};
-    CHECK_EQUAL(0, capture_flow_get_all(capture, &query, flows, &error));
+    CHECK_EQUAL(0, capture_flow_get_all(capture, &query, flows, NULL, &error));
     query = (struct capture_flow_query){.limit = 0};
-    CHECK_EQUAL(CAPTURE_ERR_INVALID, capture_flow_get_all(capture, &query, flows, &error));
+    CHECK_EQUAL(CAPTURE_ERR_INVALID, capture_flow_get_all(capture, &query, flows, NULL, &error));
     CHECK_TEXT("limit is 0: accepted are 1 to 100000", error.message);
     query = (struct capture_flow_query){.limit = 1, .filter = "nonsense and"};
-    CHECK_EQUAL(CAPTURE_ERR_FILTER, capture_flow_get_all(capture, &query, flows, &error));
+    CHECK_EQUAL(CAPTURE_ERR_FILTER, capture_flow_get_all(capture, &query, flows, NULL, &error));
     capture_destroy(capture);
     trace_forget(&trace);
 }

@@ -32,6 +32,8 @@ static struct capture_flow sample(void) {
                                  .state = 2,
                                  .end_reason = 4,
                                  .tunnel_type = 5,
+                                 .second_interface_index = 9,
+                                 .sampling_interval = 100,
                                  .tunnel_id = 4294967295};
 }
 
@@ -45,7 +47,7 @@ static void a_json_line_has_the_documented_keys_in_order(void) {
         "\"start_time_unix_ns\":1700000000000000001,\"end_time_unix_ns\":1700000001000000002,\"tcp_flags\":18,\"end_reason\":4,"
         "\"flow_id\":\"00000000000000ab\",\"fwd_tcp_flags\":2,\"rev_tcp_flags\":18,\"state\":2,\"interface_index\":1,"
         "\"icmp_type\":8,\"icmp_code\":9,\"dscp\":46,\"first_packet_id\":1,\"last_packet_id\":100,\"tunnel_id\":4294967295,"
-        "\"tunnel_type\":5}\n",
+        "\"tunnel_type\":5,\"second_interface_index\":9,\"sampling_interval\":100}\n",
         line);
 }
 
@@ -56,11 +58,11 @@ static void a_csv_line_has_the_headers_columns(void) {
     CHECK_TEXT(
         "src_addr,dst_addr,src_port,dst_port,ip_protocol,vlan_id,fwd_packets,fwd_octets,rev_packets,rev_octets,"
         "start_time_unix_ns,end_time_unix_ns,tcp_flags,end_reason,flow_id,fwd_tcp_flags,rev_tcp_flags,state,interface_index,"
-        "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id,tunnel_id,tunnel_type\n",
+        "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id,tunnel_id,tunnel_type,second_interface_index,sampling_interval\n",
         capture_csv_header());
     CHECK_TEXT(
         "10.0.0.1,192.168.255.254,4000,443,6,7,3,180,2,99999,1700000000000000001,1700000001000000002,18,4,00000000000000ab,"
-        "2,18,2,1,8,9,46,1,100,4294967295,5\n",
+        "2,18,2,1,8,9,46,1,100,4294967295,5,9,100\n",
         line);
 }
 

@@ -89,12 +89,12 @@ static void *observe(void *capture) {
         struct capture_stats stats = stats_of(capture);
         CHECK(stats.received >= received);
         received = stats.received;
-        int count = capture_flow_get_all(capture, &query, flows, NULL);
+        int count = capture_flow_get_all(capture, &query, flows, NULL, NULL);
         CHECK(count >= 0 && count <= 50);
         for (int i = 1; i < count; i++)
             CHECK(flows[i - 1].fwd_packets + flows[i - 1].rev_packets >= flows[i].fwd_packets + flows[i].rev_packets);
         if (count > 0) {
-            int found = capture_flow_lookup(capture, flows[0].flow_id, &flows[1], 1);
+            int found = capture_flow_lookup(capture, flows[0].flow_id, &flows[1], NULL, 1);
             CHECK(found == 1 || found == CAPTURE_ERR_NOT_FOUND);
         }
         capture_set_deadline(capture, UINT64_MAX - snapshots);

@@ -299,7 +299,7 @@ class PacketCaptureEngine:
         flows, count = self._query(limit=limit, min_packets=min_packets, sort_by=sort_by, filter=filter)
         room = count * ENCODED_RECORD_BYTES + 256
         out = self._ffi.new("uint8_t[]", room)
-        length = self._check(self._lib.capture_flow_encode(flows, count, out, room))
+        length = self._check(self._lib.capture_flow_encode(flows, self._ffi.NULL, count, out, room))
         return LIST_FLOWS_BATCH_TAG + _varint(length) + bytes(self._ffi.buffer(out, length))
 
     def lookup_flow(self, flow_id: int) -> list[FlowStats]:
@@ -307,7 +307,7 @@ class PacketCaptureEngine:
         capacity = 64
         flows = self._ffi.new("struct capture_flow[]", capacity)
         wanted = arguments.unsigned("flow_id", flow_id, 64)
-        count = self._lib.capture_flow_lookup(self._open_capture(), wanted, flows, capacity)
+        count = self._lib.capture_flow_lookup(self._open_capture(), wanted, flows, self._ffi.NULL, capacity)
         if count == self._lib.CAPTURE_ERR_NOT_FOUND:
             return []
         return [_flow_stats(self._ffi, flows[index]) for index in range(min(self._check(count), capacity))]
@@ -440,7 +440,7 @@ class PacketCaptureEngine:
     def _query(self, *, limit: int, min_packets: int, sort_by: str, filter: str) -> tuple[Any, int]:  # noqa: A002
         query, _kept = arguments.flow_query(self._ffi, filter=filter, min_packets=min_packets, sort_by=sort_by, limit=limit)
         flows, info = self._ffi.new("struct capture_flow[]", limit), self._error_info()
-        return flows, self._check(self._lib.capture_flow_get_all(self._open_capture(), query, flows, info), info)
+        return flows, self._check(self._lib.capture_flow_get_all(self._open_capture(), query, flows, self._ffi.NULL, info), info)
 
     def _open_capture(self) -> Any:
         capture = self._capture

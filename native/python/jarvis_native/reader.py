@@ -54,6 +54,8 @@ _ARROW_COLUMNS: dict[str, tuple[str, int]] = {
     "end_reason": ("uint8", 1),
     "tunnel_id": ("uint32", 4),
     "tunnel_type": ("uint8", 1),
+    "second_interface_index": ("uint16", 2),
+    "sampling_interval": ("uint32", 4),
 }
 
 

@@ -75,6 +75,10 @@ class FlowStats:
     """Inner flows: VNI, GRE key, TEID, ... of the tunnel right around it; 0 where it has none, and for all other flows."""
     tunnel_type: int
     """0 none, 1 GRE, 2 ERSPAN, 3 VXLAN, 4 GENEVE, 5 GTP-U, 6 IP in IP, 7 Teredo, 8 L2TP."""
+    second_interface_index: int
+    """merge_interfaces: another interface that saw the flow, the first such; else 0."""
+    sampling_interval: int
+    """N of the 1-in-N sampling in force; 0 = every packet counted."""
 
     @property
     def packets(self) -> int:

@@ -68,6 +68,7 @@ static int random_bytes(void *out, size_t size, struct capture_error_info *error
 }
 
 static void init_locks(struct capture *capture) {
+    event_log_init(&capture->events);
     pthread_mutex_init(&capture->error_mutex, NULL);
     pthread_mutex_init(&capture->stats_mutex, NULL);
     pthread_mutex_init(&capture->wake_mutex, NULL);
@@ -161,6 +162,7 @@ void capture_destroy(capture_t *capture) {
     for (uint32_t i = 0; i < capture->worker_count; i++)
         free_worker(&capture->workers[i]);
     free_config(&capture->config);
+    event_log_destroy(&capture->events);
     pthread_mutex_destroy(&capture->error_mutex);
     pthread_mutex_destroy(&capture->stats_mutex);
     pthread_mutex_destroy(&capture->wake_mutex);

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "backend/backend.h"
+#include "engine/events.h"
 #include "filter.h"
 #include "flow/flow_table.h"
 #include "flow/fragment_cache.h"
@@ -131,6 +132,8 @@ struct capture {
     struct capture_error_info last_error;
     atomic_uint errors_noted; /* how many there were: an inline poll returns at each, so that none is overwritten unseen */
     atomic_bool failed;       /* the input ended by an error */
+
+    struct event_log events;
 
     pthread_mutex_t stats_mutex;
     counter_t start_mono_ns, stop_mono_ns;

@@ -177,7 +177,8 @@ static int query_check(const struct capture *capture, const struct capture_flow_
 }
 
 int capture_flow_get_all(capture_t *capture, const struct capture_flow_query *query, struct capture_flow *out,
-                         struct capture_error_info *error) {
+                         struct capture_flow_statistics *statistics, struct capture_error_info *error) {
+    (void)statistics;
     struct top_flows top = {.query = query, .flows = out};
     int result = query_check(capture, query, error);
     if (result == CAPTURE_OK)
@@ -208,7 +209,9 @@ static bool lookup_visit(void *context, const struct capture_flow *flow) {
     return lookup->count < lookup->capacity;
 }
 
-int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, uint32_t capacity) {
+int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, struct capture_flow_statistics *statistics,
+                        uint32_t capacity) {
+    (void)statistics;
     struct flow_lookup lookup = {.flow_id = flow_id, .out = out, .capacity = capacity};
     if (!capture->metering)
         return CAPTURE_ERR_STATE;

@@ -50,4 +50,6 @@ void columns_put(const struct capture_flow_columns *columns, uint32_t row, const
     PUT(end_reason, flow->end_reason);
     PUT(tunnel_id, flow->tunnel_id);
     PUT(tunnel_type, flow->tunnel_type);
+    PUT(second_interface_index, flow->second_interface_index);
+    PUT(sampling_interval, flow->sampling_interval);
 }

@@ -30,6 +30,8 @@ enum flow_record_field { /* FlowRecord in flow.proto */
                          RECORD_LAST_PACKET_ID,
                          RECORD_TUNNEL_ID = 24,
                          RECORD_TUNNEL_TYPE,
+                         RECORD_SECOND_INTERFACE_INDEX,
+                         RECORD_SAMPLING_INTERVAL,
 };
 
 enum flow_batch_field {
@@ -108,7 +110,9 @@ static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64
     out = put_unsigned(out, RECORD_FIRST_PACKET_ID, flow->first_packet_id);
     out = put_unsigned(out, RECORD_LAST_PACKET_ID, flow->last_packet_id);
     out = put_unsigned(out, RECORD_TUNNEL_ID, flow->tunnel_id);
-    return put_unsigned(out, RECORD_TUNNEL_TYPE, flow->tunnel_type);
+    out = put_unsigned(out, RECORD_TUNNEL_TYPE, flow->tunnel_type);
+    out = put_unsigned(out, RECORD_SECOND_INTERFACE_INDEX, flow->second_interface_index);
+    return put_unsigned(out, RECORD_SAMPLING_INTERVAL, flow->sampling_interval);
 }
 
 /* The length stands before the record and is 1 or 2 bytes: room for one is left, and the record moved in the rare other case. */
@@ -136,10 +140,12 @@ uint8_t *flow_batch_response(uint8_t *out, uint64_t batch_length) {
     return put_varint(put_tag(out, RESPONSE_BATCH, WIRE_BYTES), batch_length);
 }
 
-int64_t capture_flow_encode(const struct capture_flow *flows, uint32_t count, uint8_t *out, uint64_t capacity) {
-    /* A record is at most 191 bytes, so that 208 for each leave room for the head (9 bytes). */
+int64_t capture_flow_encode(const struct capture_flow *flows, const struct capture_flow_statistics *statistics, uint32_t count,
+                            uint8_t *out, uint64_t capacity) {
+    /* A record is at most 203 bytes, so that 224 for each leave room for the head (9 bytes). */
     if (capacity / FLOW_BATCH_RECORD_MAX < count)
         return CAPTURE_ERR_SPACE;
+    (void)statistics;
     struct flow_batch_head head = {.base_time_ns = count ? flows[0].start_time_ns : 0};
     uint8_t *end = count ? flow_batch_head(out, &head) : out;
     for (uint32_t i = 0; i < count; i++)

@@ -39,7 +39,9 @@ struct column {
     X(",", "first_packet_id", COLUMN_U64, first_packet_id)                                                                       \
     X(",", "last_packet_id", COLUMN_U64, last_packet_id)                                                                         \
     X(",", "tunnel_id", COLUMN_U32, tunnel_id)                                                                                   \
-    X(",", "tunnel_type", COLUMN_U8, tunnel_type)
+    X(",", "tunnel_type", COLUMN_U8, tunnel_type)                                                                                \
+    X(",", "second_interface_index", COLUMN_U16, second_interface_index)                                                         \
+    X(",", "sampling_interval", COLUMN_U32, sampling_interval)
 
 #define COLUMN_ROW(separator, name, kind, field)                                                                                 \
     {separator "\"" name "\":", sizeof(separator "\"" name "\":") - 1, kind, offsetof(struct capture_flow, field)},

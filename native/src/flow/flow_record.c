@@ -3,7 +3,7 @@
 
 #include "flow/flow_hash.h"
 
-static_assert(sizeof(struct capture_flow) == 128, "flow_record_export sets every byte of it");
+static_assert(sizeof(struct capture_flow) == 136, "flow_record_export sets every byte of it");
 
 void flow_record_start(struct flow_record *record, const struct packet *packet) {
     *record = (struct flow_record){
@@ -48,4 +48,7 @@ void flow_record_export(const struct flow_record *record, uint8_t end_reason, st
     out->end_reason = end_reason;
     out->tunnel_type = record->key.tunnel_type;
     out->tunnel_id = record->key.tunnel_id;
+    out->second_interface_index = 0;
+    out->reserved = 0;
+    out->sampling_interval = 0;
 }

@@ -6,7 +6,7 @@
 
 #include "flow/memory.h"
 
-static_assert(sizeof(struct capture_flow) == 128, "copied as 16 words");
+static_assert(sizeof(struct capture_flow) == 136, "copied as 17 words");
 
 bool record_log_init(struct record_log *log, uint32_t records) {
     memset(log, 0, sizeof(*log));

@@ -18,7 +18,7 @@ static void every_frame_sent_is_metered_once(void) {
     run_until(capture, SENT);
     struct capture_flow flows[2];
     struct capture_flow_query query = {.limit = 2, .sort_by = CAPTURE_SORT_PACKETS};
-    CHECK_EQUAL(2, capture_flow_get_all(capture, &query, flows, NULL));
+    CHECK_EQUAL(2, capture_flow_get_all(capture, &query, flows, NULL, NULL));
     CHECK_EQUAL(SENT / 1000, flows[0].fwd_packets);
     CHECK_EQUAL(if_nametoindex("jarvis0"), flows[0].interface_index);
     struct capture_stats stats = finish(capture);
@@ -42,7 +42,7 @@ static void a_tagged_frame_keeps_its_vlan_and_passes_its_filter(void) {
     run_until(capture, 20);
     struct capture_flow flow;
     struct capture_flow_query query = {.limit = 1};
-    CHECK_EQUAL(1, capture_flow_get_all(capture, &query, &flow, NULL));
+    CHECK_EQUAL(1, capture_flow_get_all(capture, &query, &flow, NULL, NULL));
     CHECK_EQUAL(5, flow.vlan_id);
     struct capture_stats stats = finish(capture);
     CHECK_EQUAL(10, stats.metered);

@@ -20,7 +20,7 @@ static const char *const same_in_both[] = {DATA "connection.pcap", DATA "fragmen
 static struct capture_flow flows_of(capture_t *capture, uint32_t *count) {
     struct capture_flow_query query = {.limit = 100, .sort_by = CAPTURE_SORT_START};
     static struct capture_flow flows[100];
-    int found = capture_flow_get_all(capture, &query, flows, NULL);
+    int found = capture_flow_get_all(capture, &query, flows, NULL, NULL);
     CHECK(found >= 0);
     *count = (uint32_t)found;
     struct capture_flow sum = {0};

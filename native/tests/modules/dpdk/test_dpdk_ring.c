@@ -83,7 +83,7 @@ static void a_tag_that_the_card_took_off_is_the_flows_vlan(void) {
     capture_t *capture = begin_ring(0, &ring);
     put_frame(ring, pool, 100, 5, 9, 3 << 13 | 77, 0);
     look_at(capture, 1, look_tagged);
-    CHECK_EQUAL(1, capture_flow_get_all(capture, &query, &flow, NULL));
+    CHECK_EQUAL(1, capture_flow_get_all(capture, &query, &flow, NULL, NULL));
     CHECK_EQUAL(77, flow.vlan_id);
     CHECK_EQUAL(1, finish(capture).metered);
     end_ring(capture);

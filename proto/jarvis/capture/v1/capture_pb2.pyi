@@ -33,6 +33,10 @@ class _TimestampSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Times
     """File: what the file holds; live: the kernel's."""
     TIMESTAMP_SOURCE_KERNEL: _TimestampSource.ValueType  # 1
     TIMESTAMP_SOURCE_HARDWARE: _TimestampSource.ValueType  # 2
+    TIMESTAMP_SOURCE_PTP: _TimestampSource.ValueType  # 3
+    """The kernel's, carried over to the interface's PTP hardware clock."""
+    TIMESTAMP_SOURCE_NTP: _TimestampSource.ValueType  # 4
+    """The kernel's, refused while the system clock is not synchronised."""
 
 class TimestampSource(_TimestampSource, metaclass=_TimestampSourceEnumTypeWrapper): ...
 
@@ -40,7 +44,61 @@ TIMESTAMP_SOURCE_UNSPECIFIED: TimestampSource.ValueType  # 0
 """File: what the file holds; live: the kernel's."""
 TIMESTAMP_SOURCE_KERNEL: TimestampSource.ValueType  # 1
 TIMESTAMP_SOURCE_HARDWARE: TimestampSource.ValueType  # 2
+TIMESTAMP_SOURCE_PTP: TimestampSource.ValueType  # 3
+"""The kernel's, carried over to the interface's PTP hardware clock."""
+TIMESTAMP_SOURCE_NTP: TimestampSource.ValueType  # 4
+"""The kernel's, refused while the system clock is not synchronised."""
 Global___TimestampSource: _TypeAlias = TimestampSource  # noqa: Y015
+
+class _FlowStatistics:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FlowStatisticsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FlowStatistics.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FLOW_STATISTICS_UNSPECIFIED: _FlowStatistics.ValueType  # 0
+    FLOW_STATISTICS_TCP: _FlowStatistics.ValueType  # 1
+    """Retransmissions, out-of-order, zero windows, handshake round-trip times."""
+    FLOW_STATISTICS_SIZES: _FlowStatistics.ValueType  # 2
+    """Transport payload bytes a packet."""
+    FLOW_STATISTICS_INTERVALS: _FlowStatistics.ValueType  # 3
+    """Time between packets of one direction."""
+
+class FlowStatistics(_FlowStatistics, metaclass=_FlowStatisticsEnumTypeWrapper):
+    """Optional statistics of each flow; each takes memory of its own, and none costs anything while it is off."""
+
+FLOW_STATISTICS_UNSPECIFIED: FlowStatistics.ValueType  # 0
+FLOW_STATISTICS_TCP: FlowStatistics.ValueType  # 1
+"""Retransmissions, out-of-order, zero windows, handshake round-trip times."""
+FLOW_STATISTICS_SIZES: FlowStatistics.ValueType  # 2
+"""Transport payload bytes a packet."""
+FLOW_STATISTICS_INTERVALS: FlowStatistics.ValueType  # 3
+"""Time between packets of one direction."""
+Global___FlowStatistics: _TypeAlias = FlowStatistics  # noqa: Y015
+
+class _Sampling:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SamplingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sampling.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAMPLING_UNSPECIFIED: _Sampling.ValueType  # 0
+    """Every packet is metered."""
+    SAMPLING_SYSTEMATIC: _Sampling.ValueType  # 1
+    """Every N-th packet."""
+    SAMPLING_FLOW_HASH: _Sampling.ValueType  # 2
+    """Every packet of one flow in N, the same flows on every host."""
+
+class Sampling(_Sampling, metaclass=_SamplingEnumTypeWrapper):
+    """Packet selection before metering (RFC 5475)."""
+
+SAMPLING_UNSPECIFIED: Sampling.ValueType  # 0
+"""Every packet is metered."""
+SAMPLING_SYSTEMATIC: Sampling.ValueType  # 1
+"""Every N-th packet."""
+SAMPLING_FLOW_HASH: Sampling.ValueType  # 2
+"""Every packet of one flow in N, the same flows on every host."""
+Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 class _Tunnel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -67,6 +125,29 @@ TUNNEL_INNER: Tunnel.ValueType  # 2
 TUNNEL_BOTH: Tunnel.ValueType  # 3
 """Both: the packet counts in two flows."""
 Global___Tunnel: _TypeAlias = Tunnel  # noqa: Y015
+
+class _InterfaceState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InterfaceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InterfaceState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INTERFACE_STATE_UNSPECIFIED: _InterfaceState.ValueType  # 0
+    INTERFACE_STATE_UP: _InterfaceState.ValueType  # 1
+    INTERFACE_STATE_DOWN: _InterfaceState.ValueType  # 2
+    """Capture goes on when it comes up."""
+    INTERFACE_STATE_GONE: _InterfaceState.ValueType  # 3
+    """Deleted, or its backend failed."""
+
+class InterfaceState(_InterfaceState, metaclass=_InterfaceStateEnumTypeWrapper): ...
+
+INTERFACE_STATE_UNSPECIFIED: InterfaceState.ValueType  # 0
+INTERFACE_STATE_UP: InterfaceState.ValueType  # 1
+INTERFACE_STATE_DOWN: InterfaceState.ValueType  # 2
+"""Capture goes on when it comes up."""
+INTERFACE_STATE_GONE: InterfaceState.ValueType  # 3
+"""Deleted, or its backend failed."""
+Global___InterfaceState: _TypeAlias = InterfaceState  # noqa: Y015
 
 class _CaptureState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -141,6 +222,13 @@ class CaptureSpec(_message.Message):
     ACTIVE_TIMEOUT_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    SAMPLING_INTERVAL_FIELD_NUMBER: _builtins.int
+    MERGE_INTERFACES_FIELD_NUMBER: _builtins.int
+    MIRROR_TIMESTAMPS_FIELD_NUMBER: _builtins.int
+    BUSY_POLL_US_FIELD_NUMBER: _builtins.int
+    LOSS_THRESHOLD_FIELD_NUMBER: _builtins.int
     interface: _builtins.str
     """Network interface on the agent, or a PF_RING device (zc:eth0; pcap:FILE below the `replay_directory`). Exactly one of
     interface and files.
@@ -162,6 +250,17 @@ class CaptureSpec(_message.Message):
     bridge or VLAN on it) it does so only when this is true and `backend` names it.
     """
     tunnel: Global___Tunnel.ValueType
+    sampling: Global___Sampling.ValueType
+    sampling_interval: _builtins.int
+    """N of 1 in N, 1..1,000,000; without sampling 0."""
+    merge_interfaces: _builtins.bool
+    """A flow seen on two interfaces is one record, which names both; else a record each."""
+    mirror_timestamps: _builtins.bool
+    """Inner flows of ERSPAN III take their times from the mirror's header."""
+    busy_poll_us: _builtins.int
+    """The kernel polls the driver for so long before it sleeps, 0 (off) to 1,000."""
+    loss_threshold: _builtins.int
+    """More frames lost than this within one second raise an event; 0 = any."""
     @_builtins.property
     def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Capture files below the agent's `replay_directory`, read in this order as one trace."""
@@ -174,6 +273,8 @@ class CaptureSpec(_message.Message):
     def active_timeout(self) -> _duration_pb2.Duration:
         """Unset = 300 s; 0 = never."""
 
+    @_builtins.property
+    def statistics(self) -> _containers.RepeatedScalarFieldContainer[Global___FlowStatistics.ValueType]: ...
     def __init__(
         self,
         *,
@@ -190,14 +291,109 @@ class CaptureSpec(_message.Message):
         active_timeout: _duration_pb2.Duration | None = ...,
         exclusive: _builtins.bool = ...,
         tunnel: Global___Tunnel.ValueType = ...,
+        statistics: _abc.Iterable[Global___FlowStatistics.ValueType] | None = ...,
+        sampling: Global___Sampling.ValueType = ...,
+        sampling_interval: _builtins.int = ...,
+        merge_interfaces: _builtins.bool = ...,
+        mirror_timestamps: _builtins.bool = ...,
+        busy_poll_us: _builtins.int = ...,
+        loss_threshold: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "idle_timeout", b"idle_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "exclusive", b"exclusive", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interface", b"interface", "max_flows", b"max_flows", "promiscuous", b"promiscuous", "snaplen", b"snaplen", "timestamp_source", b"timestamp_source", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "busy_poll_us", b"busy_poll_us", "exclusive", b"exclusive", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interface", b"interface", "loss_threshold", b"loss_threshold", "max_flows", b"max_flows", "merge_interfaces", b"merge_interfaces", "mirror_timestamps", b"mirror_timestamps", "promiscuous", b"promiscuous", "sampling", b"sampling", "sampling_interval", b"sampling_interval", "snaplen", b"snaplen", "statistics", b"statistics", "timestamp_source", b"timestamp_source", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaptureSpec: _TypeAlias = CaptureSpec  # noqa: Y015
+
+@_typing.final
+class InterfaceStatus(_message.Message):
+    """One interface of a live capture; counters since it was added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    INTERFACE_INDEX_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    DROPPED_NIC_FIELD_NUMBER: _builtins.int
+    DROPPED_KERNEL_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    backend: _builtins.str
+    detail: _builtins.str
+    """How the backend captures there."""
+    interface_index: _builtins.int
+    state: Global___InterfaceState.ValueType
+    received: _builtins.int
+    dropped_nic: _builtins.int
+    dropped_kernel: _builtins.int
+    error: _builtins.str
+    """Why it is down or gone."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        interface_index: _builtins.int = ...,
+        state: Global___InterfaceState.ValueType = ...,
+        received: _builtins.int = ...,
+        dropped_nic: _builtins.int = ...,
+        dropped_kernel: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "detail", b"detail", "dropped_kernel", b"dropped_kernel", "dropped_nic", b"dropped_nic", "error", b"error", "interface_index", b"interface_index", "name", b"name", "received", b"received", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterfaceStatus: _TypeAlias = InterfaceStatus  # noqa: Y015
+
+@_typing.final
+class ClockStatus(_message.Message):
+    """The clock behind a live capture's timestamps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SYNCHRONISED_FIELD_NUMBER: _builtins.int
+    OFFSET_NS_FIELD_NUMBER: _builtins.int
+    ERROR_BOUND_NS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    source: Global___TimestampSource.ValueType
+    synchronised: _builtins.bool
+    """NTP: adjtimex(2) says so."""
+    offset_ns: _builtins.int
+    """That clock minus the system's; NTP: the estimated error of the system's."""
+    error_bound_ns: _builtins.int
+    """Unset: unknown."""
+    steps: _builtins.int
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        source: Global___TimestampSource.ValueType = ...,
+        synchronised: _builtins.bool = ...,
+        offset_ns: _builtins.int = ...,
+        error_bound_ns: _builtins.int | None = ...,
+        steps: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error_bound_ns", b"_error_bound_ns", "error_bound_ns", b"error_bound_ns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error_bound_ns", b"_error_bound_ns", "detail", b"detail", "error_bound_ns", b"error_bound_ns", "offset_ns", b"offset_ns", "source", b"source", "steps", b"steps", "synchronised", b"synchronised"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error_bound_ns: _TypeAlias = _typing.Literal["error_bound_ns"]  # noqa: Y015
+    _WhichOneofArgType__error_bound_ns: _TypeAlias = _typing.Literal["_error_bound_ns", b"_error_bound_ns"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_bound_ns) -> _WhichOneofReturnType__error_bound_ns | None: ...
+
+Global___ClockStatus: _TypeAlias = ClockStatus  # noqa: Y015
 
 @_typing.final
 class CaptureStatus(_message.Message):
@@ -212,6 +408,8 @@ class CaptureStatus(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     BACKEND_DETAIL_FIELD_NUMBER: _builtins.int
+    INTERFACES_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
     state: Global___CaptureState.ValueType
     capture_id: _builtins.str
     """Random, new for each start; empty when idle."""
@@ -229,6 +427,12 @@ class CaptureStatus(_message.Message):
     def uptime(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def metrics(self) -> Global___CaptureMetrics: ...
+    @_builtins.property
+    def interfaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___InterfaceStatus]: ...
+    @_builtins.property
+    def clock(self) -> Global___ClockStatus:
+        """Live captures only."""
+
     def __init__(
         self,
         *,
@@ -241,10 +445,12 @@ class CaptureStatus(_message.Message):
         message: _builtins.str = ...,
         metrics: Global___CaptureMetrics | None = ...,
         backend_detail: _builtins.str = ...,
+        interfaces: _abc.Iterable[Global___InterfaceStatus] | None = ...,
+        clock: Global___ClockStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "spec", b"spec", "start_time", b"start_time", "uptime", b"uptime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "metrics", b"metrics", "spec", b"spec", "start_time", b"start_time", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_detail", b"backend_detail", "capture_id", b"capture_id", "message", b"message", "metrics", b"metrics", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "backend_detail", b"backend_detail", "capture_id", b"capture_id", "clock", b"clock", "interfaces", b"interfaces", "message", b"message", "metrics", b"metrics", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -252,7 +458,7 @@ Global___CaptureStatus: _TypeAlias = CaptureStatus  # noqa: Y015
 
 @_typing.final
 class CaptureMetrics(_message.Message):
-    """Counters of one capture: jarvis_capture.h, struct capture_stats. received = metered + filtered + non_ip + malformed + paused +
+    """Counters of one capture: jarvis_capture.h, struct capture_stats. received = metered + filtered + unsampled + non_ip + malformed + paused +
     dropped_nic + dropped_kernel + dropped_user + in_flight.
     """
 
@@ -290,6 +496,9 @@ class CaptureMetrics(_message.Message):
     RECORDS_WRITTEN_FIELD_NUMBER: _builtins.int
     TUNNELLED_FIELD_NUMBER: _builtins.int
     TUNNELLED_OCTETS_FIELD_NUMBER: _builtins.int
+    UNSAMPLED_FIELD_NUMBER: _builtins.int
+    CLOCK_STEPS_FIELD_NUMBER: _builtins.int
+    STATISTICS_BYTES_FIELD_NUMBER: _builtins.int
     received: _builtins.int
     received_octets: _builtins.int
     metered: _builtins.int
@@ -325,6 +534,12 @@ class CaptureMetrics(_message.Message):
     """Packets counted in an inner flow: with TUNNEL_INNER part of metered, with TUNNEL_BOTH besides."""
     tunnelled_octets: _builtins.int
     """Their inner IP total lengths: likewise part of metered_octets, or besides."""
+    unsampled: _builtins.int
+    """IP packets that sampling left out."""
+    clock_steps: _builtins.int
+    """Steps of the clock."""
+    statistics_bytes: _builtins.int
+    """Part of flow_table_bytes that the optional statistics take."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -364,10 +579,13 @@ class CaptureMetrics(_message.Message):
         records_written: _builtins.int = ...,
         tunnelled: _builtins.int = ...,
         tunnelled_octets: _builtins.int = ...,
+        unsampled: _builtins.int = ...,
+        clock_steps: _builtins.int = ...,
+        statistics_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_kernel", b"dropped_kernel", "dropped_nic", b"dropped_nic", "dropped_user", b"dropped_user", "elapsed", b"elapsed", "filtered", b"filtered", "flow_table_bytes", b"flow_table_bytes", "flows_active", b"flows_active", "flows_ended_active", b"flows_ended_active", "flows_ended_detected", b"flows_ended_detected", "flows_ended_forced", b"flows_ended_forced", "flows_ended_idle", b"flows_ended_idle", "flows_evicted", b"flows_evicted", "flows_total", b"flows_total", "fragments_matched", b"fragments_matched", "fragments_unmatched", b"fragments_unmatched", "in_flight", b"in_flight", "malformed", b"malformed", "metered", b"metered", "metered_octets", b"metered_octets", "non_ip", b"non_ip", "paused", b"paused", "received", b"received", "received_octets", b"received_octets", "records_written", b"records_written", "ring_usage", b"ring_usage", "throughput_bps", b"throughput_bps", "throughput_pps", b"throughput_pps", "time", b"time", "time_regressions", b"time_regressions", "truncated", b"truncated", "tunnelled", b"tunnelled", "tunnelled_octets", b"tunnelled_octets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_steps", b"clock_steps", "dropped_kernel", b"dropped_kernel", "dropped_nic", b"dropped_nic", "dropped_user", b"dropped_user", "elapsed", b"elapsed", "filtered", b"filtered", "flow_table_bytes", b"flow_table_bytes", "flows_active", b"flows_active", "flows_ended_active", b"flows_ended_active", "flows_ended_detected", b"flows_ended_detected", "flows_ended_forced", b"flows_ended_forced", "flows_ended_idle", b"flows_ended_idle", "flows_evicted", b"flows_evicted", "flows_total", b"flows_total", "fragments_matched", b"fragments_matched", "fragments_unmatched", b"fragments_unmatched", "in_flight", b"in_flight", "malformed", b"malformed", "metered", b"metered", "metered_octets", b"metered_octets", "non_ip", b"non_ip", "paused", b"paused", "received", b"received", "received_octets", b"received_octets", "records_written", b"records_written", "ring_usage", b"ring_usage", "statistics_bytes", b"statistics_bytes", "throughput_bps", b"throughput_bps", "throughput_pps", b"throughput_pps", "time", b"time", "time_regressions", b"time_regressions", "truncated", b"truncated", "tunnelled", b"tunnelled", "tunnelled_octets", b"tunnelled_octets", "unsampled", b"unsampled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

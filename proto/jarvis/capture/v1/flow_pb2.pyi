@@ -215,6 +215,32 @@ class FlowRecord(_message.Message):
     LAST_PACKET_ID_FIELD_NUMBER: _builtins.int
     TUNNEL_ID_FIELD_NUMBER: _builtins.int
     TUNNEL_TYPE_FIELD_NUMBER: _builtins.int
+    SECOND_INTERFACE_INDEX_FIELD_NUMBER: _builtins.int
+    SAMPLING_INTERVAL_FIELD_NUMBER: _builtins.int
+    FWD_RETRANSMISSIONS_FIELD_NUMBER: _builtins.int
+    REV_RETRANSMISSIONS_FIELD_NUMBER: _builtins.int
+    FWD_OUT_OF_ORDER_FIELD_NUMBER: _builtins.int
+    REV_OUT_OF_ORDER_FIELD_NUMBER: _builtins.int
+    FWD_ZERO_WINDOWS_FIELD_NUMBER: _builtins.int
+    REV_ZERO_WINDOWS_FIELD_NUMBER: _builtins.int
+    SYN_TO_SYNACK_NS_FIELD_NUMBER: _builtins.int
+    SYNACK_TO_ACK_NS_FIELD_NUMBER: _builtins.int
+    FWD_PAYLOAD_MIN_FIELD_NUMBER: _builtins.int
+    FWD_PAYLOAD_MAX_FIELD_NUMBER: _builtins.int
+    FWD_PAYLOAD_MEAN_FIELD_NUMBER: _builtins.int
+    FWD_PAYLOAD_STDDEV_FIELD_NUMBER: _builtins.int
+    REV_PAYLOAD_MIN_FIELD_NUMBER: _builtins.int
+    REV_PAYLOAD_MAX_FIELD_NUMBER: _builtins.int
+    REV_PAYLOAD_MEAN_FIELD_NUMBER: _builtins.int
+    REV_PAYLOAD_STDDEV_FIELD_NUMBER: _builtins.int
+    FWD_INTERVAL_MIN_NS_FIELD_NUMBER: _builtins.int
+    FWD_INTERVAL_MAX_NS_FIELD_NUMBER: _builtins.int
+    FWD_INTERVAL_MEAN_NS_FIELD_NUMBER: _builtins.int
+    FWD_INTERVAL_STDDEV_NS_FIELD_NUMBER: _builtins.int
+    REV_INTERVAL_MIN_NS_FIELD_NUMBER: _builtins.int
+    REV_INTERVAL_MAX_NS_FIELD_NUMBER: _builtins.int
+    REV_INTERVAL_MEAN_NS_FIELD_NUMBER: _builtins.int
+    REV_INTERVAL_STDDEV_NS_FIELD_NUMBER: _builtins.int
     flow_id: _builtins.int
     """FNV-1a 64 of the canonical key."""
     start_delta_ns: _builtins.int
@@ -249,6 +275,38 @@ class FlowRecord(_message.Message):
     tunnel_id: _builtins.int
     """Inner flows: VNI, GRE key, TEID, ... of the tunnel right around it, part of the flow's key; 0 where it has none."""
     tunnel_type: Global___TunnelType.ValueType
+    second_interface_index: _builtins.int
+    """merge_interfaces: another interface that saw the flow, the first such; else 0."""
+    sampling_interval: _builtins.int
+    """N of the 1-in-N sampling in force; 0 = every packet counted."""
+    fwd_retransmissions: _builtins.int
+    """Statistics, where the capture keeps them. TCP:"""
+    rev_retransmissions: _builtins.int
+    fwd_out_of_order: _builtins.int
+    rev_out_of_order: _builtins.int
+    fwd_zero_windows: _builtins.int
+    rev_zero_windows: _builtins.int
+    syn_to_synack_ns: _builtins.int
+    """Handshake as seen at the point of capture; the sum is the round-trip time. 0 = not seen."""
+    synack_to_ack_ns: _builtins.int
+    fwd_payload_min: _builtins.int
+    """Transport payload, bytes a packet."""
+    fwd_payload_max: _builtins.int
+    fwd_payload_mean: _builtins.float
+    fwd_payload_stddev: _builtins.float
+    rev_payload_min: _builtins.int
+    rev_payload_max: _builtins.int
+    rev_payload_mean: _builtins.float
+    rev_payload_stddev: _builtins.float
+    fwd_interval_min_ns: _builtins.int
+    """Between packets of one direction."""
+    fwd_interval_max_ns: _builtins.int
+    fwd_interval_mean_ns: _builtins.float
+    fwd_interval_stddev_ns: _builtins.float
+    rev_interval_min_ns: _builtins.int
+    rev_interval_max_ns: _builtins.int
+    rev_interval_mean_ns: _builtins.float
+    rev_interval_stddev_ns: _builtins.float
     def __init__(
         self,
         *,
@@ -276,10 +334,36 @@ class FlowRecord(_message.Message):
         last_packet_id: _builtins.int = ...,
         tunnel_id: _builtins.int = ...,
         tunnel_type: Global___TunnelType.ValueType = ...,
+        second_interface_index: _builtins.int = ...,
+        sampling_interval: _builtins.int = ...,
+        fwd_retransmissions: _builtins.int = ...,
+        rev_retransmissions: _builtins.int = ...,
+        fwd_out_of_order: _builtins.int = ...,
+        rev_out_of_order: _builtins.int = ...,
+        fwd_zero_windows: _builtins.int = ...,
+        rev_zero_windows: _builtins.int = ...,
+        syn_to_synack_ns: _builtins.int = ...,
+        synack_to_ack_ns: _builtins.int = ...,
+        fwd_payload_min: _builtins.int = ...,
+        fwd_payload_max: _builtins.int = ...,
+        fwd_payload_mean: _builtins.float = ...,
+        fwd_payload_stddev: _builtins.float = ...,
+        rev_payload_min: _builtins.int = ...,
+        rev_payload_max: _builtins.int = ...,
+        rev_payload_mean: _builtins.float = ...,
+        rev_payload_stddev: _builtins.float = ...,
+        fwd_interval_min_ns: _builtins.int = ...,
+        fwd_interval_max_ns: _builtins.int = ...,
+        fwd_interval_mean_ns: _builtins.float = ...,
+        fwd_interval_stddev_ns: _builtins.float = ...,
+        rev_interval_min_ns: _builtins.int = ...,
+        rev_interval_max_ns: _builtins.int = ...,
+        rev_interval_mean_ns: _builtins.float = ...,
+        rev_interval_stddev_ns: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dscp", b"dscp", "dst_addr", b"dst_addr", "dst_port", b"dst_port", "end_delta_ns", b"end_delta_ns", "end_reason", b"end_reason", "first_packet_id", b"first_packet_id", "flow_id", b"flow_id", "fwd_octets", b"fwd_octets", "fwd_packets", b"fwd_packets", "fwd_tcp_flags", b"fwd_tcp_flags", "icmp_type_code", b"icmp_type_code", "interface_index", b"interface_index", "ip_protocol", b"ip_protocol", "last_packet_id", b"last_packet_id", "rev_octets", b"rev_octets", "rev_packets", b"rev_packets", "rev_tcp_flags", b"rev_tcp_flags", "src_addr", b"src_addr", "src_port", b"src_port", "start_delta_ns", b"start_delta_ns", "state", b"state", "tunnel_id", b"tunnel_id", "tunnel_type", b"tunnel_type", "vlan_id", b"vlan_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dscp", b"dscp", "dst_addr", b"dst_addr", "dst_port", b"dst_port", "end_delta_ns", b"end_delta_ns", "end_reason", b"end_reason", "first_packet_id", b"first_packet_id", "flow_id", b"flow_id", "fwd_interval_max_ns", b"fwd_interval_max_ns", "fwd_interval_mean_ns", b"fwd_interval_mean_ns", "fwd_interval_min_ns", b"fwd_interval_min_ns", "fwd_interval_stddev_ns", b"fwd_interval_stddev_ns", "fwd_octets", b"fwd_octets", "fwd_out_of_order", b"fwd_out_of_order", "fwd_packets", b"fwd_packets", "fwd_payload_max", b"fwd_payload_max", "fwd_payload_mean", b"fwd_payload_mean", "fwd_payload_min", b"fwd_payload_min", "fwd_payload_stddev", b"fwd_payload_stddev", "fwd_retransmissions", b"fwd_retransmissions", "fwd_tcp_flags", b"fwd_tcp_flags", "fwd_zero_windows", b"fwd_zero_windows", "icmp_type_code", b"icmp_type_code", "interface_index", b"interface_index", "ip_protocol", b"ip_protocol", "last_packet_id", b"last_packet_id", "rev_interval_max_ns", b"rev_interval_max_ns", "rev_interval_mean_ns", b"rev_interval_mean_ns", "rev_interval_min_ns", b"rev_interval_min_ns", "rev_interval_stddev_ns", b"rev_interval_stddev_ns", "rev_octets", b"rev_octets", "rev_out_of_order", b"rev_out_of_order", "rev_packets", b"rev_packets", "rev_payload_max", b"rev_payload_max", "rev_payload_mean", b"rev_payload_mean", "rev_payload_min", b"rev_payload_min", "rev_payload_stddev", b"rev_payload_stddev", "rev_retransmissions", b"rev_retransmissions", "rev_tcp_flags", b"rev_tcp_flags", "rev_zero_windows", b"rev_zero_windows", "sampling_interval", b"sampling_interval", "second_interface_index", b"second_interface_index", "src_addr", b"src_addr", "src_port", b"src_port", "start_delta_ns", b"start_delta_ns", "state", b"state", "syn_to_synack_ns", b"syn_to_synack_ns", "synack_to_ack_ns", b"synack_to_ack_ns", "tunnel_id", b"tunnel_id", "tunnel_type", b"tunnel_type", "vlan_id", b"vlan_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
