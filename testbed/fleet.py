@@ -21,8 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from testbed.boot import play
 from testbed.netns import Namespace
 from testbed.swtpm import Swtpm, TpmVendor
+
+Setting = int | str | list[int] | list[str]
+"""A value of a TOML file."""
 
 UNREACHABLE = 3
 """Exit status of jarvisctl when the controller does not answer."""
@@ -141,7 +145,7 @@ class Fleet:
     directory: Path
     place: Place = field(default_factory=Place)
     name: str = "demo"
-    settings: Mapping[str, int | str] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
     """Lines of controller.toml to set, e.g. attest_interval_s."""
 
     agents: dict[str, Agent] = field(default_factory=dict)
@@ -210,9 +214,13 @@ class Fleet:
         place: Place | None = None,
         labels: Mapping[str, str] | None = None,
         join_file: Path | None = None,
-        **settings: int | str,
+        boot_log: bytes = b"",
+        **settings: Setting,
     ) -> Agent:
-        """Makes a host (TPM, firmware copy, join file unless given, configuration) and starts its agent. Does not wait."""
+        """Makes a host (TPM, firmware copy, join file unless given, configuration) and starts its agent. Does not wait.
+
+        With a boot log the TPM is extended by it first, as firmware would have done; not possible in a namespace.
+        """
         place = place or Place()
         directory = self.directory / name
         (directory / "replay").mkdir(parents=True)
@@ -223,6 +231,10 @@ class Fleet:
             self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
         tpm = self.vendor.make(directory / "tpm", namespace=place.namespace)
         tpm.start()
+        if boot_log:
+            play(tpm.tcti, boot_log)
+            (directory / "boot.log").write_bytes(boot_log)
+            settings["boot_log"] = str(directory / "boot.log")
         agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
         set_toml(
             agent.config,
@@ -277,7 +289,7 @@ class Fleet:
         return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
-def set_toml(path: Path, **values: int | str) -> None:
+def set_toml(path: Path, **values: Setting) -> None:
     """Sets top-level keys of a TOML file, which need not exist; other lines stay as they are."""
     lines = path.read_text().splitlines() if path.exists() else []
     for key, value in values.items():

@@ -6,12 +6,14 @@ Knows nothing of gRPC. The event log is read and the quote made inside one TPM o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jarvis.capture.v1.trust_pb2 import Evidence, PcrValue
 from jarvis_trust.quote import NONCE_BYTES, quote_binding
 
+from jarvis_agent.boot_log import BootLogFile
 from jarvis_agent.errors import RequestError
 from jarvis_agent.event_log import EventLog
 from jarvis_agent.firmware import FirmwareState
@@ -37,21 +39,25 @@ class Attester:
     """Of this process, 16 bytes."""
     agent_spki_sha256: Callable[[], bytes]
     """Digest of the TLS key that is served now."""
+    boot_log: BootLogFile
     clock: Callable[[], int] = boottime_ns
 
-    async def evidence(self, *, nonce: bytes, pcrs: Sequence[int], controller_spki_sha256: bytes) -> Evidence:
+    async def evidence(
+        self, *, nonce: bytes, pcrs: Sequence[int], controller_spki_sha256: bytes, known_boot_log_sha256: bytes = b""
+    ) -> Evidence:
         """A fresh quote and everything that explains it. The lease for this nonce counts from here.
 
         Args:
             nonce: 32 bytes of the challenge.
             pcrs: indices to quote, 0..23, in any order.
             controller_spki_sha256: of the certificate that the caller showed on this connection.
+            known_boot_log_sha256: digest of the boot log that the caller holds already; empty = none.
 
         Raises:
             RequestError: nonce or pcrs are not acceptable.
             LeaseError: NONCE_REUSED.
             TpmError: the TPM is lost or refuses.
-            EventLogError: the log cannot be read.
+            EventLogError: a log cannot be read.
         """
         selection = _check_challenge(nonce, pcrs)
         self.leases.spend_nonce(nonce)
@@ -59,8 +65,11 @@ class Attester:
         # Before the quote, never after it: a lease may end early, not late.
         quoted_at = self.clock()
 
-        def operation(device: TpmDevice) -> tuple[bytes, Quote]:
+        boot_chain = any(pcr != self.event_log.pcr for pcr in selection)
+
+        def operation(device: TpmDevice) -> tuple[bytes, bytes, Quote]:
             event_log = self.event_log.read()
+            boot_log = self.boot_log.read() if boot_chain else b""
             extra_data = quote_binding(
                 nonce=nonce,
                 agent_spki_sha256=agent_spki_sha256,
@@ -71,10 +80,11 @@ class Attester:
                 manifest=self.firmware.manifest,
                 event_log=event_log,
             )
-            return event_log, device.quote(extra_data=extra_data, pcrs=selection)
+            return event_log, boot_log, device.quote(extra_data=extra_data, pcrs=selection)
 
-        event_log, quote = await self.worker.run(TpmPriority.QUOTE, operation)
+        event_log, boot_log, quote = await self.worker.run(TpmPriority.QUOTE, operation)
         self.leases.note_quote(nonce=nonce, boottime=quoted_at, reset_count=quote.reset_count, tls_spki_sha256=agent_spki_sha256)
+        boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
         return Evidence(
             attest=quote.attest,
             signature=quote.signature,
@@ -84,6 +94,8 @@ class Attester:
             manifest_signature=self.firmware.signature,
             boot_id=self.boot_id,
             session_id=self.session_id,
+            boot_log=b"" if boot_digest == known_boot_log_sha256 else boot_log,
+            boot_log_sha256=boot_digest,
         )
 
 

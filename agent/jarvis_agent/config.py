@@ -42,6 +42,8 @@ class AgentConfig:
     """TCTI configuration string of the TPM. There is no default search."""
     pcr: int = 14
     """PCR (SHA-256 bank) that firmware is measured into, 0..15."""
+    boot_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+    """The firmware's TCG event log, sent when the controller asks for PCRs of the boot chain."""
     listen: str = "0.0.0.0:7443"
     """host:port to serve on."""
     enroll_address: str = ""
@@ -187,6 +189,7 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "firmware_floor": _integer(0, 2**31 - 1),
     "tcti": _tcti,
     "pcr": _integer(0, 15),
+    "boot_log": _path,
     "listen": _host_port,
     "enroll_address": _host_port,
     "enroll_retry_s": _seconds,
@@ -207,6 +210,7 @@ _ACCEPTED = {
     "firmware_floor": "an integer 0..2147483647 is accepted",
     "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321" is accepted',
     "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
+    "boot_log": "the path of a file is accepted",
     "listen": "host:port is accepted, the port 1..65535",
     "enroll_address": "host:port is accepted, the port 1..65535",
     "enroll_retry_s": "0.1 to 300 seconds are accepted",

@@ -47,6 +47,11 @@ class EventLog:
         self._known: set[tuple[str, str]] = set()
 
     @property
+    def pcr(self) -> int:
+        """The PCR that firmware is measured into."""
+        return self._pcr
+
+    @property
     def path(self) -> Path:
         """File of the current boot; there once `open` was called."""
         if self._path is None:

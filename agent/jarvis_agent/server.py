@@ -32,6 +32,7 @@ from jarvis_trust.tpm_structures import parse_public
 from jarvis_agent import firmware as firmware_module
 from jarvis_agent.attest import Attester
 from jarvis_agent.authorization import CommandGate
+from jarvis_agent.boot_log import BootLogFile
 from jarvis_agent.captures import CaptureManager
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.enroll import Enroller, TpmIdentity
@@ -229,6 +230,7 @@ def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
         boot_id=trusted.boot_id,
         session_id=trusted.session_id,
         agent_spki_sha256=lambda: trusted.tls.require().spki_sha256,
+        boot_log=BootLogFile(path=config.boot_log),
     )
     gate = CommandGate(
         fleet=config.fleet,

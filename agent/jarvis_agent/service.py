@@ -200,7 +200,10 @@ class AgentService:
     async def _attest(self, payload: bytes, context: Context) -> bytes:
         request = _parse(pb.AttestRequest, payload)
         evidence = await self.attester.evidence(
-            nonce=request.nonce, pcrs=tuple(request.pcrs), controller_spki_sha256=controller_spki_sha256(context)
+            nonce=request.nonce,
+            pcrs=tuple(request.pcrs),
+            controller_spki_sha256=controller_spki_sha256(context),
+            known_boot_log_sha256=request.known_boot_log_sha256,
         )
         return pb.AttestResponse(evidence=evidence).SerializeToString()
 

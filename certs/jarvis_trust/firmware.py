@@ -132,16 +132,8 @@ def sign_manifest(manifest: Manifest, release_key_pem: bytes) -> tuple[bytes, by
     Raises:
         FirmwareError: FIRMWARE_KEY_INVALID when the key is not RSA-4096; the message names what was found.
     """
-    try:
-        key = load_pem_private_key(release_key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise FirmwareError("FIRMWARE_KEY_INVALID", f"release key is not an unencrypted PEM private key: {error}") from error
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise _wrong_key(type(key).__name__)
-    if key.key_size != RELEASE_KEY_BITS:
-        raise _wrong_key(f"RSA-{key.key_size}")
     data = manifest.to_bytes()
-    return data, key.sign(data, _PSS, hashes.SHA256())
+    return data, sign_bytes(data, release_key_pem)
 
 
 def verify_manifest(
@@ -166,7 +158,7 @@ def verify_manifest(
         raise FirmwareError("FIRMWARE_UNSIGNED", f"no {SIGNATURE_FILE}: the manifest is not signed")
     if len(manifest_bytes) > MAX_MANIFEST_BYTES:
         raise _invalid(f"{len(manifest_bytes)} bytes; at most {MAX_MANIFEST_BYTES} are accepted")
-    _check_signature(manifest_bytes, signature, load_release_public_key(release_public_pem))
+    verify_bytes(manifest_bytes, signature, release_public_pem, what="the manifest")
     manifest = Manifest.from_bytes(manifest_bytes)
     if manifest.security_version < floor:
         raise FirmwareError(
@@ -178,6 +170,40 @@ def verify_manifest(
             "FIRMWARE_WRONG_ARCHITECTURE", f"manifest is for {manifest.architecture}; {architecture} is accepted here"
         )
     return manifest
+
+
+def sign_bytes(data: bytes, release_key_pem: bytes) -> bytes:
+    """The release key's signature over bytes that carry their own domain tag, 512 bytes.
+
+    Raises:
+        FirmwareError: FIRMWARE_KEY_INVALID when the key is not RSA-4096; the message names what was found.
+    """
+    try:
+        key = load_pem_private_key(release_key_pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise FirmwareError("FIRMWARE_KEY_INVALID", f"release key is not an unencrypted PEM private key: {error}") from error
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise _wrong_key(type(key).__name__)
+    if key.key_size != RELEASE_KEY_BITS:
+        raise _wrong_key(f"RSA-{key.key_size}")
+    return key.sign(data, _PSS, hashes.SHA256())
+
+
+def verify_bytes(data: bytes, signature: bytes, release_public_pem: bytes, *, what: str) -> None:
+    """The signature over these bytes must be the pinned release key's.
+
+    Raises:
+        FirmwareError: FIRMWARE_KEY_INVALID, FIRMWARE_SIGNATURE_INVALID naming `what`.
+    """
+    key = load_release_public_key(release_public_pem)
+    if len(signature) != _SIGNATURE_BYTES:
+        raise FirmwareError(
+            "FIRMWARE_SIGNATURE_INVALID", f"{what}'s signature has {len(signature)} bytes; RSA-4096 gives {_SIGNATURE_BYTES}"
+        )
+    try:
+        key.verify(signature, data, _PSS, hashes.SHA256())
+    except InvalidSignature as error:
+        raise FirmwareError("FIRMWARE_SIGNATURE_INVALID", f"{what}'s signature is not the release key's") from error
 
 
 def load_release_public_key(pem: bytes) -> rsa.RSAPublicKey:
@@ -204,17 +230,6 @@ def generate_release_key() -> tuple[bytes, bytes]:
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
     )
-
-
-def _check_signature(data: bytes, signature: bytes, key: rsa.RSAPublicKey) -> None:
-    if len(signature) != _SIGNATURE_BYTES:
-        raise FirmwareError(
-            "FIRMWARE_SIGNATURE_INVALID", f"signature has {len(signature)} bytes; RSA-4096 gives {_SIGNATURE_BYTES}"
-        )
-    try:
-        key.verify(signature, data, _PSS, hashes.SHA256())
-    except InvalidSignature as error:
-        raise FirmwareError("FIRMWARE_SIGNATURE_INVALID", "the manifest's signature is not the release key's") from error
 
 
 def _check_objects(objects: object) -> None:

@@ -90,8 +90,16 @@ class AgentClient:
         self._connections: dict[str, _Connection] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def attest(self, agent: AgentRecord, nonce: bytes, pcrs: tuple[int, ...]) -> tuple[trust_pb2.Evidence, bytes]:
+    async def attest(
+        self, agent: AgentRecord, nonce: bytes, pcrs: tuple[int, ...], *, known_boot_log_sha256: bytes = b""
+    ) -> tuple[trust_pb2.Evidence, bytes]:
         """Puts a challenge to an agent.
+
+        Args:
+            agent: whom.
+            nonce: 32 bytes.
+            pcrs: what is to be quoted.
+            known_boot_log_sha256: a boot log that it need not send again; empty = none.
 
         Returns:
             The evidence, and the SHA-256 of the SubjectPublicKeyInfo that we showed on the channel it came through.
@@ -100,7 +108,7 @@ class AgentClient:
             RpcError: the call failed, or the answer was not an AttestResponse.
         """
         connection = self._connect(agent)
-        request = agent_pb2.AttestRequest(nonce=nonce, pcrs=pcrs)
+        request = agent_pb2.AttestRequest(nonce=nonce, pcrs=pcrs, known_boot_log_sha256=known_boot_log_sha256)
         answer = await self._unary(connection, "Attest", request.SerializeToString(), ())
         return _parse(agent_pb2.AttestResponse, answer).evidence, connection.controller_spki
 

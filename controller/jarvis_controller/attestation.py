@@ -12,6 +12,7 @@ One attestation of an agent at a time, a bounded number of all; the store's tran
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from jarvis_trust.status import error_status, reason_of
 from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.challenges import Challenge, ChallengeStore
-from jarvis_controller.checks import VerifierPolicy
+from jarvis_controller.checks import BootPolicy, VerifierPolicy
 from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
 from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import PassedAttestation
@@ -49,6 +50,10 @@ class AttestationPolicy:
     pcr: int
     lease_ns: int
     concurrency: int
+    boot_pcrs: tuple[int, ...] = ()
+    """PCRs of the boot chain that are quoted and kept beside the firmware's; empty = none."""
+    boot: BootPolicy | None = None
+    """What they are judged by; None = they are only recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,13 +205,19 @@ class Attester:
     async def _challenge(self, agent: AgentRecord) -> tuple[Challenge, Report | str]:
         """One challenge and its judgement, or why no evidence came."""
         known = await self._store.known_firmware(self._policy.firmware_floor)
-        challenge = self._challenges.issue(agent.agent_id, (self._policy.pcr,))
+        boot_log = await self._store.boot_log(agent.agent_id) if self._policy.boot_pcrs else b""
+        boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
+        challenge = self._challenges.issue(agent.agent_id, (*self._policy.boot_pcrs, self._policy.pcr))
         try:
-            evidence, controller_spki = await self._client.attest(agent, challenge.nonce, challenge.pcrs)
+            evidence, controller_spki = await self._client.attest(
+                agent, challenge.nonce, challenge.pcrs, known_boot_log_sha256=boot_digest
+            )
         except RpcError as error:
             self._challenges.consume(challenge.nonce, agent.agent_id)
             return challenge, f"no evidence from {agent.address}: {describe(error.status)}"
         consumed = self._challenges.consume(challenge.nonce, agent.agent_id)
+        if boot_log and not evidence.boot_log and evidence.boot_log_sha256 == boot_digest:
+            evidence.boot_log = boot_log
         policy = VerifierPolicy(
             release_key=self._policy.release_key,
             firmware_floor=self._policy.firmware_floor,
@@ -214,8 +225,12 @@ class Attester:
             controller_spki=controller_spki,
             known_firmware=known,
             lease_ns=self._policy.lease_ns,
+            boot=self._policy.boot,
         )
-        return challenge, verify(agent, consumed, evidence, policy)
+        report = verify(agent, consumed, evidence, policy)
+        if report.boot is not None:
+            await self._store.record_boot(agent.agent_id, report.boot)
+        return challenge, report
 
     async def _stale(self, agent: AgentRecord, why: str, checks: Sequence[Check] = ()) -> Outcome:
         record = await self._change(agent.agent_id, Event.CONTACT_LOST, why)

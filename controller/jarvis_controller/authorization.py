@@ -38,6 +38,7 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     FLEET_SERVICE + "WatchMetrics": Role.VIEWER,
     FLEET_SERVICE + "ListFlows": Role.VIEWER,
     FLEET_SERVICE + "WatchFlows": Role.VIEWER,
+    FLEET_SERVICE + "GetBootReport": Role.VIEWER,
     FLEET_SERVICE + "CreateJoinToken": Role.ADMIN,
     FLEET_SERVICE + "QuarantineAgent": Role.OPERATOR,
     FLEET_SERVICE + "ReleaseAgent": Role.ADMIN,

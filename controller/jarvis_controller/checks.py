@@ -5,9 +5,9 @@
 
 A check whose need an earlier one could not establish raises NotEvaluatedError; any TrustError is its failure.
 
-The evidence reaches assurance level L1: the firmware's own measurements, quoted by a TPM whose EK was proved at enrolment.
-The TCG boot log (PCRs 0-7) is not judged, so a rooted host that extends good digests without loading what they name is not
-found out.
+These reach assurance level L1: the firmware's own measurements, quoted by a TPM whose EK was proved at enrolment. A rooted host
+that extends good digests without loading what they name is not found out by them. Those of measured boot (boot_checks.py) are put
+between them where the fleet demands L2.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from jarvis.capture.v1 import trust_pb2
+from jarvis_trust.boot_log import BootLog
+from jarvis_trust.boot_reference import BootReference
 from jarvis_trust.errors import AttestationError
 from jarvis_trust.eventlog import MAX_LOG_BYTES, FirmwareEvent, parse_log, replay
 from jarvis_trust.firmware import MAX_MANIFEST_BYTES, Manifest, verify_manifest
@@ -56,6 +58,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BootPolicy:
+    """What measured boot is judged by."""
+
+    references: tuple[BootReference, ...]
+    """Verified sets; one of them must match."""
+    pcrs: tuple[int, ...]
+    """The PCRs that must match, ascending."""
+    require_secure_boot: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierPolicy:
     """What the fleet demands, and this controller's end of the channel."""
 
@@ -70,6 +83,8 @@ class VerifierPolicy:
     to another release without a reboot still has them in its log."""
     lease_ns: int
     """Length of the lease that a pass yields."""
+    boot: BootPolicy | None = None
+    """None: level L1, measured boot is not judged."""
 
 
 class NotEvaluatedError(Exception):
@@ -93,6 +108,9 @@ class Case:
     tls_spki: bytes | None = None
     pcr_values: dict[int, bytes] = field(default_factory=dict)
     firmware: bytes | None = None
+    boot_log: BootLog | None = None
+    reference: str = ""
+    """"NAME version N" of the set that boot matches."""
 
 
 def need(value: T | None, what: str) -> T:

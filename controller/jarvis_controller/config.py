@@ -55,6 +55,13 @@ class ControllerConfig:
     """Agents that one request commands at once, 1..1024."""
     pcr: int = 14
     """PCR of the sha256 bank that firmware is measured into, 0..15 (16 and 23 can be reset from user space)."""
+    boot_pcrs: tuple[int, ...] = ()
+    """PCRs of the boot chain that agents quote too, of 0..15 without `pcr`, e.g. [0, 1, 2, 3, 4, 5, 6, 7]; empty = none."""
+    boot_references: tuple[Path, ...] = ()
+    """Signed reference sets (NAME.json beside NAME.json.sig): one of them must match in every PCR of boot_pcrs, which makes
+    level L2; empty = measured boot is recorded, not judged."""
+    require_secure_boot: bool = False
+    """With boot_references: the boot log must say that secure boot is on; boot_pcrs must hold 7."""
     subscriber_queue_messages: int = 4096
     """Messages held for one subscriber of flows before the oldest batch is dropped, 2..1,000,000."""
     subscriber_queue_bytes: int = 64 * 1024 * 1024
@@ -74,8 +81,19 @@ class ControllerConfig:
             raise ConfigError(f"lease_s = {self.lease_s}: more than attest_interval_s = {self.attest_interval_s} is accepted")
         if not self.ek_roots:
             raise ConfigError("ek_roots = []: at least one PEM file of a TPM vendor's root is accepted")
+        self._check_boot()
         for field in ("listen", "enroll_listen", "advertise_enroll"):
             _check_address(field, getattr(self, field))
+
+    def _check_boot(self) -> None:
+        pcrs = self.boot_pcrs
+        if tuple(sorted(set(pcrs))) != pcrs or any(not 0 <= pcr <= 15 or pcr == self.pcr for pcr in pcrs):
+            accepted = f"different PCRs of 0..15 in ascending order without pcr = {self.pcr} are accepted"
+            raise ConfigError(f"boot_pcrs = {list(pcrs)}: {accepted}")
+        if self.boot_references and not pcrs:
+            raise ConfigError("boot_pcrs = []: with boot_references at least one PCR is accepted")
+        if self.require_secure_boot and (not self.boot_references or 7 not in pcrs):
+            raise ConfigError("require_secure_boot = true: it is accepted with boot_references and with 7 among boot_pcrs")
 
     @property
     def database(self) -> str:
@@ -142,11 +160,23 @@ def _convert(name: str, value: Any, hint: Any, base: Path) -> Any:
         return tuple(_convert(name, item, get_args(hint)[0], base) for item in value)
     if hint is Path and isinstance(value, str) and value:
         return base / value
+    if hint is bool and isinstance(value, bool):
+        return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint is str and isinstance(value, str):
         return value
-    wanted = {Path: "a path", float: "a number", int: "a whole number", str: "a string"}.get(hint, "a list of paths")
+    wanted = _WANTED.get(hint, "a list of paths")
     raise ConfigError(f"{name} = {value!r}: {wanted} is accepted")
+
+
+_WANTED: Mapping[Any, str] = {
+    Path: "a path",
+    float: "a number",
+    int: "a whole number",
+    str: "a string",
+    bool: "true or false",
+    tuple[int, ...]: "a list of whole numbers",
+}

@@ -15,9 +15,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from jarvis_controller.states import State
 
-ASSURANCE = "L1"
-"""What this verifier can say: firmware is self-measured and signed. The boot chain's own log is not judged, so never more."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TpmMoment:
@@ -63,6 +60,8 @@ class AgentRecord:
     firmware_version: str
     lease_sequence: int
     lease_expire_ns: int | None
+    assurance: str = ""
+    """"L1" or "L2" of the last passed attestation; empty before the first."""
 
     def message(self) -> fleet_pb2.Agent:
         """As operators see it."""
@@ -76,7 +75,7 @@ class AgentRecord:
             version=self.version,
             firmware_sha256=self.firmware_sha256,
             firmware_version=self.firmware_version,
-            assurance=ASSURANCE if self.state is State.VERIFIED else "",
+            assurance=self.assurance if self.state is State.VERIFIED else "",
             channel_bound=False,  # direct carrier: the controller dials and cannot see which key answered
         )
         agent.enroll_time.FromNanoseconds(self.enroll_time_ns)
@@ -126,6 +125,7 @@ class AgentRow(Base):
     firmware_version: Mapped[str] = mapped_column(default="")
     lease_sequence: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_expire_ns: Mapped[int | None] = mapped_column(BigInteger)
+    assurance: Mapped[str] = mapped_column(String(2), default="")
 
     def record(self) -> AgentRecord:
         """A frozen copy."""
@@ -153,6 +153,7 @@ class AgentRow(Base):
             firmware_version=self.firmware_version,
             lease_sequence=self.lease_sequence,
             lease_expire_ns=self.lease_expire_ns,
+            assurance=self.assurance,
         )
 
     def _moment(self) -> TpmMoment | None:
@@ -164,6 +165,27 @@ class AgentRow(Base):
             restart_count=self.restart_count,
             firmware_version=int(self.tpm_firmware_version),
         )
+
+
+class BootLogRow(Base):
+    """A boot log, kept once however many hosts show it."""
+
+    __tablename__ = "boot_logs"
+
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    log: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class BootReportRow(Base):
+    """What an agent's firmware had measured at its last attestation."""
+
+    __tablename__ = "boot_reports"
+
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id"), primary_key=True)
+    time_ns: Mapped[int] = mapped_column(BigInteger)
+    log_sha256: Mapped[bytes] = mapped_column(ForeignKey("boot_logs.sha256"))
+    report: Mapped[bytes] = mapped_column(LargeBinary)
+    """GetBootReportResponse without the log."""
 
 
 class JoinTokenRow(Base):

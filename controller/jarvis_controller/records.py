@@ -43,6 +43,24 @@ class PassedAttestation:
     objects: Mapping[str, str]
     """The manifest's: file name -> SHA-256 hex."""
     lease_ns: int
+    assurance: str
+    """"L1", or "L2" when measured boot was judged too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootEvidence:
+    """What a host's firmware measured, as this host's TPM quoted it."""
+
+    log: bytes
+    """The TCG event log; it replays to `pcrs`."""
+    pcrs: Mapping[int, bytes]
+    reference: str
+    """"NAME version N" of the matching reference set, or empty."""
+    secure_boot: bool | None
+    key_digests: Mapping[str, bytes]
+    """PK, KEK, db, dbx -> SHA-256 of the contents."""
+    kernel_command_line: str
+    """Empty when its PCR was not quoted, or nothing was measured there."""
 
 
 class RequestConflictError(Exception):

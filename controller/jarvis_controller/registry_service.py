@@ -63,6 +63,17 @@ class RegistryService:
         more = rest[size - 1].agent_id if len(rest) > size else ""
         return fleet_pb2.ListAgentsResponse(agents=[agent.message() for agent in rest[:size]], next_page_token=more)
 
+    async def get_boot_report(
+        self, request: fleet_pb2.GetBootReportRequest, _context: Context
+    ) -> fleet_pb2.GetBootReportResponse:
+        """GetBootReport."""
+        agent_id = await self._resolve(request.agent_id)
+        report = await self._store.boot_report(agent_id)
+        if report is None:
+            message = f"agent {agent_id}: no boot log was quoted by it yet (boot_pcrs in the controller's configuration)"
+            raise refuse(code_pb2.NOT_FOUND, "BOOT_LOG_MISSING", message)
+        return report
+
     async def create_join_token(
         self, request: fleet_pb2.CreateJoinTokenRequest, context: Context
     ) -> fleet_pb2.CreateJoinTokenResponse:
@@ -128,6 +139,13 @@ class RegistryService:
         return caller_of(context, self._settings.fleet).uri
 
     async def _order(self, prefix: str, event: Event, reason: str, principal: str) -> AgentRecord:
+        agent_id = await self._resolve(prefix)
+        try:
+            return await self._store.change_state(agent_id, event, reason, principal=principal)
+        except IllegalTransitionError as error:
+            raise refuse(code_pb2.FAILED_PRECONDITION, "AGENT_STATE", f"agent {agent_id}: {error}") from error
+
+    async def _resolve(self, prefix: str) -> str:
         try:
             check_prefix("agent_id", prefix)
             agent_id = resolve(await self._store.agents(), prefix, "agent_id")
@@ -135,7 +153,4 @@ class RegistryService:
             raise bad_field(error.field, error.message) from error
         if agent_id is None:
             raise refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"agent_id {prefix!r}: no such agent is enrolled")
-        try:
-            return await self._store.change_state(agent_id, event, reason, principal=principal)
-        except IllegalTransitionError as error:
-            raise refuse(code_pb2.FAILED_PRECONDITION, "AGENT_STATE", f"agent {agent_id}: {error}") from error
+        return agent_id

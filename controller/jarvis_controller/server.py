@@ -26,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer  # what `health.aio` is; the package's types do not say so
 from grpc_reflection.v1alpha import reflection
 from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
+from jarvis_trust.boot_reference import verify_reference
 from jarvis_trust.ca import FleetCA
 from jarvis_trust.commands import CommandSigner
 from jarvis_trust.errors import AuditError, TrustError
@@ -36,6 +37,7 @@ from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.attestation import AttestationPolicy, Attester
 from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.authorization import AuthorizationInterceptor, enrollment_check, operator_check
+from jarvis_controller.checks import BootPolicy
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
@@ -98,6 +100,8 @@ class Controller:
             pcr=config.pcr,
             lease_ns=int(config.lease_s * 1e9),
             concurrency=config.attest_concurrency,
+            boot_pcrs=config.boot_pcrs,
+            boot=_boot_policy(config, release_key),
         )
         self.attester = Attester(
             store=self.store, client=self.client, signer=signer, leases=self.leases, feed=self.feed, policy=policy
@@ -221,6 +225,7 @@ def fleet_handlers(service: FleetService, registry: RegistryService) -> dict[str
     pb = fleet_pb2
     return {
         "ListAgents": _handler(unary, registry.list_agents, pb.ListAgentsRequest, pb.ListAgentsResponse),
+        "GetBootReport": _handler(unary, registry.get_boot_report, pb.GetBootReportRequest, pb.GetBootReportResponse),
         "AttestAgents": _handler(stream, service.attest_agents, pb.AttestAgentsRequest, pb.AttestAgentsResponse),
         "StartCaptures": _handler(stream, service.start_captures, pb.StartCapturesRequest, pb.CaptureOutcome),
         "StopCaptures": _handler(stream, service.stop_captures, pb.StopCapturesRequest, pb.CaptureOutcome),
@@ -255,6 +260,21 @@ def _read_roots(path: Path) -> bytes:
     except ValueError as error:
         raise ConfigError(f"ek_roots: {path} holds no certificates in PEM: {error}") from error
     return pem
+
+
+def _boot_policy(config: ControllerConfig, release_key: bytes) -> BootPolicy | None:
+    if not config.boot_references:
+        return None
+    references = []
+    for path in config.boot_references:
+        try:
+            signature = path.with_name(path.name + ".sig").read_bytes()
+            references.append(verify_reference(path.read_bytes(), signature, release_key))
+        except TrustError as error:
+            raise ConfigError(f"boot_references: {path}: {error.reason}: {error.message}") from error
+    return BootPolicy(
+        references=tuple(references), pcrs=config.boot_pcrs, require_secure_boot=config.require_secure_boot
+    )
 
 
 def _bind(field: str, address: str, bind: Callable[[str], int]) -> int:

@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, delete, event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from jarvis_controller import audit_log
+from jarvis_controller import audit_log, boot_rows
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.enrolled_rows import new_row, readmit_row, renew_row, usable_token
 from jarvis_controller.models import (
@@ -36,7 +36,7 @@ from jarvis_controller.models import (
     OutcomeRow,
     RequestRow,
 )
-from jarvis_controller.records import EnrolledAgent, PassedAttestation, RequestConflictError
+from jarvis_controller.records import BootEvidence, EnrolledAgent, PassedAttestation, RequestConflictError
 from jarvis_controller.states import Event, State, transition
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class Store:
             changed = row.session_id != passed.session_id or row.firmware_sha256 != passed.firmware_sha256
             _remember(session, row, passed, self._now_ns())
             detail: dict[str, object] = {
-                "assurance": "L1",
+                "assurance": passed.assurance,
                 "boot_id": passed.boot_id.hex(),
                 "firmware_sha256": passed.firmware_sha256.hex(),
                 "firmware_version": passed.firmware_version,
@@ -135,6 +135,23 @@ class Store:
             return row.record(), audit_log.head(session)
 
         return await self.run(record)
+
+    async def record_boot(self, agent_id: str, boot: BootEvidence) -> None:
+        """Keeps what an agent's firmware measured, in place of what was kept before.
+
+        Raises:
+            KeyError: no such agent.
+        """
+        await self.run(lambda session: boot_rows.remember(session, _row(session, agent_id), boot, self._now_ns()))
+
+    async def boot_report(self, agent_id: str) -> fleet_pb2.GetBootReportResponse | None:
+        """What was kept of an agent's boot, log included; None when there is nothing."""
+        return await self.run(lambda session: boot_rows.report(session, agent_id))
+
+    async def boot_log(self, agent_id: str) -> bytes:
+        """The log that the agent showed last; empty when there is none."""
+        report = await self.boot_report(agent_id)
+        return b"" if report is None else report.boot_log
 
     async def next_lease_sequence(self, agent_id: str) -> tuple[int, AuditHead]:
         """Takes the next lease sequence of an agent, for what ends its lease.
@@ -360,6 +377,7 @@ def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns
     row.verify_time_ns = now_ns
     row.lease_sequence += 1
     row.lease_expire_ns = now_ns + passed.lease_ns
+    row.assurance = passed.assurance
     for name, digest in passed.objects.items():
         session.merge(
             FirmwareRow(

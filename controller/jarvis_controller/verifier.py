@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jarvis.capture.v1 import fleet_pb2, trust_pb2
-from jarvis_trust.errors import TrustError
+from jarvis_trust.boot_events import boot_facts
+from jarvis_trust.errors import AttestationError, TrustError
 
+from jarvis_controller.boot_checks import BOOT_CHECKS, check_replay, read_boot_log
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.checks import CHECKS, Case, NotEvaluatedError, VerifierPolicy, need
 from jarvis_controller.models import AgentRecord, TpmMoment
-from jarvis_controller.records import PassedAttestation
+from jarvis_controller.records import BootEvidence, PassedAttestation
 
 NOT_EVALUATED = "NOT_EVALUATED"
 VERIFIER_ERROR = "VERIFIER_ERROR"
@@ -71,6 +73,8 @@ class Report:
     verdict: Verdict
     proved: PassedAttestation | None
     """Set exactly when the verdict is PASSED."""
+    boot: BootEvidence | None = None
+    """What the host's firmware measured, whatever the verdict; None when no such log came or it does not replay."""
 
     @property
     def reason(self) -> str:
@@ -94,10 +98,10 @@ def verify(
         challenge: the one it was sent, already consumed.
         evidence: as received; judged for nothing but what it says.
         policy: what the fleet demands.
-        checks: the checks to run; CHECKS when not given.
+        checks: the checks to run; those that the policy demands when not given.
     """
     case = Case(record=record, challenge=challenge, evidence=evidence, policy=policy)
-    done = tuple(_run(name, check, case) for name, check in (CHECKS if checks is None else checks))
+    done = tuple(_run(name, check, case) for name, check in (checks_for(policy) if checks is None else checks))
     verdict = _verdict(done)
     proved = None
     if verdict is Verdict.PASSED:
@@ -106,7 +110,37 @@ def verify(
         except Exception as error:  # noqa: BLE001 - fail closed whatever it is
             done = (*done, Check(name="result", reason=VERIFIER_ERROR, message=f"{type(error).__name__}: {error}"))
             verdict = Verdict.FAILED
-    return Report(checks=done, verdict=verdict, proved=proved)
+    return Report(checks=done, verdict=verdict, proved=proved, boot=_boot(case, done))
+
+
+def checks_for(policy: VerifierPolicy) -> tuple[tuple[str, Callable[[Case], None]], ...]:
+    """Every check that the policy demands, in order."""
+    if policy.boot is None:
+        return CHECKS
+    at = [name for name, _ in CHECKS].index("tpm-firmware") + 1
+    return CHECKS[:at] + BOOT_CHECKS + CHECKS[at:]
+
+
+def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
+    """For people, also after a failure: only what this TPM has quoted just now, and a log that gives it."""
+    quoted = {"challenge", "signature", "magic", "type", "qualified-signer", "qualifying-data", "pcr-selection", "pcr-values"}
+    if quoted - {check.name for check in done if check.passed} or not case.evidence.boot_log:
+        return None
+    values = {pcr: value for pcr, value in case.pcr_values.items() if pcr != case.policy.pcr}
+    try:
+        log = case.boot_log or read_boot_log(case.evidence)
+        check_replay(log, values)
+    except AttestationError:
+        return None  # where it matters, the check of the same name has said why
+    facts = boot_facts(log)
+    return BootEvidence(
+        log=case.evidence.boot_log,
+        pcrs=values,
+        reference=case.reference,
+        secure_boot=facts.secure_boot,
+        key_digests={name: bytes.fromhex(digest) for name, digest in facts.key_digests.items()},
+        kernel_command_line=facts.kernel_command_line or "" if {8, 12} & values.keys() else "",
+    )
 
 
 def _run(name: str, check: Callable[[Case], None], case: Case) -> Check:
@@ -152,4 +186,5 @@ def _proved(case: Case) -> PassedAttestation:
         security_version=manifest.security_version,
         objects=dict(manifest.objects),
         lease_ns=case.policy.lease_ns,
+        assurance="L1" if case.policy.boot is None else "L2",
     )

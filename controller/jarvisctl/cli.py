@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "agents": ("jarvisctl.commands.agents", "List the fleet's agents, show one, take its trust away or let it try again."),
         "enroll": ("jarvisctl.commands.enroll", "Make join files for new agents."),
         "attest": ("jarvisctl.commands.attest", "Challenge agents now and show every check."),
+        "boot": ("jarvisctl.commands.boot", "Show, record, sign and compare what hosts' firmware measured."),
         "capture": ("jarvisctl.commands.capture", "Start, stop and look at captures."),
         "metrics": ("jarvisctl.commands.metrics", "Show the counters of captures."),
         "flows": ("jarvisctl.commands.flows", "Show live flows, or follow finished ones as they arrive."),

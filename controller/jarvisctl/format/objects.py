@@ -2,7 +2,7 @@
 """Messages as JSON objects with stable keys: the field names of the proto, every field present.
 
 Enums are their names in lower case without the type's prefix, bytes are hex, times RFC 3339 (null when unset), durations
-seconds under a key that ends in _s, messages that are not set null.
+seconds under a key that ends in _s, messages and optional values that are not set null.
 """
 
 from functools import cache
@@ -24,9 +24,11 @@ def to_object(message: Message) -> dict[str, Any]:
     for field in message.DESCRIPTOR.fields:
         name = field.name
         if field.message_type is None:
-            result[name] = _scalars(field, getattr(message, name))
+            unset = field.has_presence and not message.HasField(name)
+            result[name] = None if unset else _scalars(field, getattr(message, name))
         elif field.message_type.GetOptions().map_entry:
-            result[name] = dict(getattr(message, name))
+            value = field.message_type.fields_by_name["value"]
+            result[name] = {key: _scalar(value, item) for key, item in getattr(message, name).items()}
         elif field.is_repeated:
             result[name] = [to_object(item) for item in getattr(message, name)]
         else:

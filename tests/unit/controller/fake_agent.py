@@ -225,6 +225,8 @@ class FakeAgent:
             controller_spki=spki_sha256(facts["x509_pem_cert"][0]),
             manifest=self.release.manifest,
             manifest_signature=self.release.signature,
+            pcrs=request.pcrs,
+            known_boot_log_sha256=request.known_boot_log_sha256,
         )
         if self.change_evidence is not None:
             evidence = await self.change_evidence(evidence)

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import secrets
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 from jarvis.capture.v1 import trust_pb2
+from jarvis_trust.boot_log import parse_boot_log
 from jarvis_trust.eventlog import encode_event, event_digest, load_attempt
 from jarvis_trust.identities import agent_id_from_ek
 from jarvis_trust.quote import quote_binding
@@ -126,6 +128,8 @@ class SoftwareTpm:
     session_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     pcr_value: bytes = bytes(32)
     events: list[bytes] = field(default_factory=list)
+    boot_log: bytes = b""
+    boot_values: dict[int, bytes] = field(default_factory=dict)
 
     # -- keys --
 
@@ -181,6 +185,15 @@ class SoftwareTpm:
         self.events.append(encode_event(len(self.events), self.pcr, content))
         self.pcr_value = hashlib.sha256(self.pcr_value + event_digest(content)).digest()
 
+    def boot(self, log: bytes) -> None:
+        """What firmware does before the host comes up: this log, and the PCRs 0 to 13 that it gives."""
+        self.boot_log = log
+        self.boot_values = parse_boot_log(log).replay(range(14))
+
+    def value(self, pcr: int) -> bytes:
+        """What a PCR holds."""
+        return self.pcr_value if pcr == self.pcr else self.boot_values.get(pcr, bytes(32))
+
     def restart_process(self) -> None:
         """The agent starts again on the same boot: a new session, the same log."""
         self.session_id = secrets.token_bytes(16)
@@ -195,10 +208,11 @@ class SoftwareTpm:
 
     # -- quoting --
 
-    def attest(self, extra_data: bytes, **changes: Any) -> bytes:
-        """TPMS_ATTEST; any field can be given."""
+    def attest(self, extra_data: bytes, pcrs: Sequence[int] = (), **changes: Any) -> bytes:
+        """TPMS_ATTEST over these PCRs, the firmware's when none are named; any field can be given."""
         self.clock += 7
-        bitmap = (1 << self.pcr).to_bytes(3, "little")
+        selected = sorted(pcrs or (self.pcr,))
+        bitmap = sum(1 << pcr for pcr in selected).to_bytes(3, "little")
         fields: dict[str, bytes] = {
             "magic": MAGIC,
             "type": QUOTE,
@@ -208,7 +222,7 @@ class SoftwareTpm:
             "firmware": struct.pack(">Q", self.firmware_version),
             "count": struct.pack(">I", 1),
             "selection": bytes.fromhex("000b03") + bitmap,
-            "digest": sized(hashlib.sha256(self.pcr_value).digest()),
+            "digest": sized(hashlib.sha256(b"".join(self.value(pcr) for pcr in selected)).digest()),
         }
         return b"".join({**fields, **changes}.values())
 
@@ -227,6 +241,8 @@ class SoftwareTpm:
         manifest_signature: bytes,
         agent_id: str = "",
         attest: dict[str, bytes] | None = None,
+        pcrs: Sequence[int] = (),
+        known_boot_log_sha256: bytes = b"",
     ) -> trust_pb2.Evidence:
         """An honest agent's evidence, but for the attest fields that are given."""
         log = b"".join(self.events)
@@ -240,16 +256,21 @@ class SoftwareTpm:
             manifest=manifest,
             event_log=log,
         )
-        quoted = self.attest(extra, **(attest or {}))
+        selected = sorted(pcrs or (self.pcr,))
+        quoted = self.attest(extra, selected, **(attest or {}))
+        boot_log = b"" if selected == [self.pcr] else self.boot_log
+        boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
         return trust_pb2.Evidence(
             attest=quoted,
             signature=self.sign(quoted),
-            pcrs=[trust_pb2.PcrValue(index=self.pcr, digest=self.pcr_value)],
+            pcrs=[trust_pb2.PcrValue(index=pcr, digest=self.value(pcr)) for pcr in selected],
             event_log=log,
             manifest=manifest,
             manifest_signature=manifest_signature,
             boot_id=self.boot_id,
             session_id=self.session_id,
+            boot_log=b"" if boot_digest == known_boot_log_sha256 else boot_log,
+            boot_log_sha256=boot_digest,
         )
 
 

@@ -67,6 +67,7 @@ def test_the_table_agrees_with_what_the_proto_says_at_each_method() -> None:
     """The comment before each rpc begins with the least role."""
     said = {
         "ListAgents": "viewer",
+        "GetBootReport": "viewer",
         "AttestAgents": "operator",
         "StartCaptures": "operator",
         "StopCaptures": "operator",

@@ -54,6 +54,13 @@ def test_defaults_fill_what_is_not_said_and_paths_are_relative_to_the_file(tmp_p
         ('listen = "7440"', "listen = '7440': host:port"),
         ('listen = "host:99999"', "listen = 'host:99999'"),
         ("database_url = 3", "database_url = 3: a string"),
+        ("boot_pcrs = [1, 0]", r"boot_pcrs = \[1, 0\]: different PCRs of 0\.\.15"),
+        ("boot_pcrs = [14]", r"boot_pcrs = \[14\]: different PCRs of 0\.\.15 in ascending order without pcr = 14"),
+        ("boot_pcrs = [16]", r"boot_pcrs = \[16\]"),
+        ("boot_pcrs = 7", "boot_pcrs = 7: a list of whole numbers"),
+        ('boot_references = ["good.json"]', r"boot_pcrs = \[\]: with boot_references at least one PCR"),
+        ("require_secure_boot = 1", "require_secure_boot = 1: true or false"),
+        ("require_secure_boot = true", "require_secure_boot = true: it is accepted with boot_references"),
         ("verify_tls = false", "unknown field 'verify_tls'"),
     ],
 )

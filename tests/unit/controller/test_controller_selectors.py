@@ -11,8 +11,8 @@ from jarvis_controller.models import AgentRecord
 from jarvis_controller.selectors import Selector, SelectorError, check_labels
 from jarvis_controller.states import State
 
+from tests.unit.controller.evidence_bench import record_of
 from tests.unit.controller.software_tpm import SoftwareTpm
-from tests.unit.controller.test_controller_verifier import record_of
 
 _ANY = record_of(SoftwareTpm())
 

@@ -163,8 +163,11 @@ class AttestRequest(_message.Message):
 
     NONCE_FIELD_NUMBER: _builtins.int
     PCRS_FIELD_NUMBER: _builtins.int
+    KNOWN_BOOT_LOG_SHA256_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     """32 random bytes, used once."""
+    known_boot_log_sha256: _builtins.bytes
+    """SHA-256 of the boot log that the controller holds already: the agent does not send it again."""
     @_builtins.property
     def pcrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -172,10 +175,11 @@ class AttestRequest(_message.Message):
         *,
         nonce: _builtins.bytes = ...,
         pcrs: _abc.Iterable[_builtins.int] | None = ...,
+        known_boot_log_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce", "pcrs", b"pcrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_boot_log_sha256", b"known_boot_log_sha256", "nonce", b"nonce", "pcrs", b"pcrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from jarvis.capture.v1 import capture_pb2 as _capture_pb2
 from jarvis.capture.v1 import flow_pb2 as _flow_pb2
+from jarvis.capture.v1 import trust_pb2 as _trust_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -327,6 +328,101 @@ class AttestationCheck(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttestationCheck: _TypeAlias = AttestationCheck  # noqa: Y015
+
+@_typing.final
+class GetBootReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Full id or a unique prefix of at least 4 characters."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBootReportRequest: _TypeAlias = GetBootReportRequest  # noqa: Y015
+
+@_typing.final
+class GetBootReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class KeyDigestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    BOOT_LOG_FIELD_NUMBER: _builtins.int
+    PCRS_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    SECURE_BOOT_FIELD_NUMBER: _builtins.int
+    KEY_DIGESTS_FIELD_NUMBER: _builtins.int
+    KERNEL_COMMAND_LINE_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    boot_log: _builtins.bytes
+    """The TCG event log (crypto-agile format); it replays to `pcrs`."""
+    reference: _builtins.str
+    """"NAME version N" of the reference set that the boot matches; empty: none, or none was asked for."""
+    secure_boot: _builtins.bool
+    """Unset: the log does not say."""
+    kernel_command_line: _builtins.str
+    """What the boot loader passed to the kernel, if its PCR was quoted; else empty."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the quote was judged."""
+
+    @_builtins.property
+    def pcrs(self) -> _containers.RepeatedCompositeFieldContainer[_trust_pb2.PcrValue]:
+        """Quoted values, SHA-256 bank."""
+
+    @_builtins.property
+    def key_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """PK, KEK, db, dbx: SHA-256 of the variable's contents."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        boot_log: _builtins.bytes = ...,
+        pcrs: _abc.Iterable[_trust_pb2.PcrValue] | None = ...,
+        reference: _builtins.str = ...,
+        secure_boot: _builtins.bool | None = ...,
+        key_digests: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
+        kernel_command_line: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_secure_boot", b"_secure_boot", "secure_boot", b"secure_boot", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_secure_boot", b"_secure_boot", "agent_id", b"agent_id", "boot_log", b"boot_log", "kernel_command_line", b"kernel_command_line", "key_digests", b"key_digests", "pcrs", b"pcrs", "reference", b"reference", "secure_boot", b"secure_boot", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__secure_boot: _TypeAlias = _typing.Literal["secure_boot"]  # noqa: Y015
+    _WhichOneofArgType__secure_boot: _TypeAlias = _typing.Literal["_secure_boot", b"_secure_boot"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__secure_boot) -> _WhichOneofReturnType__secure_boot | None: ...
+
+Global___GetBootReportResponse: _TypeAlias = GetBootReportResponse  # noqa: Y015
 
 @_typing.final
 class StartCapturesRequest(_message.Message):

@@ -40,6 +40,11 @@ class FleetServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.GetBootReport = channel.unary_unary(
+                '/jarvis.capture.v1.FleetService/GetBootReport',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetBootReportRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetBootReportResponse.FromString,
+                _registered_method=True)
         self.AttestAgents = channel.unary_stream(
                 '/jarvis.capture.v1.FleetService/AttestAgents',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.AttestAgentsRequest.SerializeToString,
@@ -108,6 +113,13 @@ class FleetServiceServicer:
 
     def ListAgents(self, request, context):
         """viewer. Agents by selector.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBootReport(self, request, context):
+        """viewer. What an agent's firmware measured at its last attestation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +217,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAgentsRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAgentsResponse.SerializeToString,
             ),
+            'GetBootReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBootReport,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetBootReportRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetBootReportResponse.SerializeToString,
+            ),
             'AttestAgents': grpc.unary_stream_rpc_method_handler(
                     servicer.AttestAgents,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.AttestAgentsRequest.FromString,
@@ -294,6 +311,33 @@ class FleetService:
             '/jarvis.capture.v1.FleetService/ListAgents',
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAgentsRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBootReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/GetBootReport',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetBootReportRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetBootReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

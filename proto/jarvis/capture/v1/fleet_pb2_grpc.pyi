@@ -37,6 +37,8 @@ class FleetServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
     ListAgents: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAgentsRequest, _fleet_pb2.ListAgentsResponse]
     """viewer. Agents by selector."""
+    GetBootReport: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetBootReportRequest, _fleet_pb2.GetBootReportResponse]
+    """viewer. What an agent's firmware measured at its last attestation."""
     AttestAgents: _grpc.UnaryStreamMultiCallable[_fleet_pb2.AttestAgentsRequest, _fleet_pb2.AttestAgentsResponse]
     """operator. Challenges agents now."""
     StartCaptures: _grpc.UnaryStreamMultiCallable[_fleet_pb2.StartCapturesRequest, _fleet_pb2.CaptureOutcome]
@@ -69,6 +71,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAgents: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAgentsRequest, _fleet_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """viewer. Agents by selector."""
+    GetBootReport: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetBootReportRequest, _fleet_pb2.GetBootReportResponse]  # type: ignore[assignment]
+    """viewer. What an agent's firmware measured at its last attestation."""
     AttestAgents: _aio.UnaryStreamMultiCallable[_fleet_pb2.AttestAgentsRequest, _fleet_pb2.AttestAgentsResponse]  # type: ignore[assignment]
     """operator. Challenges agents now."""
     StartCaptures: _aio.UnaryStreamMultiCallable[_fleet_pb2.StartCapturesRequest, _fleet_pb2.CaptureOutcome]  # type: ignore[assignment]
@@ -104,6 +108,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ListAgentsResponse, _abc.Awaitable[_fleet_pb2.ListAgentsResponse]]:
         """viewer. Agents by selector."""
+
+    @_abc_1.abstractmethod
+    def GetBootReport(
+        self,
+        request: _fleet_pb2.GetBootReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.GetBootReportResponse, _abc.Awaitable[_fleet_pb2.GetBootReportResponse]]:
+        """viewer. What an agent's firmware measured at its last attestation."""
 
     @_abc_1.abstractmethod
     def AttestAgents(

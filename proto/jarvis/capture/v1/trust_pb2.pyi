@@ -191,6 +191,8 @@ class Evidence(_message.Message):
     MANIFEST_SIGNATURE_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    BOOT_LOG_FIELD_NUMBER: _builtins.int
+    BOOT_LOG_SHA256_FIELD_NUMBER: _builtins.int
     attest: _builtins.bytes
     """TPMS_ATTEST as the TPM signed it."""
     signature: _builtins.bytes
@@ -203,6 +205,12 @@ class Evidence(_message.Message):
     """The kernel's boot id, 16 bytes."""
     session_id: _builtins.bytes
     """Random per agent process, 16 bytes."""
+    boot_log: _builtins.bytes
+    """The firmware's TCG event log (crypto-agile format), when PCRs of the boot chain were asked for and boot_log_sha256 is not the
+    digest that the request named. Not bound in extraData: the PCR values speak for it.
+    """
+    boot_log_sha256: _builtins.bytes
+    """SHA-256 of the log as it is on the host; empty when there is none."""
     @_builtins.property
     def pcrs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PcrValue]: ...
     def __init__(
@@ -216,10 +224,12 @@ class Evidence(_message.Message):
         manifest_signature: _builtins.bytes = ...,
         boot_id: _builtins.bytes = ...,
         session_id: _builtins.bytes = ...,
+        boot_log: _builtins.bytes = ...,
+        boot_log_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "boot_id", b"boot_id", "event_log", b"event_log", "manifest", b"manifest", "manifest_signature", b"manifest_signature", "pcrs", b"pcrs", "session_id", b"session_id", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "boot_id", b"boot_id", "boot_log", b"boot_log", "boot_log_sha256", b"boot_log_sha256", "event_log", b"event_log", "manifest", b"manifest", "manifest_signature", b"manifest_signature", "pcrs", b"pcrs", "session_id", b"session_id", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evidence on a bench: an honest agent, and what the controller holds of it, for tests of the verifier."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from jarvis.capture.v1 import trust_pb2
+from jarvis_controller.challenges import ConsumedChallenge
+from jarvis_controller.checks import BootPolicy, VerifierPolicy
+from jarvis_controller.models import AgentRecord
+from jarvis_controller.states import State
+from jarvis_controller.verifier import NOT_EVALUATED, Report, verify
+
+from tests.support import ReleaseKey
+from tests.unit.controller.releases import Release
+from tests.unit.controller.software_tpm import SoftwareTpm
+
+AGENT_SPKI = hashlib.sha256(b"agent's TLS key").digest()
+CONTROLLER_SPKI = hashlib.sha256(b"controller's TLS key").digest()
+
+
+def record_of(device: SoftwareTpm, /, **changes: Any) -> AgentRecord:
+    fields: dict[str, Any] = {
+        "agent_id": device.agent_id,
+        "state": State.ENROLLED,
+        "reason": "",
+        "state_time_ns": 0,
+        "labels": {},
+        "address": "127.0.0.1:7443",
+        "hostname": "host",
+        "version": "1.0.0",
+        "enroll_time_ns": 0,
+        "ek_certificate": b"",
+        "ek_public": device.ek_public,
+        "ak_public": device.ak_public,
+        "ak_name": device.ak.name,
+        "tls_spkis": (AGENT_SPKI,),
+        "certificate_expire_ns": 0,
+        "verify_time_ns": None,
+        "tpm": None,
+        "boot_id": b"",
+        "session_id": b"",
+        "firmware_sha256": b"",
+        "firmware_version": "",
+        "lease_sequence": 0,
+        "lease_expire_ns": None,
+    }
+    return AgentRecord(**{**fields, **changes})
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """An honest agent and what the controller holds of it; a test spoils one thing."""
+
+    release_key: ReleaseKey
+    release: Release
+    tpm: SoftwareTpm
+    nonce: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    problem: str = ""
+    floor: int = 0
+    known: frozenset[tuple[str, str]] = frozenset()
+    record_changes: dict[str, Any] = field(default_factory=dict)
+    boot: BootPolicy | None = None
+    """With one, its PCRs are asked for too."""
+
+    @property
+    def pcrs(self) -> tuple[int, ...]:
+        """What the challenge asks for."""
+        return (*(self.boot.pcrs if self.boot else ()), self.tpm.pcr)
+
+    def evidence(self, *, nonce: bytes | None = None, **attest: bytes) -> trust_pb2.Evidence:
+        return self.tpm.evidence(
+            nonce=nonce or self.nonce,
+            agent_spki=AGENT_SPKI,
+            controller_spki=CONTROLLER_SPKI,
+            manifest=self.release.manifest,
+            manifest_signature=self.release.signature,
+            attest=attest,
+            pcrs=self.pcrs,
+        )
+
+    def signed(self, evidence: trust_pb2.Evidence) -> trust_pb2.Evidence:
+        """Signs the attest again after it was changed: what a TPM that lies would send."""
+        evidence.signature = self.tpm.sign(evidence.attest)
+        return evidence
+
+    @property
+    def policy(self) -> VerifierPolicy:
+        """What the fleet demands."""
+        return VerifierPolicy(
+            release_key=self.release_key.public_pem,
+            firmware_floor=self.floor,
+            pcr=self.tpm.pcr,
+            controller_spki=CONTROLLER_SPKI,
+            known_firmware=self.known,
+            lease_ns=600 * 10**9,
+            boot=self.boot,
+        )
+
+    def judge(self, evidence: trust_pb2.Evidence, *, pcrs: tuple[int, ...] | None = None, **options: Any) -> Report:
+        asked = () if self.problem == "CHALLENGE_UNKNOWN" else pcrs or self.pcrs
+        challenge = ConsumedChallenge(agent_id=self.tpm.agent_id, nonce=self.nonce, pcrs=asked, problem=self.problem)
+        return verify(record_of(self.tpm, **self.record_changes), challenge, evidence, self.policy, **options)
+
+
+def failed(report: Report) -> set[tuple[str, str]]:
+    return {(check.name, check.reason) for check in report.checks if not check.passed and check.reason != NOT_EVALUATED}
