@@ -10,6 +10,7 @@
 #include "flow/flow_index.h"
 #include "flow/flow_record.h"
 #include "flow/timer_wheel.h"
+#include "prefetch.h"
 
 #define FLOW_LINGER_NS 2000000000u /* a closed TCP flow still counts late packets for so long */
 
@@ -53,7 +54,7 @@ static inline uint64_t flow_table_hash(const struct flow_table *table, const str
 }
 
 static inline void flow_table_prefetch_bucket(const struct flow_table *table, uint64_t hash) {
-    __builtin_prefetch(&table->index.buckets[flow_index_first(&table->index, hash)]);
+    prefetch_line(&table->index.buckets[flow_index_first(&table->index, hash)]);
 }
 
 /* Both lines of the records that may be it. */
@@ -63,11 +64,11 @@ static inline void flow_table_prefetch_record(const struct flow_table *table, ui
     const struct flow_bucket *bucket = &table->index.buckets[first];
     for (uint32_t match = flow_bucket_match(bucket, tag); match; match &= match - 1) {
         const char *record = (const char *)&table->records[bucket->record[__builtin_ctz(match)]];
-        __builtin_prefetch(record, 1);
-        __builtin_prefetch(record + 64, 1);
+        prefetch_line(record);
+        prefetch_line(record + 64);
     }
     if (__builtin_expect(bucket->overflow != 0, 0))
-        __builtin_prefetch(&table->index.buckets[flow_index_other(&table->index, first, tag)]);
+        prefetch_line(&table->index.buckets[flow_index_other(&table->index, first, tag)]);
 }
 
 /* Counts a canonical packet with its hash. Emits at most two records: the flow that ended, the one that had to make room. */
