@@ -4,7 +4,6 @@
 
 #include "error.h"
 #include "link_type.h"
-#include "prefetch.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -49,9 +48,7 @@ static ALWAYS_INLINE int fill(struct trace *trace, struct frame_batch *batch, st
                 caplen > limit ? "a record claims more bytes than a frame of its link type has" : "the file ends inside a record";
             break;
         }
-        /* Frames tend to be as long as the one before; the record after next is the earliest that the loop is not
-         * already waiting for. */
-        prefetch_line(at + 2 * (uintptr_t)(layout.header + caplen));
+        trace_prefetch(at, layout.header + caplen);
         uint64_t ts_ns = load(at, layout.swapped) * 1000000000ull + (uint64_t)load(at + 4, layout.swapped) * layout.ns_per_tick;
         trace_append(trace, batch, at + layout.header, ts_ns, caplen, wirelen, interface->link_type, 1);
         at += layout.header + caplen;

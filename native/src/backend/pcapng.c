@@ -171,7 +171,7 @@ static int fill(struct trace *trace, struct frame_batch *batch, struct capture_e
         uint32_t type = 0, length = 0;
         const char *damage = check_block(trace, block, trace->size - trace->offset, &type, &length);
         if (!damage) {
-            __builtin_prefetch(block + 2 * (uintptr_t)length);
+            trace_prefetch(block, length);
             if (type == BLOCK_ENHANCED_PACKET)
                 damage = append_packet(trace, batch, block, length, trace_u32(trace, block + 8));
             else if (type == BLOCK_PACKET)

@@ -5,6 +5,7 @@
 
 #include "frame.h"
 #include "jarvis_capture.h"
+#include "prefetch.h"
 
 #include <string.h>
 
@@ -70,6 +71,16 @@ static inline uint32_t trace_u32(const struct trace *trace, const uint8_t *at) {
     uint32_t value;
     memcpy(&value, at, sizeof value);
     return trace->swapped ? __builtin_bswap32(value) : value;
+}
+
+/* Asks for what the reader will come to some time after the record of `length` bytes at `record`. Short records are next to each
+ * other: of a stretch two pages ahead (as a batch is long) every record asks for its share. Long ones are mostly skipped: the next
+ * but one is asked for, which tends to be as long. */
+static inline void trace_prefetch(const uint8_t *record, uintptr_t length) {
+    enum { SHORT_RECORD = 512, AHEAD = 8192 };
+    const uint8_t *next = record + (length < SHORT_RECORD ? AHEAD : 2 * length);
+    prefetch_line(next);
+    prefetch_line(next + 64);
 }
 
 /* Appends one frame. wirelen below caplen (a lying record) is raised to it: those bytes were there. */
