@@ -74,8 +74,8 @@ static inline uint32_t trace_u32(const struct trace *trace, const uint8_t *at) {
 }
 
 /* Asks for what the reader will come to some time after the record of `length` bytes at `record`. Short records are next to each
- * other: of a stretch two pages ahead (as a batch is long) every record asks for its share. Long ones are mostly skipped: the next
- * but one is asked for, which tends to be as long. */
+ * other: of a stretch two pages ahead (as a batch is long) every record asks for its share. Long ones are mostly skipped: the
+ * next but one is asked for, which tends to be as long. */
 static inline void trace_prefetch(const uint8_t *record, uintptr_t length) {
     enum { SHORT_RECORD = 512, AHEAD = 8192 };
     const uint8_t *next = record + (length < SHORT_RECORD ? AHEAD : 2 * length);

@@ -57,30 +57,38 @@ static inline void packet_clear(struct packet *packet) {
     memset((uint8_t *)packet + FIRST, 0, END - FIRST);
 }
 
-/* As big-endian numbers: addresses first, then ports. */
-static inline bool flow_key_source_is_lower(const struct flow_key *key) {
-    uint64_t word[4]; /* source, destination */
-    memcpy(word, key->addr, sizeof(word));
-    if (word[0] != word[2])
-        return be64toh(word[0]) < be64toh(word[2]);
-    if (word[1] != word[3])
-        return be64toh(word[1]) < be64toh(word[3]);
-    return key->port[0] <= key->port[1];
+/* One of the key's six 64-bit words. Loaded and stored one by one: a wider load of what was stored in pieces has to wait until
+ * the stores have reached the cache. */
+static inline uint64_t flow_key_word(const struct flow_key *key, int number) {
+    uint64_t word;
+    memcpy(&word, (const uint8_t *)key + 8 * number, sizeof(word));
+    return word;
 }
 
-/* Puts the lower (address, port) first and notes which endpoint sent the packet. */
+static inline void flow_key_xor_word(struct flow_key *key, int number, uint64_t with) {
+    uint64_t word = flow_key_word(key, number) ^ with;
+    memcpy((uint8_t *)key + 8 * number, &word, sizeof(word));
+}
+
+/* Puts the lower (address, port) first, as big-endian numbers, and notes which endpoint sent the packet. Without branches: which
+ * way a packet goes cannot be predicted. */
 static inline void packet_canonicalise(struct packet *packet) {
+    enum { PORTS_SHIFT = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 32 }; /* of both ports in their word */
     struct flow_key *key = &packet->key;
-    if (flow_key_source_is_lower(key))
-        return;
-    uint8_t addr[16];
-    memcpy(addr, key->addr[0], sizeof(addr));
-    memcpy(key->addr[0], key->addr[1], sizeof(addr));
-    memcpy(key->addr[1], addr, sizeof(addr));
-    uint16_t port = key->port[0];
-    key->port[0] = key->port[1];
-    key->port[1] = port;
-    packet->from = 1;
+    uint64_t source[2] = {flow_key_word(key, 0), flow_key_word(key, 1)};
+    uint64_t destination[2] = {flow_key_word(key, 2), flow_key_word(key, 3)};
+    unsigned __int128 from = (unsigned __int128)be64toh(source[0]) << 64 | be64toh(source[1]);
+    unsigned __int128 to = (unsigned __int128)be64toh(destination[0]) << 64 | be64toh(destination[1]);
+    bool swap = (from > to) | ((from == to) & (key->port[0] > key->port[1]));
+    uint64_t mask = -(uint64_t)swap;
+    uint64_t ports = (uint64_t)((uint32_t)(key->port[0] ^ key->port[1]) * 0x10001u) << PORTS_SHIFT;
+    for (int half = 0; half < 2; half++) {
+        uint64_t difference = (source[half] ^ destination[half]) & mask;
+        flow_key_xor_word(key, half, difference);
+        flow_key_xor_word(key, 2 + half, difference);
+    }
+    flow_key_xor_word(key, 4, ports & mask);
+    packet->from = swap;
 }
 
 #endif

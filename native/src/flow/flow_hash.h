@@ -18,11 +18,9 @@ static inline uint64_t hash_fold(uint64_t a, uint64_t b) {
 
 /* Multiply-fold over the six words of the key, as wyhash does: who does not know the seed cannot make keys collide. */
 static inline uint64_t flow_key_hash(const struct flow_key *key, const struct hash_seed *seed) {
-    uint64_t k[6];
-    memcpy(k, key, sizeof(k));
-    uint64_t low = hash_fold(k[0] ^ seed->word[0], k[1] ^ seed->word[1]);
-    uint64_t high = hash_fold(k[2] ^ seed->word[2], k[3] ^ seed->word[3]);
-    return hash_fold(low ^ k[4] ^ seed->word[4], high ^ k[5] ^ seed->word[5]);
+    uint64_t low = hash_fold(flow_key_word(key, 0) ^ seed->word[0], flow_key_word(key, 1) ^ seed->word[1]);
+    uint64_t high = hash_fold(flow_key_word(key, 2) ^ seed->word[2], flow_key_word(key, 3) ^ seed->word[3]);
+    return hash_fold(low ^ flow_key_word(key, 4) ^ seed->word[4], high ^ flow_key_word(key, 5) ^ seed->word[5]);
 }
 
 /* Expands 64 bits of seed (splitmix64). */

@@ -160,15 +160,13 @@ static void restart_flow(struct flow_table *table, uint32_t number, const struct
     count_packet(table, number, packet);
 }
 
-static inline uint64_t key_word(const struct flow_key *key, int number) {
-    uint64_t word;
-    memcpy(&word, (const uint8_t *)key + 8 * number, sizeof(word));
-    return word;
+static inline uint64_t key_difference(const struct flow_key *a, const struct flow_key *b, int number) {
+    return flow_key_word(a, number) ^ flow_key_word(b, number);
 }
 
 static inline bool key_equal(const struct flow_key *a, const struct flow_key *b) {
-    return ((key_word(a, 0) ^ key_word(b, 0)) | (key_word(a, 1) ^ key_word(b, 1)) | (key_word(a, 2) ^ key_word(b, 2)) |
-            (key_word(a, 3) ^ key_word(b, 3)) | (key_word(a, 4) ^ key_word(b, 4)) | (key_word(a, 5) ^ key_word(b, 5))) == 0;
+    return (key_difference(a, b, 0) | key_difference(a, b, 1) | key_difference(a, b, 2) | key_difference(a, b, 3) |
+            key_difference(a, b, 4) | key_difference(a, b, 5)) == 0;
 }
 
 static inline uint32_t find_in_bucket(const struct flow_table *table, uint32_t number, uint16_t tag, const struct flow_key *key) {
