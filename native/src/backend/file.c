@@ -93,6 +93,13 @@ static int open_state(const struct capture_config *config, uint32_t queue, uint3
     return CAPTURE_OK;
 }
 
+/* Lets go of the pages before `start`, whose frames were all released: what stays mapped is the window, not the file. */
+static void drop_behind(struct trace *trace, uint64_t start) {
+    if (start > trace->dropped_end)
+        (void)madvise((void *)(uintptr_t)(trace->base + trace->dropped_end), start - trace->dropped_end, MADV_DONTNEED);
+    trace->dropped_end = start;
+}
+
 /* Asks for the next window of pages. 0, or a negative error: the file has become shorter. */
 static int advance_window(struct trace *trace, struct capture_error_info *error) {
     struct stat status;
@@ -103,6 +110,7 @@ static int advance_window(struct trace *trace, struct capture_error_info *error)
         trace->window_end += WINDOW;
     uint64_t start = trace->offset & ~(uint64_t)(WINDOW - 1);
     uint64_t end = trace->window_end < trace->size ? trace->window_end : trace->size;
+    drop_behind(trace, start);
     int result = madvise((void *)(uintptr_t)(trace->base + start), end - start, MADV_POPULATE_READ);
     if (result != 0 &&
         (errno == EFAULT || errno == EIO)) /* EINVAL: a kernel before 5.14, which faults pages in as they are read */

@@ -27,12 +27,13 @@ typedef int trace_fill(struct trace *trace, struct frame_batch *batch, struct ca
 struct trace {
     const char *path; /* borrowed */
     int file;
-    const uint8_t *base; /* NULL: not open */
-    uint64_t size;       /* of the mapping */
-    uint64_t offset;     /* of the next record or block */
-    uint64_t window_end; /* pages before this were asked for */
-    uint64_t last_ts_ns; /* of the frame before: for records without a time of their own */
-    uint32_t snaplen;    /* what the capture keeps of each frame */
+    const uint8_t *base;  /* NULL: not open */
+    uint64_t size;        /* of the mapping */
+    uint64_t offset;      /* of the next record or block */
+    uint64_t window_end;  /* pages before this were asked for */
+    uint64_t dropped_end; /* pages before this were let go of */
+    uint64_t last_ts_ns;  /* of the frame before: for records without a time of their own */
+    uint32_t snaplen;     /* what the capture keeps of each frame */
     trace_fill *fill;
     bool swapped; /* byte order of the file (pcapng: of the section) is not ours */
     /* pcap */
