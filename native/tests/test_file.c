@@ -274,15 +274,21 @@ static void a_file_that_is_cut_before_it_is_read_gives_an_error_not_a_signal(voi
     forget_path(&path);
 }
 
-/* Filler of 8 MiB, so that the reader comes to its second window. */
-static void a_file_that_is_cut_between_two_windows_gives_an_error_not_a_signal(void) {
+/* A file of `mib` MiB in frames of a KiB, record header included; 24 bytes more for the file header. */
+static struct path long_file(int mib) {
     begin(false, 0xa1b2c3d4, 1);
     struct path path = path_of(&content);
     content.length = 0;
     for (uint32_t i = 0; i < 128; i++)
         frame(i, 0, 1024 - 16, 1024 - 16, 1);
-    for (int i = 0; i < 64; i++)
+    for (int i = 0; i < 8 * mib; i++)
         CHECK_EQUAL(content.length, write(path.file, content.data, content.length));
+    return path;
+}
+
+/* Filler of 8 MiB, so that the reader comes to its second window. */
+static void a_file_that_is_cut_between_two_windows_gives_an_error_not_a_signal(void) {
+    struct path path = long_file(8);
     const char *paths[] = {path.text};
     void *state;
     struct frame_batch batch;
@@ -296,6 +302,47 @@ static void a_file_that_is_cut_between_two_windows_gives_an_error_not_a_signal(v
         file_backend.release(state);
     CHECK_EQUAL(CAPTURE_ERR_IO, count);
     CHECK(strstr(error.message, "was cut to 5242880 bytes while it was read") != NULL);
+    file_backend.close(state);
+    forget_path(&path);
+}
+
+/* KiB of the mapping around `address` that this process has in memory. */
+static unsigned long resident_kib(const void *address) {
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    CHECK(maps != NULL);
+    char line[512];
+    unsigned long from, to, kib = 0;
+    bool here = false;
+    while (fgets(line, sizeof(line), maps)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            here = from <= (unsigned long)address && (unsigned long)address < to;
+        else if (here && sscanf(line, "Rss: %lu kB", &kib) == 1)
+            break;
+    }
+    fclose(maps);
+    return kib;
+}
+
+static void no_more_of_a_file_stays_in_memory_than_two_windows(void) {
+    struct path path = long_file(24);
+    const char *paths[] = {path.text};
+    void *state;
+    struct frame_batch batch;
+    struct capture_error_info error = {0};
+    CHECK_EQUAL(CAPTURE_OK, open_files(paths, 1, 0, &state, &error));
+    unsigned long frames = 0, most = 0;
+    int count;
+    while ((count = file_backend.read(state, &batch, 0, &error)) > 0) {
+        unsigned long kib = resident_kib(batch.frames[0].data);
+        most = kib > most ? kib : most;
+        for (int i = 0; i < count; i++)
+            CHECK_EQUAL(1, batch.frames[i].data[0]);
+        frames += (unsigned long)count;
+        file_backend.release(state);
+    }
+    CHECK_EQUAL(BACKEND_END, count);
+    CHECK_EQUAL(24 << 10, frames);
+    CHECK(most > 0 && most <= 8 << 10);
     file_backend.close(state);
     forget_path(&path);
 }
@@ -318,5 +365,6 @@ int main(void) {
     RUN(a_fifo_is_refused_without_waiting_for_its_writer);
     RUN(a_file_that_is_cut_before_it_is_read_gives_an_error_not_a_signal);
     RUN(a_file_that_is_cut_between_two_windows_gives_an_error_not_a_signal);
+    RUN(no_more_of_a_file_stays_in_memory_than_two_windows);
     return 0;
 }
