@@ -9,24 +9,41 @@
 #include <string.h>
 #include <unistd.h>
 
-static int check_source(const struct capture_config *config, struct capture_error_info *error) {
-    bool has_files = config->files || config->file_count;
-    if (!config->interface && !has_files)
+int capture_config_check_interface(const struct capture_config *config, const char *interface, struct capture_error_info *error) {
+    if (!interface)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interface", "interface is missing: accepted is the name of one");
+    /* A device of a backend's own library (zc:eth0, pcap:FILE, eth0@2, net_pcap0,rx_pcap=FILE) is for that one to judge. */
+    size_t most = !config->backend && !strpbrk(interface, ":@,") ? IFNAMSIZ
+                  : config->interfaces                           ? CAPTURE_INTERFACE_NAME_MAX
+                                                                 : PATH_MAX;
+    size_t length = strnlen(interface, most);
+    if (length == 0 || length >= most)
         return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
-                            "interface and files are both missing: exactly one is needed");
-    if (config->interface && has_files)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
-                            "interface is %s and %u files are given too: exactly one of interface and files is accepted",
-                            config->interface, config->file_count);
-    if (config->interface) {
-        /* A device of a backend's own library (zc:eth0, pcap:FILE, eth0@2, net_pcap0,rx_pcap=FILE) is for that one to judge. */
-        size_t most = config->backend || strpbrk(config->interface, ":@,") ? PATH_MAX : IFNAMSIZ;
-        size_t length = strnlen(config->interface, most);
-        if (length == 0 || length >= most)
-            return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
-                                "interface is \"%.32s\": accepted is a name of 1 to %zu bytes", config->interface, most - 1);
-        return CAPTURE_OK;
+                            "interface is \"%.32s\": accepted is a name of 1 to %zu bytes", interface, most - 1);
+    return CAPTURE_OK;
+}
+
+static int check_interfaces(const struct capture_config *config, struct capture_error_info *error) {
+    if (!config->interfaces || config->interface_count == 0 || config->interface_count > CAPTURE_INTERFACES_MAX)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interface_count",
+                            "interface_count is %u with interfaces %s: accepted are 1 to %d names", config->interface_count,
+                            config->interfaces ? "set" : "missing", CAPTURE_INTERFACES_MAX);
+    for (uint32_t i = 0; i < config->interface_count; i++) {
+        if (!config->interfaces[i])
+            return capture_fail(error, CAPTURE_ERR_INVALID, "interfaces", "interfaces[%u] is missing: accepted is a name", i);
+        int code = capture_config_check_interface(config, config->interfaces[i], error);
+        if (code != CAPTURE_OK)
+            return code;
+        for (uint32_t before = 0; before < i; before++)
+            if (strcmp(config->interfaces[before], config->interfaces[i]) == 0)
+                return capture_fail(error, CAPTURE_ERR_INVALID, "interfaces",
+                                    "interfaces[%u] and interfaces[%u] are both %.64s: accepted is each name once", before, i,
+                                    config->interfaces[i]);
     }
+    return CAPTURE_OK;
+}
+
+static int check_files(const struct capture_config *config, struct capture_error_info *error) {
     if (!config->files || config->file_count == 0)
         return capture_fail(error, CAPTURE_ERR_INVALID, "file_count",
                             "file_count is %u with files %s: accepted is 1 or more paths", config->file_count,
@@ -36,6 +53,24 @@ static int check_source(const struct capture_config *config, struct capture_erro
             return capture_fail(error, CAPTURE_ERR_INVALID, "files", "files[%u] is empty: accepted is the path of a capture file",
                                 i);
     return CAPTURE_OK;
+}
+
+static int check_source(const struct capture_config *config, struct capture_error_info *error) {
+    bool has_files = config->files || config->file_count, several = config->interfaces || config->interface_count;
+    if (!config->interface && !has_files && !several)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
+                            "interface, interfaces and files are all missing: exactly one is needed");
+    if (config->interface && has_files)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interface",
+                            "interface is %s and %u files are given too: exactly one of interface and files is accepted",
+                            config->interface, config->file_count);
+    if (several && (config->interface || has_files))
+        return capture_fail(error, CAPTURE_ERR_INVALID, "interfaces",
+                            "%u interfaces are given and %s too: exactly one of interface, interfaces and files is accepted",
+                            config->interface_count, config->interface ? "interface" : "files");
+    if (several)
+        return check_interfaces(config, error);
+    return config->interface ? capture_config_check_interface(config, config->interface, error) : check_files(config, error);
 }
 
 static int check_workers(const struct capture_config *config, struct capture_error_info *error) {

@@ -11,6 +11,9 @@ enum { CONFIG_SNAPLEN_DEFAULT = 262144, CONFIG_BUFFER_MB_DEFAULT = 64, CONFIG_WO
  * CAPTURE_OK, or CAPTURE_ERR_INVALID with the field, its value and what would be accepted. Any thread. */
 int capture_config_validate(const struct capture_config *config, struct capture_error_info *error);
 
+/* A name of an interface to capture from with this configuration: its length; not whether it exists. Any thread. */
+int capture_config_check_interface(const struct capture_config *config, const char *interface, struct capture_error_info *error);
+
 /* The values in force: what the field says, or its default where it says 0. */
 uint32_t capture_config_snaplen(const struct capture_config *config);
 uint32_t capture_config_buffer_mb(const struct capture_config *config);

@@ -65,7 +65,7 @@ static void defaults_stand_where_a_field_is_zero(void) {
 
 static void exactly_one_of_interface_and_files_is_accepted(void) {
     struct capture_config config = live(NULL);
-    check_invalid(&config, "interface", "both missing");
+    check_invalid(&config, "interface", "all missing");
     config = offline();
     config.interface = "lo";
     check_invalid(&config, "interface", "exactly one");

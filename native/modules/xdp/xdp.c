@@ -214,7 +214,7 @@ static int wait_for_frames(const struct xdp_state *state, int timeout_ms, struct
             return interface_failed(state->interface, state->index, ENETDOWN, error);
     if (result > 0)
         return 1;
-    return timeout_ms > 0 ? interface_check(state->examiner, state->interface, state->index, error) : 0;
+    return interface_check(state->examiner, state->interface, state->index, error);
 }
 
 static void nap(const struct xdp_state *state) {
@@ -230,11 +230,17 @@ static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, s
         nap(state);
         collect(state, batch);
     }
-    int result = batch->count > 0 ? 0 : wait_for_frames(state, timeout_ms, error);
+    int result = batch->count > 0 || timeout_ms == 0 ? 0 : wait_for_frames(state, timeout_ms, error);
     if (result > 0)
         collect(state, batch);
     state->busy = batch->count > 0;
     return result < 0 ? result : (int)batch->count;
+}
+
+/* Several sockets have no descriptor in common. */
+static int wait_fd(void *opaque) {
+    const struct xdp_state *state = opaque;
+    return state->socket_count == 1 ? state->sockets[0].fd : -1;
 }
 
 static void give_back(struct xdp_socket *xsk, uint64_t address) {
@@ -321,6 +327,7 @@ static const struct capture_backend_ops xdp_backend = {
     .check = check,
     .open = xdp_open,
     .read = read_batch,
+    .wait_fd = wait_fd,
     .release = release,
     .stats = stats,
     .quiesce = quiesce,

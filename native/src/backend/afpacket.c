@@ -121,10 +121,14 @@ static int wait_for_block(const struct afpacket_state *state, int timeout_ms, st
 static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, struct capture_error_info *error) {
     struct afpacket_state *state = opaque;
     batch->count = 0;
-    if (collect(state, batch) > 0)
+    if (collect(state, batch) > 0 || timeout_ms == 0)
         return (int)batch->count;
     int result = wait_for_block(state, timeout_ms, error);
     return result <= 0 ? result : (int)collect(state, batch);
+}
+
+static int wait_fd(void *opaque) {
+    return ((struct afpacket_state *)opaque)->socket;
 }
 
 static void release(void *opaque) {
@@ -177,6 +181,7 @@ const struct capture_backend_ops afpacket_backend = {
     .probe = probe,
     .open = afpacket_open,
     .read = read_batch,
+    .wait_fd = wait_fd,
     .release = release,
     .stats = stats,
     .quiesce = quiesce,

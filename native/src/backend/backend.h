@@ -14,7 +14,10 @@ struct backend_stats {
     double ring_usage;  /* 0..1 */
 };
 
-enum { BACKEND_END = -1000 }; /* read(): the input is at its end */
+enum {
+    BACKEND_END = -1000,  /* read(): the input is at its end */
+    BACKEND_DOWN = -1001, /* read(): nothing came, for the interface is down; frames may come again, so go on reading */
+};
 
 struct capture_backend_ops {
     const char *name;        /* at most 15 bytes */
@@ -40,9 +43,14 @@ struct capture_backend_ops {
                 struct capture_error_info *error);
 
     /* Fills the batch (count set); waits at most timeout_ms (0: never) for the first frame. Returns the count, 0 at a timeout,
-     * BACKEND_END, or a negative error (details in *error). Frames stay valid until the next release.
+     * BACKEND_END, BACKEND_DOWN (details in *error) or a negative error (likewise). Frames stay valid until the next release.
+     * Neither the interface's state nor anything else of the kernel's need be looked at with a timeout of 0.
      * With a FRAME_DAMAGED frame in the batch, *error says what is damaged and where, though the return value is a count. */
     int (*read)(void *state, struct frame_batch *batch, int timeout_ms, struct capture_error_info *error);
+
+    /* A descriptor that poll(2) says is readable once read() has frames, for waiting on several interfaces at once; -1: none.
+     * NULL: never one. The thread that reads. */
+    int (*wait_fd)(void *state);
 
     /* Gives the frames of the last read back. */
     void (*release)(void *state);

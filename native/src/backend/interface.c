@@ -2,6 +2,7 @@
 /* Facts about one network interface, by ioctl and rtnetlink. */
 #include "interface.h"
 
+#include "backend.h"
 #include "error.h"
 
 #include <errno.h>
@@ -55,11 +56,32 @@ int interface_look(const char *name, int *hardware, struct capture_error_info *e
     return code;
 }
 
+enum capture_interface_state interface_state(int index) {
+    struct ifreq request = {.ifr_ifindex = index};
+    int examiner = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool there = examiner >= 0 && ioctl(examiner, SIOCGIFNAME, &request) == 0 && ioctl(examiner, SIOCGIFFLAGS, &request) == 0;
+    bool unknown = !there && errno != ENODEV && errno != ENXIO; /* no descriptor left: nothing was seen to have changed */
+    if (examiner >= 0)
+        close(examiner);
+    if (unknown || (there && request.ifr_flags & IFF_UP))
+        return CAPTURE_INTERFACE_UP;
+    return there ? CAPTURE_INTERFACE_DOWN : CAPTURE_INTERFACE_GONE;
+}
+
+int interface_went_down(const char *name, struct capture_error_info *error) {
+    capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s went down", name);
+    return BACKEND_DOWN;
+}
+
+int interface_is_gone(const char *name, struct capture_error_info *error) {
+    return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s is gone", name);
+}
+
 int interface_failed(const char *name, int index, int reason, struct capture_error_info *error) {
     if (index > 0 && if_nametoindex(name) != (unsigned)index)
-        return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s is gone", name);
+        return interface_is_gone(name, error);
     if (reason == ENETDOWN)
-        return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s went down", name);
+        return interface_went_down(name, error);
     return capture_fail(error, CAPTURE_ERR_IO, "interface", "capturing from interface %s failed: %s", name, strerror(reason));
 }
 

@@ -22,10 +22,18 @@ static inline uint16_t interface_index_of(int index) {
     return (uint16_t)(index < UINT16_MAX ? index : UINT16_MAX);
 }
 
-/* Why the next read of a live capture failed, in words: gone, down, or errno's text. Returns CAPTURE_ERR_IO. */
+/* The state of the interface of this number, whatever its name is by now: GONE when there is none. Any thread. */
+enum capture_interface_state interface_state(int index);
+
+/* Says so in *error. Return BACKEND_DOWN and CAPTURE_ERR_IO. */
+int interface_went_down(const char *name, struct capture_error_info *error);
+int interface_is_gone(const char *name, struct capture_error_info *error);
+
+/* Why the next read of a live capture failed, in words: gone, down, or errno's text. Returns BACKEND_DOWN or CAPTURE_ERR_IO. */
 int interface_failed(const char *name, int index, int reason, struct capture_error_info *error);
 
-/* Is the interface still there and up? CAPTURE_OK or CAPTURE_ERR_IO. For backends whose library swallows the socket's error. */
+/* Is the interface still there and up? CAPTURE_OK, BACKEND_DOWN or CAPTURE_ERR_IO. For backends whose library swallows the
+ * socket's error. */
 int interface_check(int socket, const char *name, int index, struct capture_error_info *error);
 
 /* Lets no new frame into a packet socket; its ring stays. Cannot fail on a packet socket but for lack of memory, and then frames

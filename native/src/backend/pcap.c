@@ -174,7 +174,7 @@ static void on_frame(u_char *opaque, const struct pcap_pkthdr *header, const u_c
 }
 
 /* What libpcap has ready. Negative: failed. */
-static int dispatch(struct pcap_state *state, struct frame_batch *batch, struct capture_error_info *error) {
+static int dispatch(struct pcap_state *state, struct frame_batch *batch, bool look, struct capture_error_info *error) {
     pthread_mutex_lock(&state->lock);
     state->batch = batch;
     int result = pcap_dispatch(state->handle, FRAME_BATCH, on_frame, (u_char *)state);
@@ -183,7 +183,7 @@ static int dispatch(struct pcap_state *state, struct frame_batch *batch, struct 
     if (batch->count > 0)
         return (int)batch->count; /* a failure behind good frames is met again by the next read */
     if (result >= 0)              /* libpcap goes on waiting on an interface that went down: nothing came, so look */
-        return state->index ? interface_check(pcap_fileno(state->handle), state->interface, state->index, error) : 0;
+        return state->index && look ? interface_check(pcap_fileno(state->handle), state->interface, state->index, error) : 0;
     return capture_fail(error, CAPTURE_ERR_IO, "interface", "capturing from interface %s failed: %s", state->interface,
                         pcap_geterr(state->handle));
 }
@@ -192,14 +192,14 @@ static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, s
     struct pcap_state *state = opaque;
     batch->count = 0;
     state->arena_used = 0;
-    int count = dispatch(state, batch, error);
+    int count = dispatch(state, batch, false, error);
     if (count != 0 || timeout_ms == 0)
         return count;
     struct pollfd ready = {.fd = pcap_get_selectable_fd(state->handle), .events = POLLIN};
     int result = poll(&ready, 1, timeout_ms);
     if (result < 0 && errno != EINTR)
         return interface_failed(state->interface, state->index, errno, error);
-    if (result <= 0)
+    if (result < 0)
         return 0;
     if (ready.revents & (POLLERR | POLLHUP | POLLNVAL)) {
         int reason = 0;
@@ -207,7 +207,11 @@ static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, s
         if (getsockopt(ready.fd, SOL_SOCKET, SO_ERROR, &reason, &length) == 0 && reason != 0)
             return interface_failed(state->interface, state->index, reason, error);
     }
-    return dispatch(state, batch, error);
+    return dispatch(state, batch, true, error);
+}
+
+static int wait_fd(void *opaque) {
+    return pcap_get_selectable_fd(((struct pcap_state *)opaque)->handle);
 }
 
 /* in_flight and ring_usage stay 0: libpcap does not tell what waits in its ring. */
@@ -240,6 +244,7 @@ const struct capture_backend_ops pcap_backend = {
     .probe = probe,
     .open = open_state,
     .read = read_batch,
+    .wait_fd = wait_fd,
     .release = release,
     .stats = stats,
     .quiesce = quiesce,

@@ -147,13 +147,21 @@ int capture_select_backend(const struct capture_config *config, char *name, stru
     int code = capture_config_validate(config, error);
     if (code != CAPTURE_OK)
         return code;
-    const struct capture_backend_ops *ops = backend_select(config, &own);
-    if (!ops) {
-        if (error)
-            *error = own;
-        return own.code;
+    const struct capture_backend_ops *first = NULL;
+    uint32_t count = config->interface_count ? config->interface_count : 1;
+    for (uint32_t i = 0; i < count; i++) {
+        struct capture_config one = *config;
+        one.interface = config->interface_count ? config->interfaces[i] : config->interface;
+        const struct capture_backend_ops *ops = backend_select(&one, &own);
+        if (!ops) {
+            if (error)
+                *error = own;
+            return own.code;
+        }
+        if (i == 0)
+            first = ops;
+        snprintf(name, 16, "%s", i > 0 && (ops != first || strcmp(name, "several") == 0) ? "several" : ops->name);
     }
-    snprintf(name, 16, "%s", ops->name);
     return CAPTURE_OK;
 }
 

@@ -20,7 +20,8 @@ struct flow_key {
     uint8_t ip_version;  /* 4 or 6; 0 marks a free record of the flow table */
     uint32_t tunnel_id;  /* inner flows: VNI, GRE key, TEID, ... of the tunnel that carries them, 0 where it has none */
     uint8_t tunnel_type; /* enum capture_tunnel_type; 0: not in a tunnel, or seen from outside */
-    uint8_t reserved[3]; /* 0 */
+    uint8_t reserved;    /* 0 */
+    uint16_t interface;  /* number of the capture's interface, 0: the first, or all of them merged into one */
 };
 static_assert(sizeof(struct flow_key) == 48, "the flow key is hashed as six 64-bit words");
 

@@ -38,6 +38,7 @@ static bool copy_config(struct capture_config *copy, const struct capture_config
     copy->interface = copy_string(config->interface, &ok);
     copy->backend = copy_string(config->backend, &ok);
     copy->filter = copy_string(config->filter, &ok);
+    copy->interfaces = copy_strings(config->interfaces, &copy->interface_count, &ok);
     copy->files = copy_strings(config->files, &copy->file_count, &ok);
     copy->dpdk_eal_args = copy_strings(config->dpdk_eal_args, &copy->dpdk_eal_arg_count, &ok);
     int32_t *cpus = config->worker_cpus ? calloc(config->worker_cpu_count, sizeof(*cpus)) : NULL;
@@ -48,6 +49,7 @@ static bool copy_config(struct capture_config *copy, const struct capture_config
 }
 
 static void free_config(struct capture_config *config) {
+    free_strings(config->interfaces, config->interface_count);
     free_strings(config->files, config->file_count);
     free_strings(config->dpdk_eal_args, config->dpdk_eal_arg_count);
     free((void *)config->worker_cpus);
@@ -70,6 +72,7 @@ static int random_bytes(void *out, size_t size, struct capture_error_info *error
 static void init_locks(struct capture *capture) {
     event_log_init(&capture->events);
     pthread_mutex_init(&capture->error_mutex, NULL);
+    pthread_mutex_init(&capture->control_mutex, NULL);
     pthread_mutex_init(&capture->stats_mutex, NULL);
     pthread_mutex_init(&capture->wake_mutex, NULL);
     pthread_cond_init(&capture->wake, NULL);
@@ -79,6 +82,7 @@ static void init_locks(struct capture *capture) {
         struct worker *worker = &capture->workers[i];
         worker->capture = capture;
         worker->number = i;
+        worker->look_mono_ns = UINT64_MAX;
         pthread_mutex_init(&worker->owner, NULL);
         pthread_mutex_init(&worker->scan.lock, NULL);
         pthread_cond_init(&worker->scan.done, NULL);
@@ -93,8 +97,6 @@ static int init_worker(struct worker *worker, struct capture_error_info *error) 
         uint32_t share = config->packet_ring_mb / capture->worker_count;
         result = packet_ring_create(share ? share : 1, &worker->ring, error);
     }
-    if (result == CAPTURE_OK && !capture->ops->live)
-        result = capture->ops->open(config, worker->number, capture->worker_count, &worker->backend, error);
     return result;
 }
 
@@ -103,14 +105,7 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
     int result = capture_config_validate(config, error);
     if (result != CAPTURE_OK)
         return result;
-    struct capture_error_info refusal = {0};
     registry_close();
-    const struct capture_backend_ops *ops = backend_select(config, &refusal);
-    if (!ops) {
-        if (error)
-            *error = refusal;
-        return refusal.code;
-    }
     struct capture *capture = calloc(1, sizeof(*capture));
     uint32_t worker_count = config->workers ? config->workers : 1;
     struct worker *workers = calloc(worker_count, sizeof(*workers));
@@ -119,7 +114,6 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
         free(workers);
         return no_memory(error, "workers", "workers", worker_count * sizeof(*workers));
     }
-    capture->ops = ops;
     capture->workers = workers;
     capture->worker_count = worker_count;
     capture->threaded = config->workers > 0;
@@ -128,8 +122,12 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
         result = no_memory(error, "", "configuration", 0);
     if (result == CAPTURE_OK)
         result = random_bytes(capture->epoch, sizeof(capture->epoch), error);
+    if (result == CAPTURE_OK)
+        result = sources_init(capture, error);
     for (uint32_t i = 0; i < worker_count && result == CAPTURE_OK; i++)
         result = init_worker(&workers[i], error);
+    if (result == CAPTURE_OK && !capture->live)
+        result = sources_open(capture, error);
     if (result != CAPTURE_OK) {
         capture_destroy(capture);
         return result;
@@ -139,7 +137,6 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
 }
 
 static void free_worker(struct worker *worker) {
-    worker_close_backend(worker);
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
     if (worker->log.slots)
@@ -159,11 +156,13 @@ void capture_destroy(capture_t *capture) {
         capture_stop(capture, false);
     while (capture->readers)
         capture_reader_close(capture->readers);
+    sources_free(capture);
     for (uint32_t i = 0; i < capture->worker_count; i++)
         free_worker(&capture->workers[i]);
     free_config(&capture->config);
     event_log_destroy(&capture->events);
     pthread_mutex_destroy(&capture->error_mutex);
+    pthread_mutex_destroy(&capture->control_mutex);
     pthread_mutex_destroy(&capture->stats_mutex);
     pthread_mutex_destroy(&capture->wake_mutex);
     pthread_cond_destroy(&capture->wake);
@@ -185,6 +184,7 @@ static int enable_worker(struct worker *worker, const struct capture_flow_config
         .active_timeout_ns = config->active_timeout_ns,
         .hash_seed = config->hash_seed + worker->number,
         .hash_mask = UINT64_MAX,
+        .merge_interfaces = config->merge_interfaces,
         .emit = log_flow,
         .context = &worker->log,
     };

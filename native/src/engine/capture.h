@@ -5,7 +5,7 @@
  * Who touches what
  *   owner mutex of a worker   held by whoever moves it: its thread for as long as that lives, capture_poll, or a caller after the
  * stop. Table, fragments, filter and the backend's read side belong to the holder. counters, log, deadline   atomics, any thread.
- *   stats mutex               the backend's stats() against its close(); what the last snapshot said.
+ *   control and stats mutex   see source.h; the latter also what the last snapshot said.
  */
 #ifndef JARVIS_CAPTURE_INTERNAL_H
 #define JARVIS_CAPTURE_INTERNAL_H
@@ -13,8 +13,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "backend/backend.h"
 #include "engine/events.h"
+#include "engine/source.h"
 #include "filter.h"
 #include "flow/flow_table.h"
 #include "flow/fragment_cache.h"
@@ -32,8 +32,6 @@ enum {
     QUERY_SLICE = 4096,                  /* records a live-table query looks at between two batches */
     TURN_WAIT_MS = 20,                   /* longest wait for frames: what a query or a stop may have to wait too */
 };
-
-typedef _Atomic uint64_t counter_t;
 
 /* Written by the worker's owner alone, read by any thread. */
 struct worker_counters {
@@ -86,8 +84,13 @@ struct worker {
     counter_t turns;      /* turns begun: who registered as a lossless reader before one is seen by it */
     bool expiring;        /* the last turn left flows that are due */
     uint32_t frames_done; /* of the batch in work: it waits for room in the packet ring (files only) */
-    void *backend;        /* state of the backend's queue; NULL when closed */
-    struct backend_stats backend_final;
+    struct source_queue *queues[CAPTURE_INTERFACES_MAX]; /* open ones, as of capture.sources_version when it was sources_seen */
+    uint32_t queue_count;
+    uint32_t turn_of; /* the last of them that was read */
+    uint32_t sources_seen;
+    bool ending;                /* every queue is to be drained and closed */
+    struct source_queue *queue; /* whose frames the batch holds */
+    uint16_t key_interface;     /* of that queue's interface in the keys of its flows */
     struct frame_filter *filter;
     struct packet_ring *ring; /* NULL: no packet delivery */
     struct flow_table table;
@@ -98,6 +101,7 @@ struct worker {
     uint64_t newest_ns; /* packet time of the newest frame, and the monotonic clock when it came */
     uint64_t newest_mono_ns;
     uint64_t rate_mono_ns, rate_frames, rate_octets; /* when the rates were last taken, and the counters then */
+    uint64_t look_mono_ns;                           /* when sources_look_after is due: the first worker's job */
     uint64_t log_seen;                               /* capture_poll: records already announced */
     struct worker_counters counters;
     struct frame_batch frames;
@@ -114,8 +118,12 @@ enum capture_state { CAPTURE_CREATED = 0, CAPTURE_RUNNING = 1, CAPTURE_STOPPED =
 
 struct capture {
     struct capture_config config; /* strings and arrays are copies */
-    const struct capture_backend_ops *ops;
-    struct capture_flow_config flow_config; /* defaults filled in */
+    bool live;
+    struct source *sources[CAPTURE_INTERFACES_MAX]; /* NULL: a free place */
+    atomic_uint sources_version;                    /* changes: workers shall look at the list again */
+    uint16_t source_numbers;                        /* given so far */
+    struct backend_stats removed;                   /* counters of sources that are no more */
+    struct capture_flow_config flow_config;         /* defaults filled in */
     bool metering;
     bool threaded;
     enum capture_state state;
@@ -135,6 +143,7 @@ struct capture {
 
     struct event_log events;
 
+    pthread_mutex_t control_mutex; /* taken before the stats mutex */
     pthread_mutex_t stats_mutex;
     counter_t start_mono_ns, stop_mono_ns;
     uint64_t received_said; /* what the last snapshot said, so that the next does not say less */
@@ -197,8 +206,5 @@ void capture_note_error(struct capture *capture, const struct capture_error_info
 
 /* Waits for a wake-up by a worker, at most 10 ms and not beyond until_mono_ns. The caller has counted itself in `waiters`. */
 void capture_wait_wake(struct capture *capture, uint64_t until_mono_ns);
-
-/* Closes the worker's backend, keeping its last counters. Caller: nobody reads from it any more. */
-void worker_close_backend(struct worker *worker);
 
 #endif

@@ -106,7 +106,7 @@ static void publish_cursors(struct capture_flow_reader *reader) {
  * overwrite some yet; once it is over, nothing moves before the reader has. */
 static int register_lossless(struct capture_flow_reader *reader, struct capture_error_info *error) {
     struct capture *capture = reader->capture;
-    if (capture->ops->live)
+    if (capture->live)
         return capture_fail(error, CAPTURE_ERR_INVALID, "lossless",
                             "lossless is set: accepted for captures from files only, a live capture cannot wait");
     for (int i = 0; i < LOSSLESS_READERS_MAX; i++) {

@@ -38,27 +38,16 @@ static int start_thread(struct worker *worker, struct capture_error_info *error)
     return CAPTURE_OK;
 }
 
-static int open_backends(struct capture *capture, struct capture_error_info *error) {
-    int result = CAPTURE_OK;
-    for (uint32_t i = 0; i < capture->worker_count && result == CAPTURE_OK; i++) {
-        struct worker *worker = &capture->workers[i];
-        if (!worker->backend)
-            result = capture->ops->open(&capture->config, i, capture->worker_count, &worker->backend, error);
-    }
-    for (uint32_t i = 0; i < capture->worker_count && result != CAPTURE_OK && capture->ops->live; i++)
-        worker_close_backend(&capture->workers[i]);
-    return result;
-}
-
 int capture_start(capture_t *capture, struct capture_error_info *error) {
     if (capture->state != CAPTURE_CREATED)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "the capture was started before");
-    int result = open_backends(capture, error);
+    int result = sources_open(capture, error);
     if (result != CAPTURE_OK)
         return result;
     uint64_t now = clock_ns(CLOCK_MONOTONIC);
     for (uint32_t i = 0; i < capture->worker_count; i++)
         capture->workers[i].rate_mono_ns = now;
+    capture->workers[0].look_mono_ns = capture->live ? now + SOURCES_LOOK_NS : UINT64_MAX;
     capture->state = CAPTURE_RUNNING;
     counter_set(&capture->start_mono_ns, now);
     for (uint32_t i = 0; capture->threaded && i < capture->worker_count && result == CAPTURE_OK; i++)
@@ -217,9 +206,10 @@ int capture_stop(capture_t *capture, bool graceful) {
         worker_end_input(worker, graceful);
         pthread_mutex_unlock(&worker->owner);
     }
-    for (uint32_t i = 0; i < capture->worker_count; i++)
-        worker_close_backend(&capture->workers[i]);
+    pthread_mutex_lock(&capture->control_mutex);
+    sources_close(capture);
     capture->state = CAPTURE_STOPPED;
+    pthread_mutex_unlock(&capture->control_mutex);
     counter_set(&capture->stop_mono_ns, clock_ns(CLOCK_MONOTONIC));
     atomic_store(&capture->released, true);
     capture_flush_released(capture);

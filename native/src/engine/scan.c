@@ -20,7 +20,7 @@ static void serve_slice(struct worker *worker) {
         if (!record->key.ip_version || record->state == FLOW_STATE_REMAINDER)
             continue;
         struct capture_flow flow;
-        flow_record_export(record, CAPTURE_FLOW_END_NONE, &flow);
+        flow_table_export(&worker->table, record, CAPTURE_FLOW_END_NONE, &flow);
         more = scan->visit(scan->context, &flow);
     }
     if (more && scan->at < end)
@@ -209,8 +209,8 @@ static bool lookup_visit(void *context, const struct capture_flow *flow) {
     return lookup->count < lookup->capacity;
 }
 
-int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out, struct capture_flow_statistics *statistics,
-                        uint32_t capacity) {
+int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out,
+                        struct capture_flow_statistics *statistics, uint32_t capacity) {
     (void)statistics;
     struct flow_lookup lookup = {.flow_id = flow_id, .out = out, .capacity = capacity};
     if (!capture->metering)

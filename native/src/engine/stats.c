@@ -38,16 +38,7 @@ static void add_worker(const struct worker *worker, struct capture_stats *out) {
     out->flows_active += total - ended;
 }
 
-/* Caller holds the stats mutex, so the backend is not closed meanwhile. */
-static void add_backend(const struct worker *worker, struct capture_stats *out) {
-    struct backend_stats backend = worker->backend_final;
-    if (worker->backend)
-        worker->capture->ops->stats(worker->backend, &backend);
-    out->dropped_nic += backend.dropped_nic;
-    out->dropped_kernel += backend.dropped_kernel;
-    out->in_flight += backend.in_flight;
-    if (backend.ring_usage > out->ring_usage)
-        out->ring_usage = backend.ring_usage;
+static void add_ring(const struct worker *worker, struct capture_stats *out) {
     double usage = worker->ring ? packet_ring_usage(worker->ring) : 0;
     if (usage > out->ring_usage)
         out->ring_usage = usage;
@@ -83,9 +74,11 @@ int capture_get_stats(capture_t *capture, struct capture_stats *out) {
     for (uint32_t i = 0; out->elapsed_ns && i < capture->worker_count; i++) {
         const struct worker *worker = &capture->workers[i];
         add_worker(worker, out);
-        add_backend(worker, out);
+        add_ring(worker, out);
         add_rates(worker, out->elapsed_ns, out);
     }
+    if (out->elapsed_ns)
+        sources_add_stats(capture, out);
     for (uint32_t i = 0; capture->metering && i < capture->worker_count; i++) {
         const struct worker *worker = &capture->workers[i];
         out->log_records_written += record_log_head(&worker->log);
@@ -100,18 +93,6 @@ int capture_get_stats(capture_t *capture, struct capture_stats *out) {
         out->received = capture->received_said;
     }
     capture->received_said = out->received;
-    pthread_mutex_unlock(&capture->stats_mutex);
-    return CAPTURE_OK;
-}
-
-int capture_describe_backend(capture_t *capture, char *text, uint32_t size) {
-    if (size == 0)
-        return CAPTURE_ERR_SPACE;
-    text[0] = '\0';
-    pthread_mutex_lock(&capture->stats_mutex);
-    const struct worker *worker = &capture->workers[0]; /* the others are opened alike */
-    if (counter_get(&capture->start_mono_ns) && worker->backend && capture->ops->describe)
-        capture->ops->describe(worker->backend, text, size);
     pthread_mutex_unlock(&capture->stats_mutex);
     return CAPTURE_OK;
 }

@@ -9,7 +9,7 @@
 #include "decode/decode.h"
 #include "engine/capture.h"
 
-enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 100, BLOCKED_WAIT_US = 200, AWAIT_TURN_US = 50 };
+enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 10, BLOCKED_WAIT_US = 200, AWAIT_TURN_US = 50 };
 
 /* Counts of one batch, added to the counters once. */
 struct batch_tally {
@@ -64,6 +64,8 @@ static bool take_tunnelled(const struct worker *worker, struct packet *packet, s
 static inline void prepare_packet(struct worker *worker, struct packet *packet) {
     if (__builtin_expect(packet->fragment != PACKET_WHOLE, 0))
         fragment_cache_resolve(&worker->fragments, packet);
+    if (__builtin_expect(worker->key_interface != 0, 0))
+        packet->key.interface = worker->key_interface;
     packet_canonicalise(packet);
     packet->hash = flow_table_hash(&worker->table, &packet->key);
     flow_table_prefetch_bucket(&worker->table, packet->hash);
@@ -132,7 +134,7 @@ static void wake_waiters(struct capture *capture) {
 static uint32_t processable_end(const struct worker *worker) {
     const struct frame_batch *batch = &worker->frames;
     uint32_t first = worker->frames_done;
-    if (!worker->ring || worker->capture->ops->live)
+    if (!worker->ring || worker->capture->live)
         return batch->count;
     return first + packet_ring_room(worker->ring, batch->frames + first, batch->count - first);
 }
@@ -171,7 +173,7 @@ static void process_frames(struct worker *worker, uint32_t end) {
         return;
     worker->packet_id += end;
     worker->frames_done = worker->frames.count = 0;
-    capture->ops->release(worker->backend);
+    worker->queue->source->ops->release(worker->queue->backend);
 }
 
 /* Records that may be written now without overrunning a lossless reader. */
@@ -210,7 +212,7 @@ static void take_rates(struct worker *worker, uint64_t mono_ns) {
 /* Ends flows whose time has come. On a quiet live link packet time goes on with the monotonic clock: the flows of a silent
  * network end too, whatever clock stamped the packets. */
 static void expire_flows(struct worker *worker, bool quiet, uint64_t mono_ns, uint64_t room) {
-    if (quiet && worker->capture->ops->live && worker->newest_ns)
+    if (quiet && worker->capture->live && worker->newest_ns)
         flow_table_set_time(&worker->table, worker->newest_ns + (mono_ns - worker->newest_mono_ns), 0);
     uint64_t budget = room == UINT64_MAX ? EXPIRY_BUDGET : room > BATCH_RECORDS_MAX ? room - BATCH_RECORDS_MAX : 0;
     if (budget > EXPIRY_BUDGET)
@@ -246,8 +248,9 @@ static int read_batch(struct worker *worker, uint32_t wait_ms) {
         process_frames(worker, processable_end(worker));
         return 1;
     }
-    int count = capture->ops->read(worker->backend, &worker->frames, (int)wait_ms, &error);
+    int count = sources_read(worker, wait_ms, &error);
     if (count > 0) {
+        worker->key_interface = capture->flow_config.merge_interfaces ? 0 : worker->queue->source->number;
         counter_add(&worker->counters.read, (uint64_t)count);
         if (holds_damaged_frame(&worker->frames))
             capture_note_error(capture, &error);
@@ -289,6 +292,8 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
         publish_table(worker);
     }
     take_rates(worker, mono_ns);
+    if (__builtin_expect(mono_ns >= worker->look_mono_ns, 0))
+        sources_look_after(worker, mono_ns);
     if (record_log_head(&worker->log) != head || (worker->ring && count > 0))
         wake_waiters(capture);
     if (worker->frames.count && worker->frames_done == done)
@@ -320,26 +325,13 @@ static void end_batch(struct worker *worker, bool gracefully) {
 }
 
 void worker_end_input(struct worker *worker, bool gracefully) {
-    const struct capture_backend_ops *ops = worker->capture->ops;
     if (worker->state != WORKER_RUNNING)
         return;
     end_batch(worker, gracefully);
-    if (ops->live) {
-        if (ops->quiesce)
-            ops->quiesce(worker->backend);
-        /* Without quiesce the link goes on delivering: what the ring held when we came is what is drained. */
-        struct backend_stats held;
-        ops->stats(worker->backend, &held);
-        uint64_t enough = counter_get(&worker->counters.read) + held.in_flight;
-        while (gracefully && worker->state == WORKER_RUNNING && read_batch(worker, DRAIN_WAIT_MS) > 0) {
-            if (!ops->quiesce && counter_get(&worker->counters.read) >= enough)
-                break;
-        }
-        if (worker->state == WORKER_RUNNING) {
-            ops->stats(worker->backend, &held);
-            counter_add(&worker->counters.read, held.in_flight);
-            counter_add(&worker->counters.dropped_user, held.in_flight);
-        }
+    if (worker->capture->live) {
+        sources_leave(worker, gracefully);
+        while (worker->queue_count > 0)
+            read_batch(worker, DRAIN_WAIT_MS);
     }
     atomic_store(&worker->state, WORKER_ENDED);
 }
@@ -359,18 +351,4 @@ void *worker_main(void *argument) {
         worker_end_input(worker, atomic_load(&capture->stop_gracefully));
     pthread_mutex_unlock(&worker->owner);
     return NULL;
-}
-
-void worker_close_backend(struct worker *worker) {
-    struct capture *capture = worker->capture;
-    if (!worker->backend)
-        return;
-    pthread_mutex_lock(&capture->stats_mutex);
-    if (capture->state != CAPTURE_CREATED)
-        capture->ops->stats(worker->backend, &worker->backend_final);
-    worker->backend_final.in_flight = 0;
-    worker->backend_final.ring_usage = 0;
-    capture->ops->close(worker->backend);
-    worker->backend = NULL;
-    pthread_mutex_unlock(&capture->stats_mutex);
 }

@@ -13,21 +13,25 @@ bool flow_table_init(struct flow_table *table, const struct flow_table_config *c
     table->free_head = WHEEL_NONE;
     hash_seed_expand(&table->seed, config->hash_seed);
     table->records = memory_map((size_t)config->max_flows * sizeof(struct flow_record));
+    if (config->merge_interfaces)
+        table->second_interface = memory_map((size_t)config->max_flows * sizeof(uint16_t));
     bool index = flow_index_init(&table->index, config->max_flows);
     bool wheel = timer_wheel_init(&table->wheel, config->max_flows);
-    return table->records && index && wheel;
+    return table->records && index && wheel && (table->second_interface || !config->merge_interfaces);
 }
 
 void flow_table_destroy(struct flow_table *table) {
     memory_unmap(table->records, (size_t)table->config.max_flows * sizeof(struct flow_record));
     table->records = NULL;
+    memory_unmap(table->second_interface, (size_t)table->config.max_flows * sizeof(uint16_t));
+    table->second_interface = NULL;
     flow_index_destroy(&table->index);
     timer_wheel_destroy(&table->wheel);
 }
 
 uint64_t flow_table_bytes(const struct flow_table *table) {
     return (uint64_t)table->config.max_flows * (sizeof(struct flow_record) + sizeof(struct wheel_link)) +
-           flow_index_bytes(&table->index);
+           flow_index_bytes(&table->index) + (table->second_interface ? (uint64_t)table->config.max_flows * sizeof(uint16_t) : 0);
 }
 
 /* A free record has no timer, so its wheel link carries the free list. */
@@ -46,9 +50,16 @@ static void record_give_back(struct flow_table *table, uint32_t number) {
     table->free_head = number;
 }
 
+void flow_table_export(const struct flow_table *table, const struct flow_record *record, uint8_t end_reason,
+                       struct capture_flow *out) {
+    flow_record_export(record, end_reason, out);
+    if (table->second_interface)
+        out->second_interface_index = table->second_interface[record - table->records];
+}
+
 static void emit_record(struct flow_table *table, const struct flow_record *record, uint8_t reason) {
     struct capture_flow flow;
-    flow_record_export(record, reason, &flow);
+    flow_table_export(table, record, reason, &flow);
     table->ended[reason]++;
     table->config.emit(table->config.context, &flow);
 }
@@ -99,6 +110,12 @@ static void evict(struct flow_table *table, uint64_t hash) {
     end_flow(table, oldest, CAPTURE_FLOW_END_RESOURCES);
 }
 
+static void note_interface(struct flow_table *table, uint32_t number, const struct packet *packet) {
+    uint16_t *second = &table->second_interface[number];
+    if (packet->interface_index != table->records[number].interface_index && *second == 0)
+        *second = packet->interface_index;
+}
+
 static inline void count_packet(struct flow_table *table, uint32_t number, const struct packet *packet) {
     struct flow_record *record = &table->records[number];
     struct flow_way *way = &record->way[packet->from];
@@ -106,6 +123,8 @@ static inline void count_packet(struct flow_table *table, uint32_t number, const
     way->octets += packet->octets;
     record->tcp_flags[packet->from] |= packet->tcp_flags;
     record->last_packet_id = packet->packet_id;
+    if (__builtin_expect(table->second_interface != NULL, 0))
+        note_interface(table, number, packet);
     if (packet->ts_ns >= record->last_ns) {
         record->last_ns = packet->ts_ns;
     } else {
@@ -121,6 +140,8 @@ static inline void count_packet(struct flow_table *table, uint32_t number, const
 
 static void begin_record(struct flow_table *table, uint32_t number, const struct packet *packet) {
     flow_record_start(&table->records[number], packet);
+    if (table->second_interface)
+        table->second_interface[number] = 0;
     table->created++;
     table->live++;
     set_timer(table, number);

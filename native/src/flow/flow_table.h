@@ -19,7 +19,8 @@ struct flow_table_config {
     uint64_t idle_timeout_ns;   /* 0: never */
     uint64_t active_timeout_ns; /* 0: never */
     uint64_t hash_seed;
-    uint64_t hash_mask; /* ANDed to every hash; 0 in tests makes all keys collide, otherwise UINT64_MAX */
+    uint64_t hash_mask;    /* ANDed to every hash; 0 in tests makes all keys collide, otherwise UINT64_MAX */
+    bool merge_interfaces; /* packets of one flow come from several interfaces: note a second one */
     void (*emit)(void *context, const struct capture_flow *flow); /* a finished record */
     void *context;
 };
@@ -28,6 +29,7 @@ struct flow_table {
     struct flow_table_config config;
     struct flow_index index;
     struct flow_record *records;
+    uint16_t *second_interface; /* by record: another interface that saw the flow; NULL unless merge_interfaces */
     struct timer_wheel wheel;
     struct hash_seed seed;
     uint64_t idle_limit_ns; /* the timeouts, with UINT64_MAX for never */
@@ -83,5 +85,9 @@ uint32_t flow_table_expire(struct flow_table *table, uint32_t budget);
 /* Ends at most `budget` flows, whatever their time: reason 4, or what had come true by now. False while there are more.
  * The end of the table: from the first call on no packet may be added. */
 bool flow_table_flush(struct flow_table *table, uint32_t budget);
+
+/* flow_record_export, with what the table keeps beside the record. */
+void flow_table_export(const struct flow_table *table, const struct flow_record *record, uint8_t end_reason,
+                       struct capture_flow *out);
 
 #endif
