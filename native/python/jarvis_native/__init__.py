@@ -12,13 +12,16 @@ from jarvis_native.errors import CaptureError
 from jarvis_native.loader import Firmware, MeasuredObject, load_firmware
 from jarvis_native.packets import PACKET_DTYPE, PacketBatch
 from jarvis_native.reader import FlowBatch, FlowBatchBytes, FlowReader, arrow_schema
-from jarvis_native.types import BackendInfo, CaptureMetrics, FlowStats, PacketInfo
+from jarvis_native.types import BackendInfo, CaptureEvent, CaptureEventType, CaptureMetrics, ClockInfo, FlowStats, PacketInfo
 
 __all__ = [
     "PACKET_DTYPE",
     "BackendInfo",
     "CaptureError",
+    "CaptureEvent",
+    "CaptureEventType",
     "CaptureMetrics",
+    "ClockInfo",
     "Firmware",
     "FlowBatch",
     "FlowBatchBytes",

@@ -14,7 +14,7 @@ from typing import Any
 
 from jarvis_native.errors import InvalidArgument
 
-TIMESTAMP_SOURCES = {"default": 0, "kernel": 1, "hardware": 2}
+TIMESTAMP_SOURCES = {"default": 0, "kernel": 1, "hardware": 2, "ptp": 3, "ntp": 4}
 SORT_KEYS = {"none": 0, "packets": 1, "octets": 2, "start": 3, "last": 4, "duration": 5}
 TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 READER_STARTS = {"oldest": 0, "newest": 1, "last": 2, "token": 3}
@@ -92,6 +92,7 @@ def capture_config(
     packet_ring_mb: int,
     exclusive: bool,
     dpdk_eal_args: Sequence[str],
+    loss_threshold: int,
 ) -> Kept:
     """`struct capture_config`."""
     config = ffi.new("struct capture_config *")
@@ -117,6 +118,7 @@ def capture_config(
     config.timestamp_source = choice("timestamp_source", timestamp_source, TIMESTAMP_SOURCES)
     config.packet_ring_mb = unsigned("packet_ring_mb", packet_ring_mb)
     config.exclusive = bool(exclusive)
+    config.loss_threshold = unsigned("loss_threshold", loss_threshold, 64)
     return config, kept
 
 

@@ -25,7 +25,7 @@ from jarvis_native.errors import CaptureError, CaptureStateError, InvalidArgumen
 from jarvis_native.loader import Firmware, load_firmware, loaded_firmware
 from jarvis_native.packets import PacketBatch, batch_from_ring
 from jarvis_native.reader import FlowBatch, FlowReader
-from jarvis_native.types import BackendInfo, CaptureMetrics, FlowStats
+from jarvis_native.types import BackendInfo, CaptureEvent, CaptureEventType, CaptureMetrics, ClockInfo, FlowStats
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,14 +39,19 @@ _STOP_WAIT_S = 0.001
 ENCODED_RECORD_BYTES = 208
 """Enough for one FlowRecord (jarvis_capture.h)."""
 
+MAX_EVENTS = 256
+"""Events that the core keeps (jarvis_capture.h)."""
+
 LIST_FLOWS_BATCH_TAG = b"\x12"
 """ListFlowsResponse.batch: field 2, length-delimited."""
 
-TimestampSource = Literal["default", "kernel", "hardware"]
+TimestampSource = Literal["default", "kernel", "hardware", "ptp", "ntp"]
 Tunnel = Literal["outer", "inner", "both"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
 
+_TIMESTAMP_SOURCE_NAMES = {number: name for name, number in arguments.TIMESTAMP_SOURCES.items()}
+_UNKNOWN_NS = (1 << 64) - 1
 _PLAIN_STATS = tuple(name for name in CaptureMetrics.__dataclass_fields__ if name != "flows_ended")
 _PLAIN_FLOW = tuple(name for name in FlowStats.__dataclass_fields__ if name not in ("src_addr", "dst_addr"))
 
@@ -62,13 +67,15 @@ class PacketCaptureEngine:
         snaplen: bytes kept of each frame, 64..262144; 0 = 262144.
         filter: BPF expression; empty = everything.
         promiscuous: put the interface into promiscuous mode.
-        timestamp_source: "default", "kernel" or "hardware".
+        timestamp_source: "default", "kernel", "hardware", "ptp" (the kernel's, carried over to the interface's PTP hardware
+            clock) or "ntp" (the kernel's, refused while the system clock is not synchronised).
         workers: capture threads, 1..64; 0 processes frames inside `poll`. Default: 0 for files, 1 for an interface.
         worker_cpus: a CPU number per worker; empty = not pinned.
         packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off. When it is full, a live capture drops frames from it, and one
             of files waits until they are taken: with it, files must be read through `packets`.
         exclusive: backends "xdp" and "dpdk" may take the frames of an interface away from a host that uses the interface itself.
         dpdk_eal_args: for backend "dpdk", what DPDK is started with, once for the process: see docs/dpdk.md.
+        loss_threshold: more frames lost than this within one second raise an event (`next_events`); 0 = any.
         firmware: from `load_firmware`; default: the process's, or loaded from the default directory.
         allow_unsigned: passed to `load_firmware` when it is called here; for scripts only.
 
@@ -93,6 +100,7 @@ class PacketCaptureEngine:
         packet_ring_mb: int = 0,
         exclusive: bool = False,
         dpdk_eal_args: Sequence[str] = (),
+        loss_threshold: int = 0,
         firmware: Firmware | None = None,
         allow_unsigned: bool = False,
     ) -> None:
@@ -121,6 +129,7 @@ class PacketCaptureEngine:
             packet_ring_mb=packet_ring_mb,
             exclusive=exclusive,
             dpdk_eal_args=dpdk_eal_args,
+            loss_threshold=loss_threshold,
         )
         self._backend = self._select_backend(config)
         out, info = self._ffi.new("capture_t **"), self._error_info()
@@ -269,6 +278,43 @@ class PacketCaptureEngine:
         info = self._error_info()
         self._check(self._lib.capture_get_error(self._open_capture(), info))
         return error_from_info(self._ffi, self._lib, info.code, info) if info.code < 0 else None
+
+    def next_events(self, after_sequence: int = 0) -> list[CaptureEvent]:
+        """Events after that sequence number (0: all that are kept), oldest first; at most 256, never waits.
+
+        A first sequence number above after_sequence + 1 means that those between were overwritten unread. Keep the last one's
+        and pass it the next time.
+        """
+        found: list[CaptureEvent] = []
+        event, sequence = self._ffi.new("struct capture_event *"), arguments.unsigned("after_sequence", after_sequence, 64)
+        capture = self._open_capture()
+        while len(found) < MAX_EVENTS and self._check(self._lib.capture_next_event(capture, sequence, event)):
+            sequence = event.sequence
+            found.append(
+                CaptureEvent(
+                    sequence=sequence,
+                    time_unix_ns=event.time_unix_ns,
+                    type=CaptureEventType(event.type),
+                    value=event.value,
+                    delta=event.delta,
+                    interface=self._text(event.interface),
+                    message=self._text(event.message),
+                )
+            )
+        return found
+
+    def get_clock(self) -> ClockInfo:
+        """The clock behind the timestamps; never waits for the packet path."""
+        clock = self._ffi.new("struct capture_clock_info *")
+        self._check(self._lib.capture_get_clock(self._open_capture(), clock))
+        return ClockInfo(
+            source=_TIMESTAMP_SOURCE_NAMES[clock.source],
+            synchronised=clock.synchronised,
+            offset_ns=clock.offset_ns,
+            error_bound_ns=None if clock.error_bound_ns == _UNKNOWN_NS else clock.error_bound_ns,
+            steps=clock.steps,
+            detail=self._text(clock.detail),
+        )
 
     def get_flows(
         self,
@@ -447,6 +493,9 @@ class PacketCaptureEngine:
         if capture is None:
             raise CaptureStateError("the engine is closed", field="capture")
         return capture
+
+    def _text(self, value: Any) -> str:
+        return str(self._ffi.string(value).decode("utf-8", "replace"))
 
     def _error_info(self) -> Any:
         return self._ffi.new("struct capture_error_info *")

@@ -7,6 +7,7 @@ Packets and finished flow records are not among them on the hot paths: those sta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,3 +181,53 @@ class BackendInfo:
     """Why it is not usable here, or how it would be chosen."""
     live: bool
     """Captures from interfaces; else from files."""
+
+
+class CaptureEventType(IntEnum):
+    """What happened to a capture; numbers of `enum capture_event_type`."""
+
+    LOSS = 1
+    """value: frames lost since the last such event, over all places."""
+    CLOCK_STEP = 2
+    """delta: how far the clock stepped, nanoseconds."""
+    CLOCK_SYNC = 3
+    """value 1: the clock is synchronised again, 0: no longer."""
+    INTERFACE = 4
+    """value: 1 up, 2 down, 3 gone; `interface` says which."""
+    INTERFACE_ADDED = 5
+    INTERFACE_REMOVED = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureEvent:
+    """Something that happened to a capture, worth telling an operator. The newest 256 are kept."""
+
+    sequence: int
+    """From 1, without gaps: what is missing between two was overwritten before it was read."""
+    time_unix_ns: int
+    """System clock when it was noticed, nanoseconds since the Unix epoch."""
+    type: CaptureEventType
+    value: int
+    delta: int
+    interface: str
+    """Or empty."""
+    message: str
+    """One sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockInfo:
+    """The clock behind a live capture's timestamps, looked at no more than a second ago."""
+
+    source: str
+    """One of "kernel", "hardware", "ptp" or "ntp"; "default" for files, which carry their own times."""
+    synchronised: bool
+    """ntp: adjtimex says so; others: False, there is nothing to be synchronised or it cannot be known."""
+    offset_ns: int
+    """That clock minus the system's (CLOCK_REALTIME), nanoseconds; ntp: adjtimex's estimate of the system clock's error."""
+    error_bound_ns: int | None
+    """Of offset_ns or, for ntp, of the clock (maxerror), nanoseconds; None = unknown."""
+    steps: int
+    """Steps of the clock seen since the start."""
+    detail: str
+    """E.g. the PTP clock's device."""
