@@ -110,15 +110,15 @@ static int check_sizes(const struct capture_config *config, struct capture_error
 }
 
 static int check_timestamp_source(const struct capture_config *config, struct capture_error_info *error) {
-    if (config->timestamp_source > CAPTURE_TIMESTAMP_HARDWARE)
+    static const char *const names[] = {"default", "kernel", "hardware", "ptp", "ntp"};
+    if (config->timestamp_source > CAPTURE_TIMESTAMP_NTP)
         return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                            "timestamp_source is %u: accepted are 0 (default), 1 (kernel) and 2 (hardware)",
+                            "timestamp_source is %u: accepted are 0 (default), 1 (kernel), 2 (hardware), 3 (ptp) and 4 (ntp)",
                             config->timestamp_source);
     if (config->files && config->timestamp_source != CAPTURE_TIMESTAMP_DEFAULT)
         return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
                             "timestamp_source is %u (%s): files carry their own timestamps, accepted is 0 (default)",
-                            config->timestamp_source,
-                            config->timestamp_source == CAPTURE_TIMESTAMP_KERNEL ? "kernel" : "hardware");
+                            config->timestamp_source, names[config->timestamp_source]);
     return CAPTURE_OK;
 }
 

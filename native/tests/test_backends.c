@@ -96,9 +96,11 @@ static void worker_cpus_must_exist_and_be_one_per_worker(void) {
 }
 
 static void timestamp_sources_that_cannot_be_are_refused(void) {
-    CHECK_INVALID(live("lo"), timestamp_source, 3,
-                  "timestamp_source is 3: accepted are 0 (default), 1 (kernel) and 2 (hardware)");
+    CHECK_INVALID(live("lo"), timestamp_source, 5,
+                  "timestamp_source is 5: accepted are 0 (default), 1 (kernel), 2 (hardware), 3 (ptp) and 4 (ntp)");
     CHECK_INVALID(offline(), timestamp_source, 2, "files carry their own timestamps");
+    CHECK_INVALID(offline(), timestamp_source, 3, "timestamp_source is 3 (ptp): files carry their own timestamps");
+    CHECK_INVALID(offline(), timestamp_source, 4, "timestamp_source is 4 (ntp): files carry their own timestamps");
     CHECK_VALID(live("lo"), timestamp_source, 2);
 }
 

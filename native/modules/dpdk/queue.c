@@ -50,11 +50,14 @@ static bool automatic(const char *interface, char *reason, size_t size) {
 }
 
 static int check(const struct capture_config *config, struct capture_error_info *error) {
-    if (config->timestamp_source == CAPTURE_TIMESTAMP_KERNEL)
+    static const char *const of_the_kernel[] = {
+        [CAPTURE_TIMESTAMP_KERNEL] = "kernel", [CAPTURE_TIMESTAMP_PTP] = "ptp", [CAPTURE_TIMESTAMP_NTP] = "ntp"};
+    if (config->timestamp_source != CAPTURE_TIMESTAMP_DEFAULT && config->timestamp_source != CAPTURE_TIMESTAMP_HARDWARE)
         return capture_fail(
             error, CAPTURE_ERR_INVALID, "timestamp_source",
-            "timestamp_source is 1 (kernel): with backend dpdk no frame passes the kernel, accepted are 0 (the driver's "
-            "timestamps, else the system's clock at hand-over) and 2 (hardware)");
+            "timestamp_source is %u (%s): with backend dpdk no frame passes the kernel, accepted are 0 (the driver's "
+            "timestamps, else the system's clock at hand-over) and 2 (hardware)",
+            config->timestamp_source, of_the_kernel[config->timestamp_source]);
     return eal_args_check(config, error);
 }
 

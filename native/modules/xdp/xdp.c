@@ -108,9 +108,9 @@ static int check(const struct capture_config *config, struct capture_error_info 
     char use[120];
     struct xdp_interface found;
     if (config->timestamp_source == CAPTURE_TIMESTAMP_HARDWARE)
-        return capture_fail(
-            error, CAPTURE_ERR_INVALID, "timestamp_source",
-            "timestamp_source is 2 (hardware): backend xdp does not get the card's timestamps, accepted are 0 and 1");
+        return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
+                            "timestamp_source is 2 (hardware): backend xdp does not get the card's timestamps, accepted are 0 "
+                            "(default), 1 (kernel), 3 (ptp) and 4 (ntp)");
     if (!config->exclusive && xdp_host_uses(config->interface, use, sizeof use))
         return capture_fail(error, CAPTURE_ERR_INVALID, "exclusive",
                             "exclusive is false: %s, and backend xdp would take its frames away from the host; accepted is true, "

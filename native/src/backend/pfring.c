@@ -73,6 +73,24 @@ static bool probe(const char *interface, char *reason, size_t size) {
     return true;
 }
 
+/* Source ptp is refused for all devices: which interface's clock would stand behind a cluster or a module? */
+static int check(const struct capture_config *config, struct capture_error_info *error) {
+    struct pfring_device device;
+    if (config->timestamp_source == CAPTURE_TIMESTAMP_PTP)
+        return capture_fail(
+            error, CAPTURE_ERR_INVALID, "timestamp_source",
+            "timestamp_source is 3 (ptp): backend pfring does not tell whose PTP clock it would be, accepted are 0 "
+            "(default), 1 (kernel), 2 (hardware) and 4 (ntp)");
+    if (config->timestamp_source == CAPTURE_TIMESTAMP_NTP &&
+        pfring_device_examine(config->interface, &device, NULL) == CAPTURE_OK && device.module == PFRING_PCAP_FILE)
+        return capture_fail(
+            error, CAPTURE_ERR_INVALID, "timestamp_source",
+            "timestamp_source is 4 (ntp): device %.100s is a file, which carries its own timestamps, accepted is 0 "
+            "(default)",
+            config->interface);
+    return CAPTURE_OK;
+}
+
 static void release(void *opaque) {
     struct pfring_state *state = opaque;
     state->arena_used = 0;
@@ -103,7 +121,7 @@ static int open_failed(const struct pfring_state *state, int reason, struct capt
 
 static int refuse_hardware_timestamps(const struct pfring_state *state, struct capture_error_info *error) {
     return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                        "timestamp_source is 2 (hardware): device %.100s has no hardware timestamps, accepted are 0 and 1",
+                        "timestamp_source is 2 (hardware): device %.100s has no hardware timestamps, accepted are 0, 1 and 4",
                         state->name);
 }
 
@@ -336,6 +354,7 @@ const struct capture_backend_ops pfring_backend = {
     .device_names = true,
     .probe = probe,
     .automatic = automatic,
+    .check = check,
     .open = open_state,
     .read = read_batch,
     .release = release,

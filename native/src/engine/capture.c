@@ -69,13 +69,22 @@ static int random_bytes(void *out, size_t size, struct capture_error_info *error
     return CAPTURE_OK;
 }
 
+/* Waits end by the monotonic clock: the system's may be set in the middle of one. */
+static void init_condition(pthread_cond_t *condition) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
 static void init_locks(struct capture *capture) {
     event_log_init(&capture->events);
     pthread_mutex_init(&capture->error_mutex, NULL);
     pthread_mutex_init(&capture->control_mutex, NULL);
     pthread_mutex_init(&capture->stats_mutex, NULL);
     pthread_mutex_init(&capture->wake_mutex, NULL);
-    pthread_cond_init(&capture->wake, NULL);
+    init_condition(&capture->wake);
     pthread_mutex_init(&capture->scan_mutex, NULL);
     pthread_mutex_init(&capture->readers_mutex, NULL);
     for (uint32_t i = 0; i < capture->worker_count; i++) {
@@ -85,7 +94,7 @@ static void init_locks(struct capture *capture) {
         worker->look_mono_ns = UINT64_MAX;
         pthread_mutex_init(&worker->owner, NULL);
         pthread_mutex_init(&worker->scan.lock, NULL);
-        pthread_cond_init(&worker->scan.done, NULL);
+        init_condition(&worker->scan.done);
     }
 }
 
@@ -120,6 +129,7 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
     init_locks(capture);
     if (!copy_config(&capture->config, config))
         result = no_memory(error, "", "configuration", 0);
+    monitor_init(capture);
     if (result == CAPTURE_OK)
         result = random_bytes(capture->epoch, sizeof(capture->epoch), error);
     if (result == CAPTURE_OK)
@@ -160,6 +170,7 @@ void capture_destroy(capture_t *capture) {
     for (uint32_t i = 0; i < capture->worker_count; i++)
         free_worker(&capture->workers[i]);
     free_config(&capture->config);
+    monitor_destroy(capture);
     event_log_destroy(&capture->events);
     pthread_mutex_destroy(&capture->error_mutex);
     pthread_mutex_destroy(&capture->control_mutex);

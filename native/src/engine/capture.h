@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "engine/events.h"
+#include "engine/monitor.h"
 #include "engine/source.h"
 #include "filter.h"
 #include "flow/flow_table.h"
@@ -142,6 +143,7 @@ struct capture {
     atomic_bool failed;       /* the input ended by an error */
 
     struct event_log events;
+    struct monitor monitor;
 
     pthread_mutex_t control_mutex; /* taken before the stats mutex */
     pthread_mutex_t stats_mutex;

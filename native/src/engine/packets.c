@@ -32,6 +32,7 @@ static bool move_forward(struct capture *capture, uint64_t until_mono_ns) {
     pthread_mutex_lock(&worker->owner);
     enum worker_turn turn = worker_turn(worker, left_ms < TURN_WAIT_MS ? (uint32_t)left_ms : TURN_WAIT_MS);
     pthread_mutex_unlock(&worker->owner);
+    monitor_poll(capture, now);
     return turn != TURN_BLOCKED;
 }
 

@@ -41,9 +41,13 @@ static int start_thread(struct worker *worker, struct capture_error_info *error)
 int capture_start(capture_t *capture, struct capture_error_info *error) {
     if (capture->state != CAPTURE_CREATED)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "the capture was started before");
-    int result = sources_open(capture, error);
-    if (result != CAPTURE_OK)
+    int result = monitor_prepare(capture, error);
+    if (result == CAPTURE_OK)
+        result = sources_open(capture, error);
+    if (result != CAPTURE_OK) {
+        monitor_cancel(capture);
         return result;
+    }
     uint64_t now = clock_ns(CLOCK_MONOTONIC);
     for (uint32_t i = 0; i < capture->worker_count; i++)
         capture->workers[i].rate_mono_ns = now;
@@ -52,6 +56,8 @@ int capture_start(capture_t *capture, struct capture_error_info *error) {
     counter_set(&capture->start_mono_ns, now);
     for (uint32_t i = 0; capture->threaded && i < capture->worker_count && result == CAPTURE_OK; i++)
         result = start_thread(&capture->workers[i], error);
+    if (result == CAPTURE_OK)
+        result = monitor_start(capture, error);
     if (result != CAPTURE_OK)
         capture_stop(capture, false);
     return result;
@@ -120,6 +126,7 @@ static int poll_inline(struct capture *capture, uint32_t timeout_ms) {
             turn = turn_after_waiting(worker, until);
         first = false;
         now = clock_ns(CLOCK_MONOTONIC);
+        monitor_poll(capture, now);
     } while (now < until && turn != TURN_DONE && turn != TURN_BLOCKED && atomic_load(&capture->errors_noted) == errors);
     pthread_mutex_unlock(&worker->owner);
     return turn == TURN_DONE ? end_result(capture) : 1;
@@ -143,7 +150,7 @@ void capture_wait_wake(struct capture *capture, uint64_t until_mono_ns) {
     uint64_t wait = until_mono_ns > now ? until_mono_ns - now : 0;
     if (wait > WAKE_SLICE_MS * 1000000ull)
         wait = WAKE_SLICE_MS * 1000000ull;
-    uint64_t until = clock_ns(CLOCK_REALTIME) + wait;
+    uint64_t until = now + wait;
     struct timespec at = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
     pthread_mutex_lock(&capture->wake_mutex);
     pthread_cond_timedwait(&capture->wake, &capture->wake_mutex, &at);
@@ -210,6 +217,7 @@ int capture_stop(capture_t *capture, bool graceful) {
     sources_close(capture);
     capture->state = CAPTURE_STOPPED;
     pthread_mutex_unlock(&capture->control_mutex);
+    monitor_stop(capture);
     counter_set(&capture->stop_mono_ns, clock_ns(CLOCK_MONOTONIC));
     atomic_store(&capture->released, true);
     capture_flush_released(capture);

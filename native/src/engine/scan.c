@@ -51,7 +51,7 @@ static void post_scan(struct flow_scan *scan, bool (*visit)(void *, const struct
 /* Waits a moment; true when the scan is complete. */
 static bool wait_scan(struct flow_scan *scan) {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += SCAN_RETRY_MS * 1000000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_nsec -= 1000000000;

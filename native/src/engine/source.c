@@ -270,7 +270,9 @@ static int add_source(struct capture *capture, const char *interface, struct cap
                             "interface %.64s: the capture has %d interfaces, the most there may be", interface,
                             CAPTURE_INTERFACES_MAX);
     struct source *source;
-    int result = make_source(capture, interface, &source, error);
+    int result = clock_source_admit(&capture->monitor.clock, interface, error);
+    if (result == CAPTURE_OK)
+        result = make_source(capture, interface, &source, error);
     if (result != CAPTURE_OK)
         return result;
     result = source_open(capture, source, error);

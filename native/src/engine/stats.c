@@ -70,6 +70,7 @@ int capture_get_stats(capture_t *capture, struct capture_stats *out) {
     memset(out, 0, sizeof(*out));
     out->time_unix_ns = clock_ns(CLOCK_REALTIME);
     out->elapsed_ns = elapsed(capture);
+    out->clock_steps = atomic_load(&capture->monitor.clock.steps);
     pthread_mutex_lock(&capture->stats_mutex);
     for (uint32_t i = 0; out->elapsed_ns && i < capture->worker_count; i++) {
         const struct worker *worker = &capture->workers[i];

@@ -139,12 +139,21 @@ static uint32_t processable_end(const struct worker *worker) {
     return first + packet_ring_room(worker->ring, batch->frames + first, batch->count - first);
 }
 
+/* Takes the frames' times from the system's clock over to the one that was asked for (timestamp_source ptp). */
+static void shift_times(struct frame *frames, uint32_t count, int64_t offset_ns) {
+    for (uint32_t i = 0; i < count; i++)
+        frames[i].ts_ns += (uint64_t)offset_ns;
+}
+
 /* Processes the batch's frames up to before `end`, and gives the batch back when that was all. */
 static void process_frames(struct worker *worker, uint32_t end) {
     struct capture *capture = worker->capture;
     struct batch_tally tally = {0};
     uint32_t first = worker->frames_done, count = end - first;
     uint64_t newest = 0, octets = 0, truncated = 0;
+    int64_t offset_ns = atomic_load_explicit(&capture->monitor.clock.applied_ns, memory_order_relaxed);
+    if (__builtin_expect(offset_ns != 0, 0))
+        shift_times(&worker->frames.frames[first], count, offset_ns);
     for (uint32_t i = first; i < end; i++) {
         const struct frame *frame = &worker->frames.frames[i];
         octets += frame->wirelen;
