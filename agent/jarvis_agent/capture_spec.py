@@ -14,6 +14,8 @@ from google.protobuf.duration_pb2 import Duration
 from jarvis.capture.v1.capture_pb2 import (
     TIMESTAMP_SOURCE_HARDWARE,
     TIMESTAMP_SOURCE_KERNEL,
+    TIMESTAMP_SOURCE_NTP,
+    TIMESTAMP_SOURCE_PTP,
     TIMESTAMP_SOURCE_UNSPECIFIED,
     TUNNEL_BOTH,
     TUNNEL_INNER,
@@ -36,6 +38,8 @@ _TIMESTAMP_SOURCES: dict[int, TimestampSource] = {
     TIMESTAMP_SOURCE_UNSPECIFIED: "default",
     TIMESTAMP_SOURCE_KERNEL: "kernel",
     TIMESTAMP_SOURCE_HARDWARE: "hardware",
+    TIMESTAMP_SOURCE_PTP: "ptp",
+    TIMESTAMP_SOURCE_NTP: "ntp",
 }
 _TUNNELS: dict[int, Tunnel] = {TUNNEL_UNSPECIFIED: "outer", TUNNEL_OUTER: "outer", TUNNEL_INNER: "inner", TUNNEL_BOTH: "both"}
 
@@ -59,6 +63,7 @@ class CapturePlan:
     idle_timeout_s: float
     active_timeout_s: float
     tunnel: Tunnel
+    loss_threshold: int
     workers: int
     """Always threads: the event loop never moves a capture itself."""
     worker_cpus: tuple[int, ...]
@@ -84,9 +89,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         accepted = "accepted is the name alone of a device that this agent's dpdk_eal_args make (--vdev)"
         raise RequestError(("spec.interface", f"{found}; {accepted}"))
     if spec.timestamp_source not in _TIMESTAMP_SOURCES:
-        raise RequestError(
-            ("spec.timestamp_source", f"{spec.timestamp_source}; unspecified (0), kernel (1) and hardware (2) are accepted")
-        )
+        accepted = "unspecified (0), kernel (1), hardware (2), ptp (3) and ntp (4) are accepted"
+        raise RequestError(("spec.timestamp_source", f"{spec.timestamp_source}; {accepted}"))
     if spec.tunnel not in _TUNNELS:
         raise RequestError(("spec.tunnel", f"{spec.tunnel}; unspecified (0), outer (1), inner (2) and both (3) are accepted"))
     live = bool(spec.interface)
@@ -106,6 +110,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         idle_timeout_s=_seconds(spec.idle_timeout) if spec.HasField("idle_timeout") else DEFAULT_IDLE_S,
         active_timeout_s=_seconds(spec.active_timeout) if spec.HasField("active_timeout") else DEFAULT_ACTIVE_S,
         tunnel=_TUNNELS[spec.tunnel],
+        loss_threshold=spec.loss_threshold,
         workers=len(worker_cpus) or 1 if pinned else 1,
         worker_cpus=worker_cpus if pinned else (),
     )

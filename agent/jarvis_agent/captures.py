@@ -245,6 +245,7 @@ class CaptureManager:
             uptime=wire.duration(metrics.elapsed_ns),
             message=message,
             metrics=wire.capture_metrics(metrics),
+            clock=wire.clock_status(run.engine.get_clock()) if run.plan.is_live else None,
         )
 
     def _prepare(self, plan: CapturePlan) -> CaptureRun:
@@ -261,6 +262,7 @@ class CaptureManager:
             workers=plan.workers,
             worker_cpus=plan.worker_cpus,
             dpdk_eal_args=self._dpdk_eal_args,
+            loss_threshold=plan.loss_threshold,
             firmware=self._firmware,
         )
         engine.enable_flow_metering(

@@ -6,13 +6,13 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jarvis.capture.v1 import capture_pb2
-from jarvis_native import BackendInfo, CaptureMetrics
+from jarvis_native import BackendInfo, CaptureMetrics, ClockInfo
 
 _SAME_NAME = (
     "received", "received_octets", "metered", "metered_octets", "filtered", "non_ip", "malformed", "paused", "dropped_nic",
     "dropped_kernel", "dropped_user", "in_flight", "truncated", "fragments_matched", "fragments_unmatched", "time_regressions",
     "flows_active", "flows_total", "throughput_bps", "throughput_pps", "ring_usage", "flow_table_bytes",
-    "tunnelled", "tunnelled_octets",
+    "tunnelled", "tunnelled_octets", "clock_steps",
 )  # fmt: skip
 
 
@@ -38,6 +38,26 @@ def backend_info(backend: BackendInfo) -> capture_pb2.BackendInfo:
     """One capture backend."""
     return capture_pb2.BackendInfo(
         name=backend.name, description=backend.description, usable=backend.usable, reason=backend.reason, live=backend.live
+    )
+
+
+_TIMESTAMP_SOURCES = {
+    "kernel": capture_pb2.TIMESTAMP_SOURCE_KERNEL,
+    "hardware": capture_pb2.TIMESTAMP_SOURCE_HARDWARE,
+    "ptp": capture_pb2.TIMESTAMP_SOURCE_PTP,
+    "ntp": capture_pb2.TIMESTAMP_SOURCE_NTP,
+}
+
+
+def clock_status(clock: ClockInfo) -> capture_pb2.ClockStatus:
+    """The clock behind a live capture's timestamps."""
+    return capture_pb2.ClockStatus(
+        source=_TIMESTAMP_SOURCES[clock.source],
+        synchronised=clock.synchronised,
+        offset_ns=clock.offset_ns,
+        error_bound_ns=clock.error_bound_ns,
+        steps=clock.steps,
+        detail=clock.detail,
     )
 
 

@@ -107,6 +107,22 @@ static void hardware_timestamps_that_are_not_there_are_an_error(void) {
     CHECK_TEXT("timestamp_source", error.field);
 }
 
+static void of_the_systems_clocks_ptp_is_refused_and_ntp_for_files(void) {
+    struct capture_config config = config_of("zc:eth7");
+    struct capture_error_info error = {0};
+    config.timestamp_source = CAPTURE_TIMESTAMP_NTP;
+    CHECK_EQUAL(CAPTURE_OK, pfring_backend.check(&config, &error));
+    config.timestamp_source = CAPTURE_TIMESTAMP_PTP;
+    CHECK_EQUAL(CAPTURE_ERR_INVALID, pfring_backend.check(&config, &error));
+    CHECK_TEXT("timestamp_source", error.field);
+    config = config_of("pcap:../../tests/data/connection.pcap");
+    config.timestamp_source = CAPTURE_TIMESTAMP_KERNEL;
+    CHECK_EQUAL(CAPTURE_OK, pfring_backend.check(&config, &error));
+    config.timestamp_source = CAPTURE_TIMESTAMP_NTP;
+    CHECK_EQUAL(CAPTURE_ERR_INVALID, pfring_backend.check(&config, &error));
+    CHECK(strstr(error.message, "is a file, which carries its own timestamps") != NULL);
+}
+
 static void frames_longer_than_snaplen_are_cut_and_marked(void) {
     struct capture_config config = config_of("zc:eth7");
     config.snaplen = 64;
@@ -144,9 +160,7 @@ static void drops_are_the_kernels_or_past_it_the_cards_and_never_become_fewer(vo
     for (int past = 0; past < 2; past++) {
         void *state = open_device(devices[past]);
         CHECK_EQUAL(0, stats_of_state(state).dropped_kernel + stats_of_state(state).dropped_nic);
-        const struct {
-            uint64_t counter, total;
-        } steps[] = {{7, 7}, {7, 7}, {5000000000, 5000000000}, {3, 5000000003}};
+        const struct { uint64_t counter, total; } steps[] = {{7, 7}, {7, 7}, {5000000000, 5000000000}, {3, 5000000003}};
         for (int i = 0; i < 4; i++) {
             fake->set_dropped(devices[past], steps[i].counter);
             struct backend_stats stats = stats_of_state(state);
@@ -265,6 +279,7 @@ int main(void) {
     RUN(frames_arrive_whole_and_in_order_though_the_library_lends_each_only_until_the_next);
     RUN(the_finer_timestamp_is_taken_where_there_is_one);
     RUN(hardware_timestamps_that_are_not_there_are_an_error);
+    RUN(of_the_systems_clocks_ptp_is_refused_and_ntp_for_files);
     RUN(frames_longer_than_snaplen_are_cut_and_marked);
     RUN(a_frame_knows_its_interface);
     RUN(drops_are_the_kernels_or_past_it_the_cards_and_never_become_fewer);

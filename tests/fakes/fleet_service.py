@@ -65,6 +65,8 @@ class FakeFleetService(FleetServiceServicer):
         self.flow_calls: list[list[fleet_pb2.WatchFlowsResponse]] = []
         self.flow_endings: list[grpc.StatusCode | status_pb2.Status | None] = []
         self.live_flows: list[fleet_pb2.FleetListFlowsResponse] = []
+        #: What capture statuses say of the clock.
+        self.clock: capture_pb2.ClockStatus | None = None
         self.requests: list[Any] = []
         #: Set while a WatchFlows call without end is waiting for its client to go.
         self.streaming = asyncio.Event()
@@ -159,6 +161,8 @@ class FakeFleetService(FleetServiceServicer):
         metrics = capture_pb2.CaptureMetrics(received=12_345, received_octets=6_700_000, dropped_kernel=7, flows_active=42)
         capture = capture_pb2.CaptureStatus(state=capture_pb2.CAPTURE_STATE_RUNNING, backend="pcap", metrics=metrics)
         capture.spec.interface = "eth0"
+        if self.clock is not None:
+            capture.clock.CopyFrom(self.clock)
         async for outcome in self._outcomes(request.selector, context, capture):
             yield outcome
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from jarvis_native import FlowStats, PacketCaptureEngine
+from jarvis_native.errors import InvalidArgument
 from jarvis_native.loader import Firmware
 
 PACKETS = 50
@@ -49,6 +50,21 @@ def test_datagrams_over_loopback_are_metered_exactly(
         with capture.open_flow_reader() as reader:
             batch = reader.read_batch()
         assert (batch.records, batch.end) == (1, True)
+
+
+def test_the_clock_of_a_live_capture_is_known_and_a_ptp_clock_that_is_not_there_refused(firmware: Firmware) -> None:
+    usable = {row.name: row for row in PacketCaptureEngine.get_available_backends("lo", firmware=firmware)}["afpacket"]
+    if not usable.usable:
+        pytest.skip(f"backend afpacket: {usable.reason}")
+    with PacketCaptureEngine("lo", firmware=firmware) as capture:
+        capture.start()
+        clock = capture.get_clock()
+        assert (clock.source, clock.offset_ns, clock.error_bound_ns, clock.synchronised) == ("kernel", 0, 0, False)
+        assert clock.steps == capture.get_metrics().clock_steps
+    with PacketCaptureEngine("lo", timestamp_source="ptp", firmware=firmware) as capture:
+        with pytest.raises(InvalidArgument, match="interface lo has no PTP hardware clock") as refused:
+            capture.start()
+        assert refused.value.field == "timestamp_source"
 
 
 def send(port: int) -> None:

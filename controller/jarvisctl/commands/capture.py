@@ -14,13 +14,14 @@ from jarvisctl.errors import ExitCode, usage_error
 from jarvisctl.format.objects import enum_text, to_object
 from jarvisctl.format.progress import progress
 from jarvisctl.format.table import Column, Table
-from jarvisctl.format.units import count, printable, scaled, seconds_of, span
+from jarvisctl.format.units import count, interval, printable, scaled, seconds_of, span
 from jarvisctl.options import AgentOption, AllOption, SelectorOption, check_range, make_selector, parse_duration, to_duration
 from jarvisctl.status import failure_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _STATE = capture_pb2.CaptureState.DESCRIPTOR
+_TIMESTAMP_SOURCE = capture_pb2.TimestampSource.DESCRIPTOR
 
 
 class Backend(StrEnum):
@@ -40,6 +41,8 @@ class TimestampSource(StrEnum):
     DEFAULT = "default"
     KERNEL = "kernel"
     HARDWARE = "hardware"
+    PTP = "ptp"
+    NTP = "ntp"
 
 
 class Tunnel(StrEnum):
@@ -54,6 +57,8 @@ _TIMESTAMP_SOURCES = {
     TimestampSource.DEFAULT: capture_pb2.TIMESTAMP_SOURCE_UNSPECIFIED,
     TimestampSource.KERNEL: capture_pb2.TIMESTAMP_SOURCE_KERNEL,
     TimestampSource.HARDWARE: capture_pb2.TIMESTAMP_SOURCE_HARDWARE,
+    TimestampSource.PTP: capture_pb2.TIMESTAMP_SOURCE_PTP,
+    TimestampSource.NTP: capture_pb2.TIMESTAMP_SOURCE_NTP,
 }
 _TUNNELS = {
     Tunnel.OUTER: capture_pb2.TUNNEL_OUTER,
@@ -85,8 +90,13 @@ def start(
     ] = 0,
     buffer_size_mb: Annotated[int, typer.Option("--buffer-size-mb", metavar="MIB", help="Kernel ring: 64 to 8,192.")] = 64,
     timestamp_source: Annotated[
-        TimestampSource, typer.Option("--timestamp-source", help="default: file, what it holds; live, kernel.")
-    ] = (TimestampSource.DEFAULT),
+        TimestampSource,
+        typer.Option(
+            "--timestamp-source",
+            help="default: file, what it holds; live, kernel. ptp: the kernel's, carried over to the card's PTP clock; "
+            "ntp: the kernel's, refused while it is not synchronised.",
+        ),
+    ] = TimestampSource.DEFAULT,
     promiscuous: Annotated[bool, typer.Option("--promiscuous", help="Also frames for other hosts.")] = False,
     exclusive: Annotated[
         bool,
@@ -102,6 +112,9 @@ def start(
     tunnel: Annotated[
         Tunnel, typer.Option("--tunnel", help="IP header that makes a tunnelled packet's flow; both: it counts in two flows.")
     ] = Tunnel.OUTER,
+    loss_threshold: Annotated[
+        int, typer.Option("--loss-threshold", metavar="FRAMES", help="More lost than this within a second is an event; 0: any.")
+    ] = 0,
 ) -> None:
     """Starts a capture on every agent addressed. Needs role operator."""
     wanted = make_selector(agent, selector, everybody, changes=True)
@@ -119,6 +132,7 @@ def start(
         idle_timeout=to_duration(parse_duration("--idle-timeout", idle_timeout)),
         active_timeout=to_duration(parse_duration("--active-timeout", active_timeout)),
         tunnel=_TUNNELS[tunnel],
+        loss_threshold=check_range("--loss-threshold", loss_threshold, 0, (1 << 64) - 1, "frames"),
     )
     _check_source(spec)
     request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))
@@ -212,6 +226,7 @@ def _table() -> Table:
             Column(title="BYTES", right=True),
             Column(title="DROPPED", right=True),
             Column(title="FLOWS", right=True),
+            Column(title="CLOCK"),
             Column(title="MESSAGE", fold=True),
         ]
     )
@@ -220,7 +235,7 @@ def _table() -> Table:
 def _row(outcome: fleet_pb2.CaptureOutcome, failure: str) -> list[str]:
     """A failed agent's row says so and why; what is known of its capture follows all the same."""
     if not outcome.HasField("capture"):
-        return [outcome.agent_id, "failed" if failure else "ok", *["-"] * 7, failure or "-"]
+        return [outcome.agent_id, "failed" if failure else "ok", *["-"] * 8, failure or "-"]
     capture = outcome.capture
     metrics = capture.metrics
     state = enum_text(_STATE, capture.state)
@@ -235,5 +250,18 @@ def _row(outcome: fleet_pb2.CaptureOutcome, failure: str) -> list[str]:
         scaled(metrics.received_octets, "B"),
         count(metrics.dropped_nic + metrics.dropped_kernel + metrics.dropped_user),
         count(metrics.flows_active),
+        _clock_text(capture.clock) if capture.HasField("clock") else "-",
         message or "-",
     ]
+
+
+def _clock_text(clock: capture_pb2.ClockStatus) -> str:
+    """The clock behind the timestamps: `kernel`, `ntp 0ns ±1.5ms`, `ptp -37.0us ±0.3us, 2 steps`."""
+    parts = [enum_text(_TIMESTAMP_SOURCE, clock.source)]
+    if clock.source != capture_pb2.TIMESTAMP_SOURCE_KERNEL:
+        if clock.source == capture_pb2.TIMESTAMP_SOURCE_NTP and not clock.synchronised:
+            parts.append("unsynchronised")
+        if clock.HasField("error_bound_ns"):
+            parts += [interval(clock.offset_ns), "±" + interval(clock.error_bound_ns)]
+    text = " ".join(parts)
+    return f"{text}, {count(clock.steps)} step{'s' if clock.steps != 1 else ''}" if clock.steps else text

@@ -45,6 +45,19 @@ def span(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
+def interval(nanoseconds: int) -> str:
+    """A difference of clocks: 420ns, 1.5us, 12.0ms, 37.0s."""
+    sign = "-" if nanoseconds < 0 else ""
+    if abs(nanoseconds) < 1000:
+        return f"{nanoseconds}ns"
+    value, unit = abs(nanoseconds) / 1000, "us"
+    for larger in ("ms", "s"):
+        # 999.95 and more would print as 1000.0.
+        if value >= 999.95:
+            value, unit = value / 1000, larger
+    return f"{sign}{value:.1f}{unit}"
+
+
 def age(time: Timestamp, now: datetime | None = None) -> str:
     """How long ago, or until then: 5m03s ago, in 9m58s; "-" when unset."""
     if not is_set(time):

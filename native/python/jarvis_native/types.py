@@ -158,6 +158,8 @@ class CaptureMetrics:
     """Packets counted in an inner flow: with tunnel = "inner" part of metered, with "both" besides."""
     tunnelled_octets: int
     """Their inner IP total lengths, bytes: likewise part of metered_octets, or besides."""
+    clock_steps: int
+    """Steps of the clock behind the timestamps, and of the system's; 0 for files."""
 
     @property
     def dropped(self) -> int:

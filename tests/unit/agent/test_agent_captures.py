@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jarvis.capture.v1.capture_pb2 import TIMESTAMP_SOURCE_HARDWARE, TUNNEL_BOTH, TUNNEL_INNER, TUNNEL_OUTER, CaptureSpec
+from jarvis.capture.v1.capture_pb2 import (
+    TIMESTAMP_SOURCE_HARDWARE,
+    TIMESTAMP_SOURCE_PTP,
+    TUNNEL_BOTH,
+    TUNNEL_INNER,
+    TUNNEL_OUTER,
+    CaptureSpec,
+)
+from jarvis_agent import wire
 from jarvis_agent.capture_spec import plan_capture
 from jarvis_agent.errors import RequestError
 from jarvis_agent.firmware import executable_mappings
+from jarvis_native import ClockInfo
 
 
 def violation(spec: CaptureSpec, replay_directory: Path | None) -> str:
@@ -93,6 +103,28 @@ def test_too_many_files_and_unknown_timestamp_sources_are_refused(tmp_path: Path
     assert violation(CaptureSpec(files=["a"] * 257), tmp_path) == "spec.files"
     spec = CaptureSpec(interface="eth0", timestamp_source=9)  # type: ignore[arg-type]  # what a newer caller may send
     assert violation(spec, None) == "spec.timestamp_source"
+
+
+def test_every_timestamp_source_of_the_wire_has_its_name_in_the_core() -> None:
+    for number, name in enumerate(("default", "kernel", "hardware", "ptp", "ntp")):
+        spec = CaptureSpec(interface="eth0", timestamp_source=number)  # type: ignore[arg-type]  # the wire's number
+        assert plan_capture(spec, replay_directory=None, worker_cpus=()).timestamp_source == name
+
+
+def test_the_clock_of_a_live_capture_is_told_with_its_bound_only_where_that_is_known() -> None:
+    known = ClockInfo(source="ptp", synchronised=False, offset_ns=-5, error_bound_ns=300, steps=2, detail="/dev/ptp0, in UTC")
+    message = wire.clock_status(known)
+    assert (message.source, message.offset_ns, message.error_bound_ns, message.steps) == (TIMESTAMP_SOURCE_PTP, -5, 300, 2)
+    assert message.detail == "/dev/ptp0, in UTC"
+    assert message.HasField("error_bound_ns")
+    unknown = wire.clock_status(replace(known, source="hardware", error_bound_ns=None))
+    assert not unknown.HasField("error_bound_ns")
+
+
+def test_the_loss_threshold_is_handed_on_and_is_any_loss_by_default() -> None:
+    for threshold in (0, 5000):
+        spec = CaptureSpec(interface="eth0", loss_threshold=threshold)
+        assert plan_capture(spec, replay_directory=None, worker_cpus=()).loss_threshold == threshold
 
 
 def test_the_tunnel_of_a_specification_is_outer_unless_asked_otherwise() -> None:

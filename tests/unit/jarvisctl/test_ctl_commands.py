@@ -7,7 +7,9 @@ import json
 import stat
 import uuid
 from pathlib import Path
+from typing import Any
 
+import pytest
 from google.rpc import code_pb2
 from jarvis.capture.v1 import capture_pb2, fleet_pb2
 
@@ -183,13 +185,14 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
     result = await controller.ctl(
         "capture", "start", "--selector", "role=web", "--interface", "eth0", "--backend", "afpacket", "--filter", "tcp port 80",
         "--snaplen", "128", "--buffer-size-mb", "256", "--timestamp-source", "hardware", "--promiscuous",
-        "--max-flows", "4096", "--idle-timeout", "1m30s", "--active-timeout", "0", "--tunnel", "both",
+        "--max-flows", "4096", "--idle-timeout", "1m30s", "--active-timeout", "0", "--tunnel", "both", "--loss-threshold", "1000",
     )  # fmt: skip
     assert result.code == 0, result.err
     request = controller.service.requests[-1]
     expected = capture_pb2.CaptureSpec(
         interface="eth0", backend="afpacket", filter="tcp port 80", snaplen=128, buffer_size_mb=256, max_flows=4096,
         timestamp_source=capture_pb2.TIMESTAMP_SOURCE_HARDWARE, promiscuous=True, tunnel=capture_pb2.TUNNEL_BOTH,
+        loss_threshold=1000,
     )  # fmt: skip
     expected.idle_timeout.seconds = 90
     expected.active_timeout.SetInParent()
@@ -238,10 +241,42 @@ async def test_capture_status_humanises_for_people_and_is_exact_for_programs(con
     controller.service.add_agent(WEB)
     result = await controller.ctl("capture", "status")
     row = result.out.splitlines()[1].split()
-    assert row == [WEB, "running", "eth0", "pcap", "-", "12,345", "6.7MB", "7", "42", "-"]
+    assert row == [WEB, "running", "eth0", "pcap", "-", "12,345", "6.7MB", "7", "42", "-", "-"]
     as_json = await controller.ctl("--output", "json", "capture", "status")
     assert as_json.objects[0]["capture"]["metrics"]["received_octets"] == 6_700_000
     assert as_json.objects[0]["capture"]["uptime_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("clock", "shown"),
+    [
+        ({"source": "KERNEL", "error_bound_ns": 0}, "kernel"),
+        ({"source": "KERNEL", "error_bound_ns": 0, "steps": 1}, "kernel, 1 step"),
+        ({"source": "NTP", "synchronised": True, "offset_ns": -1200, "error_bound_ns": 1_500_000}, "ntp -1.2us ±1.5ms"),
+        ({"source": "NTP", "offset_ns": 0, "error_bound_ns": 16_000_000_000}, "ntp unsynchronised 0ns ±16.0s"),
+        ({"source": "PTP", "offset_ns": 37_000_000_000, "error_bound_ns": 310, "steps": 2}, "ptp 37.0s ±310ns, 2 steps"),
+        ({"source": "HARDWARE"}, "hardware"),
+    ],
+)
+async def test_capture_status_shows_the_clock(controller: Controller, clock: dict[str, Any], shown: str) -> None:
+    controller.service.add_agent(WEB)
+    source = capture_pb2.TimestampSource.Value("TIMESTAMP_SOURCE_" + clock["source"])
+    controller.service.clock = capture_pb2.ClockStatus(**{**clock, "source": source})
+    result = await controller.ctl("capture", "status")
+    assert f"  {shown}  " in result.out
+    as_json = await controller.ctl("--output", "json", "capture", "status")
+    told = as_json.objects[0]["capture"]["clock"]
+    assert told["source"] == clock["source"].lower()
+    assert told["error_bound_ns"] == clock.get("error_bound_ns")
+
+
+@pytest.mark.parametrize("source", ["ptp", "ntp"])
+async def test_capture_start_asks_for_a_disciplined_clock_by_name(controller: Controller, source: str) -> None:
+    controller.service.add_agent(WEB)
+    result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--timestamp-source", source)
+    assert result.code == 0, result.err
+    spec = controller.service.requests[-1].spec
+    assert spec.timestamp_source == capture_pb2.TimestampSource.Value("TIMESTAMP_SOURCE_" + source.upper())
 
 
 async def test_changing_commands_address_everybody_only_with_all(controller: Controller) -> None:

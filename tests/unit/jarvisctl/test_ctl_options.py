@@ -20,7 +20,7 @@ from jarvisctl.errors import CtlError, ExitCode
 from jarvisctl.format.objects import to_object
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.terminal import render
-from jarvisctl.format.units import age, printable, scaled, span
+from jarvisctl.format.units import age, interval, printable, scaled, span
 from jarvisctl.options import make_selector, parse_duration, parse_labels, to_duration
 from jarvisctl.status import failure_of
 from rich.console import Console
@@ -97,6 +97,11 @@ def test_numbers_at_the_edge_of_a_prefix_take_the_next_one() -> None:
 
 def test_lengths_of_time_are_short() -> None:
     assert [span(value) for value in (0.014, 42, 303, 7_800, 273_600)] == ["0.01s", "42.0s", "5m03s", "2h10m", "3d04h"]
+
+
+def test_differences_of_clocks_keep_their_sign_and_few_digits() -> None:
+    shown = {0: "0ns", -999: "-999ns", 1000: "1.0us", 999_949: "999.9us", 999_951: "1.0ms", -37_000_000_000: "-37.0s"}
+    assert {value: interval(value) for value in shown} == shown
 
 
 def test_ages_tell_past_from_future_and_unset_from_both() -> None:

@@ -225,7 +225,12 @@ static void what_dpdk_refuses_is_said_in_its_words(void) {
 static void a_clock_that_is_not_there_is_refused(void) {
     struct capture_config config = dpdk_config("net_null0");
     config.timestamp_source = CAPTURE_TIMESTAMP_KERNEL;
-    check_refused(&config, CAPTURE_ERR_INVALID, "timestamp_source", "no frame passes the kernel");
+    check_refused(&config, CAPTURE_ERR_INVALID, "timestamp_source",
+                  "is 1 (kernel): with backend dpdk no frame passes the kernel");
+    config.timestamp_source = CAPTURE_TIMESTAMP_PTP;
+    check_refused(&config, CAPTURE_ERR_INVALID, "timestamp_source", "is 3 (ptp): with backend dpdk no frame passes the kernel");
+    config.timestamp_source = CAPTURE_TIMESTAMP_NTP;
+    check_refused(&config, CAPTURE_ERR_INVALID, "timestamp_source", "is 4 (ntp): with backend dpdk no frame passes the kernel");
     config.timestamp_source = CAPTURE_TIMESTAMP_HARDWARE;
     check_refused(&config, CAPTURE_ERR_INVALID, "timestamp_source", "net_null0 (driver net_null) has no hardware timestamps");
 }

@@ -134,6 +134,10 @@ static void what_the_backend_cannot_do_is_refused_by_field_and_left_to_another_b
     config.workers = 1;
     config.timestamp_source = CAPTURE_TIMESTAMP_HARDWARE;
     check_refused(&config, "timestamp_source", "timestamp_source is 2 (hardware)");
+    for (uint32_t source = CAPTURE_TIMESTAMP_PTP; source <= CAPTURE_TIMESTAMP_NTP; source++) {
+        config.timestamp_source = source;
+        check_taken(config, "xdp", "xdp");
+    }
     config.timestamp_source = CAPTURE_TIMESTAMP_KERNEL;
     check_taken(config, "xdp", "xdp");
     config = config_for("lo");
