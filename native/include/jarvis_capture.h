@@ -118,7 +118,7 @@ struct capture_interface_info {
 /* The clock behind the timestamps in force. */
 struct capture_clock_info {
     uint32_t source;               /* enum capture_timestamp_source, never DEFAULT for a live capture */
-    bool synchronised;             /* ntp: adjtimex says so; others: there is nothing to be synchronised or it cannot be known */
+    bool synchronised;             /* ntp: adjtimex says so; others: false, it cannot be known or there is nothing to be synchronised */
     int64_t offset_ns;             /* that clock minus the system's (CLOCK_REALTIME); ntp: adjtimex's estimate of the system's error */
     uint64_t error_bound_ns;       /* of offset_ns or, for ntp, of the clock (maxerror); UINT64_MAX = unknown */
     uint64_t steps;                /* steps of the clock seen since the start, see CAPTURE_EVENT_CLOCK_STEP */
@@ -126,9 +126,10 @@ struct capture_clock_info {
 };
 
 enum capture_event_type {
-    CAPTURE_EVENT_LOSS = 1,        /* value: frames lost since the last such event, over all places; at most one a second */
+    CAPTURE_EVENT_LOSS = 1,        /* value: frames lost since the last such event, over all places, and flow records that a full table
+                                    * evicted; at most one a second, and one at the stop */
     CAPTURE_EVENT_CLOCK_STEP = 2,  /* delta: how far the clock stepped, ns; more than 100 ms within a second */
-    CAPTURE_EVENT_CLOCK_SYNC = 3,  /* value 1: the clock is synchronised again, 0: no longer */
+    CAPTURE_EVENT_CLOCK_SYNC = 3,  /* value 1: the clock is synchronised (ptp: can be read) again, 0: no longer */
     CAPTURE_EVENT_INTERFACE = 4,   /* value: enum capture_interface_state; `interface` says which */
     CAPTURE_EVENT_INTERFACE_ADDED = 5,
     CAPTURE_EVENT_INTERFACE_REMOVED = 6
