@@ -242,10 +242,36 @@ static void every_frame_is_accounted_for(uint32_t workers, bool gracefully) {
     sem_destroy(&go_on);
 }
 
+/* Between the end of the input and the closing of the ring, which is when a snapshot may come. */
+static void what_the_ring_held_is_discarded_without_being_counted_twice(void) {
+    atomic_store(&sent, 0);
+    capture_t *capture = begin(0);
+    struct worker *worker = &capture->workers[0];
+    int sender = sender_on("jarvis1");
+    for (uint32_t i = 0; i < 1000; i++)
+        send_mixed(sender, i);
+    wait_for_received(capture, 1000);
+    pthread_mutex_lock(&worker->owner);
+    worker_end_input(worker, false);
+    pthread_mutex_unlock(&worker->owner);
+    CHECK(worker->backend != NULL);
+    struct capture_stats stats = balanced(capture);
+    CHECK_EQUAL(1000, stats.received);
+    CHECK_EQUAL(1000, stats.dropped_user);
+    CHECK_EQUAL(0, stats.in_flight);
+    CHECK_EQUAL(CAPTURE_OK, capture_stop(capture, false));
+    stats = balanced(capture);
+    CHECK_EQUAL(1000, stats.received);
+    CHECK_EQUAL(1000, told_lost(capture, "1000 frames in the core"));
+    close(sender);
+    capture_destroy(capture);
+}
+
 int main(void) {
     int obstacle = prepare_link();
     if (obstacle)
         return obstacle;
+    RUN(what_the_ring_held_is_discarded_without_being_counted_twice);
     for (uint32_t workers = 1; workers <= 2; workers++) {
         every_frame_is_accounted_for(workers, true);
         every_frame_is_accounted_for(workers, false);

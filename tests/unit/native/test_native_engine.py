@@ -241,6 +241,8 @@ def test_closing_while_other_threads_use_the_engine_harms_none_of_them(firmware:
         capture.poll,
         capture.get_metrics,
         capture.get_flows,
+        capture.get_clock,
+        capture.next_events,
         capture.open_flow_reader,
         reader.read_batch,
         lambda: reader.read_text("json"),
