@@ -203,6 +203,22 @@ def test_a_quarantine_by_hand_pauses_the_capture_at_once(fleet: Fleet, one: Agen
         fleet.jarvisctl("capture", "stop", "--agent", one.agent_id)
 
 
+def test_the_clock_of_a_live_capture_is_told_and_one_that_is_not_there_refused_by_name(fleet: Fleet, one: Agent) -> None:
+    (refused,) = fleet.rows(
+        "capture", "start", "--agent", one.agent_id, "--interface", "lo", "--timestamp-source", "ptp", check=False
+    )
+    assert not refused["ok"]
+    assert "interface lo has no PTP hardware clock" in refused["error"]["message"]
+    assert fleet.rows("capture", "start", "--agent", one.agent_id, "--interface", "lo", "--loss-threshold", "1000")[0]["ok"]
+    try:
+        (row,) = fleet.rows("capture", "status", "--agent", one.agent_id)
+        clock = row["capture"]["clock"]
+        assert (clock["source"], clock["offset_ns"], clock["error_bound_ns"]) == ("kernel", 0, 0)
+        assert row["capture"]["spec"]["loss_threshold"] == 1000
+    finally:
+        fleet.jarvisctl("capture", "stop", "--agent", one.agent_id)
+
+
 def test_without_a_controller_the_lease_ends_and_the_capture_pauses_until_the_next(fleet: Fleet, one: Agent) -> None:
     assert fleet.rows("capture", "start", "--agent", one.agent_id, "--interface", "lo")[0]["ok"]
     try:
