@@ -230,6 +230,11 @@ static void a_clock_in_tai_is_taken_to_utc_where_the_kernel_knows_the_difference
     fake.card_offset_ns += FAKE_SECOND;
     CHECK_EQUAL(-FAKE_SECOND, look().system_step_ns);
     CHECK_EQUAL(1000, info().offset_ns);
+    fake_advance(FAKE_SECOND);
+    fake.timex.tai = 0; /* a daemon that starts anew */
+    look();
+    CHECK_EQUAL(1000, info().offset_ns);
+    fake.timex.tai = TAI_S;
     over();
     fake.card_offset_ns = -1000;
     started(CAPTURE_TIMESTAMP_PTP);

@@ -91,7 +91,9 @@ static int64_t tai_offset(const struct clock_source *clock) {
  * until the next. Under the lock. */
 static void take_reading(struct clock_source *clock, const struct phc_reading *reading, bool stepped) {
     struct capture_clock_info *info = &clock->info;
-    int64_t offset = reading->offset_ns - (clock->on_tai ? tai_offset(clock) : 0);
+    int64_t tai = clock->tai_ns ? tai_offset(clock) : 0;
+    clock->tai_ns = tai ? tai : clock->tai_ns; /* a daemon that starts anew may make the kernel forget it */
+    int64_t offset = reading->offset_ns - clock->tai_ns;
     uint64_t drift = clock->measured_ns && info->error_bound_ns != UINT64_MAX && !stepped
                          ? (uint64_t)llabs((long long)(offset - info->offset_ns))
                          : 0;
@@ -124,7 +126,7 @@ static void judge_scale(struct clock_source *clock, int64_t offset_ns) {
     int64_t tai = tai_offset(clock);
     bool on_tai = tai && llabs((long long)(offset_ns - tai)) < llabs((long long)offset_ns);
     bool converted = clock->info.source == CAPTURE_TIMESTAMP_PTP;
-    clock->on_tai = on_tai && converted;
+    clock->tai_ns = on_tai && converted ? tai : 0;
     snprintf(clock->info.detail, sizeof clock->info.detail, "/dev/ptp%d, %s%s", clock->phc.index,
              on_tai ? "in TAI"
              : tai  ? "in UTC"
@@ -171,7 +173,8 @@ static void start_hardware(struct clock_source *clock, const struct capture_conf
     if (strcmp(backend, "afpacket") != 0)
         snprintf(clock->info.detail, sizeof clock->info.detail, "the card's clock, as backend %s hands it on", backend);
     else if (find_phc(clock, config, &index, &reason) != CAPTURE_OK)
-        snprintf(clock->info.detail, sizeof clock->info.detail, "the card's clock, which is no PTP hardware clock");
+        snprintf(clock->info.detail, sizeof clock->info.detail, "%s",
+                 config->interface_count > 1 ? "the cards' clocks" : "the card's clock, which is no PTP hardware clock");
     else if (phc_open(&clock->phc, clock->system, index, &reason) != CAPTURE_OK)
         snprintf(clock->info.detail, sizeof clock->info.detail, "/dev/ptp%d, which cannot be read", index);
 }
@@ -187,7 +190,7 @@ int clock_source_admit(struct clock_source *clock, const char *interface, struct
 
 /* ---- both */
 
-static void first_look(struct clock_source *clock) {
+static int first_look(struct clock_source *clock, struct capture_error_info *error) {
     struct clock_news nothing = {0};
     struct phc_reading reading;
     struct distance system = measure_system(clock);
@@ -196,8 +199,14 @@ static void first_look(struct clock_source *clock) {
         judge_scale(clock, reading.offset_ns);
         look_at_phc(clock, &system, false, &nothing);
     }
+    if (clock->info.source == CAPTURE_TIMESTAMP_PTP && !clock->measured_ns) {
+        phc_close(&clock->phc);
+        return capture_fail(error, CAPTURE_ERR_BACKEND, "timestamp_source",
+                            "timestamp_source is 3 (ptp): the PTP clock /dev/ptp%d cannot be read any more", clock->phc.index);
+    }
     clock->looked_ns = system.boot_ns;
     clock->watching = true;
+    return CAPTURE_OK;
 }
 
 int clock_source_start(struct clock_source *clock, const struct capture_config *config, const char *backend,
@@ -217,7 +226,7 @@ int clock_source_start(struct clock_source *clock, const struct capture_config *
         snprintf(clock->info.detail, sizeof clock->info.detail, "%s",
                  strcmp(backend, "dpdk") == 0 ? "the driver's, else the system's clock at hand-over" : "the system's clock");
     if (code == CAPTURE_OK)
-        first_look(clock);
+        code = first_look(clock, error);
     pthread_mutex_unlock(&clock->lock);
     return code;
 }

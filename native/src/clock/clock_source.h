@@ -34,7 +34,7 @@ struct clock_source {
     bool watching;                  /* from start to stop of a live capture */
     struct step_watch system_watch, phc_watch;
     struct phc phc;       /* file -1: none */
-    bool on_tai;          /* the PHC's scale, where it is taken to UTC */
+    int64_t tai_ns;       /* TAI - UTC as last known, where the PHC is taken from the one to the other; else 0 */
     uint64_t looked_ns;   /* boot time of the last look */
     uint64_t measured_ns; /* boot time of the PHC's last reading */
 };
