@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meters that are measured: how each is run on a capture file, and how the flows it counted are read back.
+"""The meters that are measured on a capture file: one row each, how it is run and how what it counted is read back.
 
 Each runs with the same timeouts (idle 30 s, active 300 s) where it has them, and with a table that holds every flow.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from bench import outputs
+from bench.outputs import Counted, version
+from bench.programs import HERE, beside_python, built, nfstream_missing, not_installed, output
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
-    """What a meter says it saw; None where it does not say."""
+SINK_PORT = 29995  # loopback; softflowd exports there
+TABLE_FLOWS = 1_048_576
 
-    packets: int | None
-    flows: int | None
-    biflows: bool
+Clock = Literal["wall", "cpu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,41 +37,104 @@ class Meter:
     """From what it printed and its work directory."""
     missing: Callable[[], str] = lambda: ""
     """Why it cannot be measured here; empty when it can."""
+    cpus: int = 1
+    """How many cores it is given."""
+    clock: Clock = "wall"
+    """Which of its times is compared: CPU time where the program sleeps of its own accord."""
+    ends: bool = True
+    """Ends at the end of the file; else it is told to, once it is idle."""
+    slow: bool = False
+    """Takes minutes on a large capture: one round there."""
 
 
-def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
-
-
-def _number(pattern: str, text: str) -> int | None:
-    found = re.search(pattern, text)
-    return int(found[1]) if found else None
-
-
-def _not_installed(program: str) -> Callable[[], str]:
-    return lambda: "" if shutil.which(program) else f"{program} is not installed"
-
-
-def _agent() -> str:
-    return str(Path(sys.executable).with_name("jarvis-agent"))
-
-
-def _ours(printed: str, _work: Path) -> Counted:
-    summary = json.loads(printed.splitlines()[0])
-    return Counted(packets=summary["packets"], flows=summary["flows"], biflows=True)
-
-
-def _nfpcapd(_printed: str, work: Path) -> Counted:
-    text = _output("nfdump", "-R", str(work), "-I")
-    return Counted(packets=_number(r"(?m)^Packets: (\d+)", text), flows=_number(r"(?m)^Flows: (\d+)", text), biflows=False)
-
-
-def _softflowd(printed: str, _work: Path) -> Counted:
-    return Counted(
-        packets=_number(r"Packets processed: (\d+)", printed), flows=_number(r"Flows exported: (\d+)", printed), biflows=True
+def _ours(name: str, *options: str, cpus: int = 1, missing: Callable[[], str] = lambda: "") -> Meter:
+    return Meter(
+        name=name,
+        version=lambda: output(beside_python("jarvis-agent"), "version").split()[1],
+        command=lambda capture, _work: [beside_python("jarvis-agent"), "meter", str(capture), "--output", "none", *options],
+        counted=lambda printed, _work: outputs.jarvis_summary(printed),
+        missing=missing,
+        cpus=cpus,
     )
 
+
+def _no_workers() -> str:
+    return "" if "--workers" in output(beside_python("jarvis-agent"), "meter", "--help") else "this build has no --workers"
+
+
+OURS = _ours("jarvis-agent meter")
+
+TWO_WORKERS = _ours("jarvis-agent meter --workers 2", "--workers", "2", cpus=2, missing=_no_workers)
+
+FLOOR = Meter(
+    name="floor (bench/floor.c)",
+    version=lambda: "",
+    command=lambda capture, _work: [str(built("floor")), str(capture), str(TABLE_FLOWS)],
+    counted=lambda printed, _work: outputs.floor_result(printed),
+    missing=lambda: "" if (HERE / "floor.c").exists() else "bench/floor.c is not there",
+)
+
+NFPCAPD = Meter(
+    name="nfpcapd",
+    version=lambda: version(r"Version: ([\d.]*\d)", output("nfpcapd", "-V")),
+    command=lambda capture, work: ["nfpcapd", "-r", str(capture), "-w", str(work)],
+    counted=lambda _printed, work: outputs.nfdump_statistics(output("nfdump", "-R", str(work), "-I")),
+    missing=not_installed("nfpcapd"),
+)
+
+_TIMEOUTS = [part for kind in ("maxlife=300", "general=30", "tcp=30", "udp=30") for part in ("-t", kind)]
+
+SOFTFLOWD = Meter(
+    name="softflowd",
+    version=lambda: version(r"softflowd version ([\d.]*\d)", output("softflowd", "-h")),
+    command=lambda capture, work: [
+        "softflowd", "-r", str(capture), "-v", "10", "-b", "-m", str(TABLE_FLOWS), "-d", "-c", "none", "-p", str(work / "pid"),
+        *_TIMEOUTS, "-n", f"127.0.0.1:{SINK_PORT}",
+    ],
+    counted=lambda printed, _work: outputs.softflowd_statistics(printed),
+    missing=not_installed("softflowd"),
+)  # fmt: skip
+
+
+def _pmacctd(capture: Path, work: Path) -> list[str]:
+    """One row a flow, written once at the end: it knows no flow timeouts in this mode.
+
+    Its table grows by chaining, and 4 KiB an entry are cleared beforehand: one as large as the others' would only cost it more. It
+    waits at the end of the file, because otherwise its reading half ends its counting half, whatever that has still to count.
+    """
+    (work / "pmacctd.conf").write_text(
+        "daemonize: false\n"
+        f"pcap_savefile: {capture.absolute()}\n"
+        "pcap_savefile_wait: true\n"
+        "aggregate: src_host,dst_host,src_port,dst_port,proto\n"
+        "plugins: print\n"
+        "print_output: csv\n"
+        f"print_output_file: {work / 'flows.csv'}\n"
+        "print_refresh_time: 86400\n"
+        "print_cache_entries: 65537\n"
+        "plugin_pipe_size: 268435456\n"
+        "plugin_buffer_size: 65536\n"
+    )
+    return ["pmacctd", "-f", str(work / "pmacctd.conf")]
+
+
+def _pmacctd_counted(_printed: str, work: Path) -> Counted:
+    written = work / "flows.csv"
+    if not written.exists():
+        return Counted(packets=None, flows=None, biflows=False)
+    with written.open() as lines:
+        return outputs.pmacctd_records(lines)
+
+
+PMACCTD = Meter(
+    name="pmacctd (print)",
+    version=lambda: version(r"pmacctd ([\d.]*\d)", output("pmacctd", "-V")),
+    command=_pmacctd,
+    counted=_pmacctd_counted,
+    missing=not_installed("pmacctd"),
+    clock="cpu",
+    ends=False,
+)
 
 _NFSTREAM = """
 import sys
@@ -86,74 +146,17 @@ for flow in NFStreamer(source=sys.argv[1], n_dissections=0, n_meters=1, accounti
 print(f"flows={flows} packets={packets}")
 """
 
-
-def _nfstream_missing() -> str:
-    done = subprocess.run([sys.executable, "-c", "import nfstream"], capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else "nfstream is not installed in this environment"
-
-
-SINK_PORT = 29995  # loopback; softflowd exports there
-
-METERS = (
-    Meter(
-        name="jarvis-agent meter",
-        version=lambda: _output(_agent(), "version").split()[1],
-        command=lambda capture, _work: [_agent(), "meter", str(capture), "--output", "none"],
-        counted=_ours,
-    ),
-    Meter(
-        name="nfpcapd",
-        version=lambda: _number_text(r"Version: ([\d.]*\d)", _output("nfpcapd", "-V")),
-        command=lambda capture, work: ["nfpcapd", "-r", str(capture), "-w", str(work)],
-        counted=_nfpcapd,
-        missing=_not_installed("nfpcapd"),
-    ),
-    Meter(
-        name="softflowd",
-        version=lambda: _number_text(r"softflowd version ([\d.]*\d)", _output("softflowd", "-h")),
-        command=lambda capture, work: [
-            "softflowd",
-            "-r",
-            str(capture),
-            "-v",
-            "10",
-            "-b",
-            "-m",
-            "1048576",
-            "-d",
-            "-c",
-            "none",
-            "-p",
-            str(work / "pid"),
-            "-t",
-            "maxlife=300",
-            "-t",
-            "general=30",
-            "-t",
-            "tcp=30",
-            "-t",
-            "udp=30",
-            "-n",
-            f"127.0.0.1:{SINK_PORT}",
-        ],
-        counted=_softflowd,
-        missing=_not_installed("softflowd"),
-    ),
-    Meter(
-        name="NFStream",
-        version=lambda: _output(sys.executable, "-c", "import nfstream; print(nfstream.__version__)").strip().splitlines()[-1],
-        command=lambda capture, _work: [sys.executable, "-c", _NFSTREAM, str(capture)],
-        counted=lambda printed, _work: Counted(
-            packets=_number(r"packets=(\d+)", printed), flows=_number(r"flows=(\d+)", printed), biflows=True
-        ),
-        missing=_nfstream_missing,
-    ),
+NFSTREAM = Meter(
+    name="NFStream",
+    version=lambda: output(sys.executable, "-c", "import nfstream; print(nfstream.__version__)").strip().splitlines()[-1],
+    command=lambda capture, _work: [sys.executable, "-c", _NFSTREAM, str(capture)],
+    counted=lambda printed, _work: outputs.nfstream_totals(printed),
+    missing=nfstream_missing,
+    slow=True,
 )
 
-
-def _number_text(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    return found[1] if found else "?"
+METERS = (OURS, TWO_WORKERS, FLOOR, NFPCAPD, SOFTFLOWD, PMACCTD, NFSTREAM)
+"""In the table's order; the first is the one that the others are compared with."""
 
 
 @contextmanager

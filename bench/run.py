@@ -1,47 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: makes the capture, measures every meter on it, then the stream from agent to subscriber, then live capture.
+"""`make bench`: every benchmark in turn, each a table for people and, with --output json, all figures of all rounds.
 
-python -m bench.run [--rounds 5] [--packets 5000000] [--flows 200000] [--capture FILE --truth JSON] [--only meters|stream|live]
+python -m bench.run [--only JOB ...] [--rounds 5] [--capture FILE --truth JSON] [--output json]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from bench import live, meters, stream
+from bench import dpdk, live, meters, start_up, stream
 from bench.captures import capture_file
+from bench.peers import NFSTREAM, OURS
+
+Job = Callable[[argparse.Namespace, Console], dict[str, Any]]
+
+
+def _meters(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """A capture file, every meter; NFStream, which runs once on a large one, is measured in all rounds on a smaller one too."""
+    common = {"rounds": arguments.rounds, "cpu": arguments.cpu, "console": console}
+    if arguments.capture:
+        return {"file": meters.report(arguments.capture, arguments.truth, **common)}
+    result = {"file": meters.report(*capture_file(arguments.packets, arguments.flows, console), **common)}
+    if arguments.packets >= meters.LARGE:
+        smaller = capture_file(arguments.packets // 4, arguments.flows // 5, console)
+        result["smaller_file"] = meters.report(*smaller, **common, meters=(OURS, NFSTREAM))
+    return result
+
+
+JOBS: dict[str, Job] = {
+    "meters": _meters,
+    "start-up": lambda arguments, console: start_up.report(cpu=arguments.cpu, console=console),
+    "stream": lambda _arguments, console: stream.report(console),
+    "live": lambda arguments, console: live.report(console, rounds=arguments.rounds),
+    "dpdk": lambda arguments, console: dpdk.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
+}
+"""To add a benchmark: a module with a function that measures, prints its table to the console and returns its figures; a row here."""
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "time_unix": int(time.time()),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="bench.run")
+    parser.add_argument("--only", choices=tuple(JOBS), action="append", help="only this one; may be given several times")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--packets", type=int, default=5_000_000)
-    parser.add_argument("--flows", type=int, default=200_000)
-    parser.add_argument("--cpu", type=int, default=0)
-    parser.add_argument("--capture", type=Path)
-    parser.add_argument("--truth", type=json.loads)
-    parser.add_argument("--only", choices=("meters", "stream", "live"))
+    parser.add_argument("--packets", type=int, default=20_000_000, help="of the capture that is made (default: %(default)s)")
+    parser.add_argument("--flows", type=int, default=1_000_000, help="biflows of it (default: %(default)s)")
+    parser.add_argument("--cpu", type=int, default=0, help="the core that meters run on")
+    parser.add_argument("--capture", type=Path, help="a capture file of your own, with --truth")
+    parser.add_argument("--truth", type=json.loads, help="""its totals: '{"packets": N, "biflows": N}'""")
+    parser.add_argument("--output", choices=("table", "json"), default="table", help="json: figures to stdout, tables to stderr")
     arguments = parser.parse_args()
-    console = Console(width=170)
+    if (arguments.capture is None) != (arguments.truth is None):
+        parser.error("--capture and --truth go together")
+    if arguments.truth is not None and not {"packets", "biflows"} <= set(arguments.truth):
+        parser.error(f"--truth is {json.dumps(arguments.truth)}: accepted is an object with packets and biflows")
+    console = Console(width=170, stderr=arguments.output == "json")
+    figures = {"machine": machine()}
     console.print(f"{platform.machine()}, kernel {platform.release()}, Python {platform.python_version()}")
-    if arguments.only in (None, "meters"):
-        if arguments.capture:
-            capture, truth = arguments.capture, arguments.truth
-        else:
-            capture, truth = capture_file(arguments.packets, arguments.flows, console)
-        runs = meters.measure(capture, rounds=arguments.rounds, cpu=arguments.cpu, console=console)
-        console.print(meters.start_up(runs=20, cpu=arguments.cpu))
-        console.print(meters.table(runs, packets=truth["packets"], flows=truth["biflows"]))
-    if arguments.only in (None, "stream"):
-        stream.report(console)
-    if arguments.only in (None, "live"):
-        live.report(console)
+    for name in arguments.only or JOBS:
+        figures[name] = JOBS[name](arguments, console)
+    if arguments.output == "json":
+        json.dump(figures, sys.stdout, indent=1)
+        print()
 
 
 if __name__ == "__main__":
