@@ -1,227 +1,185 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live capture on a veth pair between two network namespaces of our own: what each program sees of a flood of 64-byte frames.
 
-python -m bench.live [--frames 800000] [--flows 10000] [--rounds 3]
+python -m bench.live [--frames 2000000] [--flows 10000] [--train 16] [--rounds 3]
 
-bench/generate.c sends a bounded number of frames as fast as one core can; our metering, tcpdump and softflowd capture them in
-turn, on the other core. Seen and dropped are each program's own figures, so what neither names is shown too. CPU is that of the
-capturing process while the frames came; the kernel's work for the ring is on the sender's core and in nobody's figure.
+testbed/generate.c sends a bounded number of frames as fast as one core can; our metering over both kernel interfaces, tcpdump,
+softflowd and NFStream capture them in turn, on the other core. Seen and dropped are each program's own figures, so what neither
+names is shown too. CPU is user and system time of the capturing processes until they have digested the flood. What the kernel
+does to hand a frame over it does in a soft interrupt on the sender's core, which belongs to no process: it is the sender's time
+per frame less that of a round in which nobody captured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
-import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from jarvis_native import PacketCaptureEngine
 from rich.console import Console
 from rich.table import Table
 
-from bench.captures import WORK
-from testbed.netns import Namespace, is_available, join
+from bench.live_programs import CAPTURERS, NOBODY, Capturer
+from bench.outputs import Seen
+from bench.programs import cpu_seconds, pinned, process_tree, softirq_seconds
+from bench.rounds import Measured, in_rounds, median_of
+from testbed.generator import Link, Traffic
+from testbed.netns import Namespace, is_available
 
-DEVICE = "veth0"
-BUFFER_MB = 64
-FRAMES, FLOWS, ROUNDS = 800_000, 10_000, 3
-_SETTLE_S = 0.4
-"""After the last frame: the kernel hands a part-filled block over within 40 ms, libpcap within 1 s of its own timeout."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A program's own account of the frames; None where it gives none."""
-
-    frames: int | None
-    dropped: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capturer:
-    """One program under measurement."""
-
-    name: str
-    command: Callable[[Path], list[str]]
-    """From an empty work directory to the command line."""
-    seen: Callable[[str], Seen]
-    """From what it printed up to its end, or was asked."""
-    ask: Callable[[Path], list[str]] | None = None
-    """A command that prints its counters while it runs, where it does not print them itself."""
-    program: str = sys.executable
-    """Left out where this is not installed."""
+FRAMES, FLOWS, TRAIN, ROUNDS = 2_000_000, 10_000, 16, 3
+CAPTURE_CPU, SEND_CPU = 0, 1
+_READY_S = 20.0
+_DIGESTED_S = 1.2
+"""Without CPU use after the flood: longer than any program's timeout for a part-filled block, and than NFStream's reports."""
+_DIGEST_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One flood: frames a second offered, frames sent, what was seen of them, CPU seconds of the capturing process."""
+    """One flood."""
 
-    offered: float
     sent: int
+    seconds: float
+    """The sender's, for all frames."""
+    dropped_by_link: int
+    """Frames that the veth pair itself dropped: they came to no program."""
     seen: Seen
     cpu: float
+    """User and system seconds of the capturing processes."""
+    softirq: float
+    """Seconds in soft interrupts on the capturing core, of whatever cause."""
 
-
-def _number(pattern: str, text: str) -> int | None:
-    found = re.search(pattern, text)
-    return int(found[1]) if found else None
-
-
-def _ours(printed: str) -> Seen:
-    metrics = json.loads(printed.splitlines()[-1])
-    return Seen(frames=metrics["metered"], dropped=metrics["dropped"])
-
-
-CAPTURERS = (
-    Capturer(
-        name="jarvis afpacket (flow metering)",
-        command=lambda _work: [sys.executable, "-m", "bench.live", "--capture", DEVICE],
-        seen=_ours,
-    ),
-    Capturer(
-        name="tcpdump -w /dev/null (capture only)",
-        program="tcpdump",
-        command=lambda _work: ["tcpdump", "-i", DEVICE, "-n", "-B", str(BUFFER_MB << 10), "-w", "/dev/null"],
-        seen=lambda printed: Seen(
-            frames=_number(r"(\d+) packets? captured", printed), dropped=_number(r"(\d+) packets? dropped by kernel", printed)
-        ),
-    ),
-    Capturer(
-        name="softflowd (flow metering)",
-        program="softflowd",
-        command=lambda work: [
-            "softflowd", "-i", DEVICE, "-d", "-v", "10", "-b", "-m", "1048576", "-n", "127.0.0.1:29995",
-            "-p", str(work / "pid"), "-c", str(work / "control"),
-        ],
-        ask=lambda work: ["softflowctl", "-c", str(work / "control"), "statistics"],
-        seen=lambda printed: Seen(
-            frames=_number(r"Packets processed: (\d+)", printed), dropped=_number(r"Packets dropped by libpcap: (\d+)", printed)
-        ),
-    ),
-)  # fmt: skip
-
-
-def capture(interface: str) -> None:
-    """Our side: meters the interface until SIGINT, then prints the counters."""
-    stopping = False
-
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGINT, stop)
-    with PacketCaptureEngine(interface, backend="afpacket", buffer_size_mb=BUFFER_MB, workers=1) as engine:
-        engine.enable_flow_metering(max_flows=1_048_576, idle_timeout_s=30, active_timeout_s=300)
-        engine.start()
-        while not stopping:
-            engine.poll(0.1)
-        engine.stop()
-        metrics = engine.get_metrics()
-    print(json.dumps({"metered": metrics.metered, "dropped": metrics.dropped, "flows": metrics.flows_total}))
-
-
-def build_generator() -> Path:
-    """Compiles generate.c when it has changed."""
-    source = Path(__file__).with_name("generate.c")
-    binary = WORK / "generate"
-    if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
-        WORK.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cc", "-O2", "-o", str(binary), str(source)], check=True)
-    return binary
-
-
-def _pinned(cpu: int, command: list[str]) -> list[str]:
-    return ["taskset", "-c", str(cpu % (os.cpu_count() or 1)), *command]
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, by the scheduler's clock."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    @property
+    def arrived(self) -> int:
+        """Frames that the receiving device passed on."""
+        return self.sent - self.dropped_by_link
 
 
 @contextmanager
 def _capturing(capturer: Capturer, namespace: Namespace, work: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The program, once its packet socket is bound; killed if it is still there at the end."""
+    """The program, once it captures; it and its children are killed if they are still there at the end."""
     log = work / "log"
-    process = namespace.start(_pinned(0, capturer.command(work)), log=log)
+    process = namespace.start(pinned([CAPTURE_CPU], capturer.command(work)), log=log)
     try:
-        deadline = time.monotonic() + 10
-        while not re.search(r"(?m)^\S+ \d+ +\d+ +0003 +[1-9]", namespace.run("cat", "/proc/net/packet")):
+        deadline = time.monotonic() + _READY_S
+        while not capturer.ready(namespace, log.read_text(errors="replace")):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{capturer.name} does not capture:\n{log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(f"does not capture: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.05)
-        time.sleep(_SETTLE_S)
+        _wait_until_digested(process.pid)
         yield process, log
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        for pid in reversed(process_tree(process.pid)):
+            signal_quietly(pid, signal.SIGKILL)
+        process.wait()
 
 
-def flood(capturer: Capturer, sender: Namespace, receiver: Namespace, *, frames: int, flows: int) -> Run:
+def signal_quietly(pid: int, number: int) -> None:
+    """Signals a process of ours that may have ended by itself."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _wait_until_digested(pid: int) -> None:
+    """Until the processes use no more than a trickle of CPU; bounded."""
+    deadline = time.monotonic() + _DIGEST_LIMIT_S
+    while time.monotonic() < deadline:
+        before = cpu_seconds(pid)
+        time.sleep(_DIGESTED_S)
+        if cpu_seconds(pid) - before < 0.05 * _DIGESTED_S:
+            return
+
+
+def flood(capturer: Capturer, link: Link, traffic: Traffic) -> Run:
     """One program, one flood."""
-    generator = str(build_generator())
     with tempfile.TemporaryDirectory(prefix="jarvis-live-") as directory:
         work = Path(directory)
-        with _capturing(capturer, receiver, work) as (process, log):
-            before = _cpu_seconds(process.pid)
-            sent = json.loads(sender.run(*_pinned(1, [generator, DEVICE, str(frames), str(flows)])))
-            time.sleep(_SETTLE_S)
-            cpu = _cpu_seconds(process.pid) - before
-            answer = receiver.run(*capturer.ask(work)) if capturer.ask else ""
+        with _capturing(capturer, link.receiver, work) as (process, log):
+            cpu, softirq, dropped = cpu_seconds(process.pid), softirq_seconds(CAPTURE_CPU), link.dropped()
+            sent = link.send(traffic, before=pinned([SEND_CPU], []))
+            softirq = softirq_seconds(CAPTURE_CPU) - softirq
+            _wait_until_digested(process.pid)
+            cpu = cpu_seconds(process.pid) - cpu
+            late = 0
+            if capturer.late:
+                late = link.send(Traffic(frames=1)).sent
+                _wait_until_digested(process.pid)
+            dropped = link.dropped() - dropped
+            answer = link.receiver.run(*capturer.ask(work)) if capturer.ask else ""
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=20)
-        printed = log.read_text(errors="replace") + answer
-    return Run(offered=sent["sent"] / sent["seconds"], sent=sent["sent"], seen=capturer.seen(printed), cpu=cpu)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired as error:
+                raise RuntimeError("does not end on SIGINT") from error
+        seen = capturer.seen(log.read_text(errors="replace") + answer)
+    return Run(sent=sent.sent + late, seconds=sent.seconds, dropped_by_link=dropped, seen=seen, cpu=cpu, softirq=softirq)
 
 
-def measure(*, frames: int, flows: int, rounds: int, console: Console) -> dict[str, list[Run]]:
+def measure(*, frames: int, flows: int, train: int, rounds: int, console: Console) -> Measured[Run]:
     """Every usable program once a round."""
-    capturers = [capturer for capturer in CAPTURERS if shutil.which(capturer.program)]
-    for capturer in CAPTURERS:
-        if capturer not in capturers:
-            console.print(f"left out: {capturer.name}: {capturer.program} is not installed")
-    runs: dict[str, list[Run]] = {capturer.name: [] for capturer in capturers}
-    with Namespace("send") as sender, Namespace("see") as receiver:
-        for namespace in (sender, receiver):  # no neighbour discovery among the frames that are counted
-            namespace.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
-        join(sender, receiver, device=DEVICE, addresses=((), ()))
-        for number in range(rounds):
-            for capturer in capturers:
-                console.print(f"round {number + 1}/{rounds}: {capturer.name}", style="dim")
-                runs[capturer.name].append(flood(capturer, sender, receiver, frames=frames, flows=flows))
-    return runs
+    traffic = Traffic(frames=frames, flows=flows, train=train)
+    with Link() as link:
+        return in_rounds(
+            CAPTURERS,
+            lambda capturer: flood(capturer, link, traffic),
+            rounds=rounds,
+            console=console,
+        )
 
 
-def table(runs: dict[str, list[Run]], *, flows: int) -> Table:
-    """Medians of the rates, sums of the counts."""
-    rounds = max(len(own) for own in runs.values())
-    result = Table(title=f"live capture on a veth pair: 64-byte frames of {flows:,} flows, one sending core, {rounds} rounds")
+def _row(name: str, runs: Sequence[Run], nobody: Sequence[Run]) -> dict[str, Any]:
+    arrived, seen, dropped = (
+        sum(run.arrived for run in runs), _total([run.seen.frames for run in runs]), _total([run.seen.dropped for run in runs])
+    )  # fmt: skip
+    extra = [(one.seconds / one.sent - alone.seconds / alone.sent) * 1e9 for one, alone in zip(runs, nobody, strict=False)]
+    return {
+        "name": name,
+        "offered_per_second": median_of(runs, lambda run: run.sent / run.seconds),
+        "sent": sum(run.sent for run in runs),
+        "arrived": arrived,
+        "seen": seen,
+        "dropped": dropped,
+        "unaccounted": None if seen is None else arrived - seen - (dropped or 0),
+        "cpu_ns_per_packet": median_of(runs, lambda run: run.cpu / (run.seen.frames or run.sent) * 1e9),
+        "kernel_ns_per_packet": statistics.median(extra) if extra and name != NOBODY.name else None,
+        "softirq_ns_per_packet_capturing_core": median_of(runs, lambda run: run.softirq / run.sent * 1e9),
+        "rounds": [asdict(run) for run in runs],
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]], *, flows: int, train: int) -> Table:
+    rounds = max((len(row["rounds"]) for row in rows), default=0)
+    pattern = f"trains of {train}" if train > 1 else "no two of a flow in a row"
+    result = Table(
+        title=f"live capture on a veth pair: 64-byte frames of {flows:,} flows, {pattern}, one sending core, {rounds} rounds"
+    )
     result.add_column("program")
-    for heading in ("offered kpackets/s", "sent", "seen", "dropped by the kernel", "unaccounted for", "CPU s per M frames"):
+    for heading in (
+        "offered kpackets/s", "arrived", "seen", "dropped by the kernel", "unaccounted for", "lost", "CPU ns a packet",
+        "kernel ns a packet",
+    ):  # fmt: skip
         result.add_column(heading, justify="right")
-    for name, own in runs.items():
-        sent = sum(run.sent for run in own)
-        seen, dropped = _total([run.seen.frames for run in own]), _total([run.seen.dropped for run in own])
+    for row in rows:
+        lost = None if row["seen"] is None else f"{100 * (row['arrived'] - row['seen']) / row['arrived']:.2f} %"
         result.add_row(
-            name,
-            f"{statistics.median(run.offered for run in own) / 1e3:,.0f}",
-            f"{sent:,}",
-            _figure(seen),
-            _figure(dropped),
-            _figure(None if seen is None else sent - seen - (dropped or 0)),
-            f"{statistics.median(run.cpu / (run.seen.frames or run.sent) for run in own) * 1e6:.2f}",
+            row["name"],
+            f"{row['offered_per_second'] / 1e3:,.0f}",
+            f"{row['arrived']:,}",
+            _figure(row["seen"]),
+            _figure(row["dropped"]),
+            _figure(row["unaccounted"]),
+            lost or "",
+            "" if row["seen"] is None else f"{row['cpu_ns_per_packet']:.0f}",
+            "" if row["kernel_ns_per_packet"] is None else f"{row['kernel_ns_per_packet']:.0f}",
         )
     return result
 
@@ -232,15 +190,21 @@ def _total(values: list[int | None]) -> int | None:
 
 
 def _figure(value: int | None) -> str:
-    return "?" if value is None else f"{value:,}"
+    return "" if value is None else f"{value:,}"
 
 
-def report(console: Console, *, frames: int = FRAMES, flows: int = FLOWS, rounds: int = ROUNDS) -> None:
-    """Prints the table, or why there is none."""
+def report(
+    console: Console, *, frames: int = FRAMES, flows: int = FLOWS, train: int = TRAIN, rounds: int = ROUNDS
+) -> dict[str, Any]:
+    """Prints the table, or why there is none; returns everything for JSON."""
     if obstacle := is_available():
         console.print(f"left out: live capture: {obstacle}")
-        return
-    console.print(table(measure(frames=frames, flows=flows, rounds=rounds, console=console), flows=flows))
+        return {"left_out": obstacle}
+    measured = measure(frames=frames, flows=flows, train=train, rounds=rounds, console=console)
+    nobody = measured.runs.get(NOBODY.name, [])
+    rows = [_row(name, runs, nobody) for name, runs in measured.runs.items()]
+    console.print(_table(rows, flows=flows, train=train))
+    return {"frames": frames, "flows": flows, "train": train, "programs": rows, "left_out": measured.left_out}
 
 
 def main() -> None:
@@ -248,13 +212,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.live", description="live capture on a veth pair, side by side")
     parser.add_argument("--frames", type=int, default=FRAMES, help="frames a flood (default: %(default)s)")
     parser.add_argument("--flows", type=int, default=FLOWS, help="flows among them (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=TRAIN, help="frames of a flow in a row, 1 to 64 (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--capture", metavar="INTERFACE", help="only meter this interface until SIGINT")
     arguments = parser.parse_args()
-    if arguments.capture:
-        capture(arguments.capture)
-    else:
-        report(Console(width=170), frames=arguments.frames, flows=arguments.flows, rounds=arguments.rounds)
+    report(Console(width=170), frames=arguments.frames, flows=arguments.flows, train=arguments.train, rounds=arguments.rounds)
 
 
 if __name__ == "__main__":

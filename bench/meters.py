@@ -50,9 +50,7 @@ def run_once(meter: Meter, capture: Path, cpu: int) -> Run:
         return Run(wall=done.wall, cpu=done.cpu, rss_mib=done.rss_mib, counted=meter.counted(done.printed, work))
 
 
-def measure(
-    capture: Path, meters: Sequence[Meter], *, packets: int, rounds: int, cpu: int, console: Console
-) -> Measured[Run]:
+def measure(capture: Path, meters: Sequence[Meter], *, packets: int, rounds: int, cpu: int, console: Console) -> Measured[Run]:
     """Every usable meter once a round, after one warm-up of the page cache."""
     with capture.open("rb") as warm:
         while warm.read(16 << 20):

@@ -82,7 +82,7 @@ def nfstream_totals(printed: str) -> Counted:
 
 
 def tcpdump_seen(printed: str) -> Seen:
-    """tcpdump's last words."""
+    """The last words of tcpdump."""
     return Seen(frames=number(r"(\d+) packets? captured", printed), dropped=number(r"(\d+) packets? dropped by kernel", printed))
 
 
@@ -97,3 +97,12 @@ def jarvis_seen(printed: str) -> Seen:
     """The last line of bench/live_capture.py."""
     metrics = json.loads(printed.splitlines()[-1])
     return Seen(frames=metrics["metered"], dropped=metrics["dropped"])
+
+
+def nfstream_seen(printed: str) -> Seen:
+    """NFStream's performance reports, the last one counting: ignored frames were seen, what the kernel dropped was not."""
+    processed, ignored = number(r'"packets_processed": (\d+)', printed), number(r'"packets_ignored": (\d+)', printed)
+    return Seen(
+        frames=None if processed is None else processed + (ignored or 0),
+        dropped=number(r'"packets_dropped_filtered_by_kernel": (\d+)', printed),
+    )

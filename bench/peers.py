@@ -17,7 +17,8 @@ from typing import Literal
 
 from bench import outputs
 from bench.outputs import Counted, version
-from bench.programs import HERE, beside_python, built, nfstream_missing, not_installed, output
+from bench.programs import HERE, beside_python, nfstream_missing, not_installed, output
+from testbed.generator import built
 
 SINK_PORT = 29995  # loopback; softflowd exports there
 TABLE_FLOWS = 1_048_576
@@ -69,7 +70,7 @@ TWO_WORKERS = _ours("jarvis-agent meter --workers 2", "--workers", "2", cpus=2, 
 FLOOR = Meter(
     name="floor (bench/floor.c)",
     version=lambda: "",
-    command=lambda capture, _work: [str(built("floor")), str(capture), str(TABLE_FLOWS)],
+    command=lambda capture, _work: [str(built(HERE / "floor.c")), str(capture), str(TABLE_FLOWS)],
     counted=lambda printed, _work: outputs.floor_result(printed),
     missing=lambda: "" if (HERE / "floor.c").exists() else "bench/floor.c is not there",
 )
@@ -99,8 +100,9 @@ SOFTFLOWD = Meter(
 def _pmacctd(capture: Path, work: Path) -> list[str]:
     """One row a flow, written once at the end: it knows no flow timeouts in this mode.
 
-    Its table grows by chaining, and 4 KiB an entry are cleared beforehand: one as large as the others' would only cost it more. It
-    waits at the end of the file, because otherwise its reading half ends its counting half, whatever that has still to count.
+    Its table grows by chaining, and 4 KiB an entry are cleared beforehand: one as large as the others' would only cost it more.
+    It waits at the end of the file, because otherwise its reading half ends its counting half, whatever that has still to count.
+    (Its last buffer, of at most 64 KiB, may then be counted twice.)
     """
     (work / "pmacctd.conf").write_text(
         "daemonize: false\n"

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.captures import WORK
-
 HERE = Path(__file__).resolve().parent
 _IDLE_S = 4.0
 
@@ -28,15 +26,6 @@ class Finished:
     cpu: float
     rss_mib: float
     printed: str
-
-
-def built(name: str, *libraries: str) -> Path:
-    """bench/<name>.c compiled for this machine, again when it has changed."""
-    source, binary = HERE / f"{name}.c", WORK / name
-    if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
-        WORK.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cc", "-O2", "-march=native", "-o", str(binary), str(source), *libraries], check=True)
-    return binary
 
 
 def pinned(cpus: Sequence[int], command: Sequence[str]) -> list[str]:

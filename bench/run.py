@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import dpdk, live, meters, start_up, stream
+from bench import dpdk, instructions, live, meters, start_up, stream
 from bench.captures import capture_file
 from bench.peers import NFSTREAM, OURS
 
@@ -43,8 +43,9 @@ JOBS: dict[str, Job] = {
     "stream": lambda _arguments, console: stream.report(console),
     "live": lambda arguments, console: live.report(console, rounds=arguments.rounds),
     "dpdk": lambda arguments, console: dpdk.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
+    "instructions": lambda _arguments, console: instructions.report(console),
 }
-"""To add a benchmark: a module with a function that measures, prints its table to the console and returns its figures; a row here."""
+"""To add a benchmark: a module with a function that measures, prints its table and returns its figures, and a row here."""
 
 
 def machine() -> dict[str, Any]:

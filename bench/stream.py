@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from jarvis.capture.v1 import fleet_pb2
@@ -85,8 +86,8 @@ def _fill(fleet: Fleet, agent: Agent, capture: Path) -> None:
     wait_for("the agent to meter the file", finished, seconds=120, log=agent.log)
 
 
-def report(console: Console) -> None:
-    """Prints the table."""
+def report(console: Console) -> dict[str, Any]:
+    """Prints the table; returns everything for JSON."""
     capture, truth = capture_file(2 * FLOWS, FLOWS, console)
     with (
         # Beside the capture, so that the agent's replay directory can hold a hard link to it.
@@ -114,8 +115,9 @@ def report(console: Console) -> None:
             f"{one.records:,}", f"{one.lost:,}", f"{one.messages:,}",
         )  # fmt: skip
     console.print(result)
+    return {"flow_records": truth["biflows"], "passes": [asdict(each) for each in passes]}
 
 
 if __name__ == "__main__":
     done = asyncio.run(read_everything(Path(sys.argv[1]), sys.argv[2]))
-    print(json.dumps({name: getattr(done, name) for name in Pass.__dataclass_fields__}))
+    print(json.dumps(asdict(done)))

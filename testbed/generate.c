@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sends a bounded number of 64-byte UDP frames through a TX ring, for bench/live.py and the soak:
+ * Sends a bounded number of 64-byte UDP frames through a TX ring, for the live benchmarks and the soak:
  *
  *     generate --interface NAME --frames N [--flows N] [--train N] [--rate N] [--churn N]
  *
