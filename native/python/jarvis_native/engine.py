@@ -36,7 +36,7 @@ SLICE_S = 0.1
 _STOP_WAIT_S = 0.001
 """Between two looks for the last records while another thread is in `stop`."""
 
-ENCODED_RECORD_BYTES = 208
+ENCODED_RECORD_BYTES = 224
 """Enough for one FlowRecord (jarvis_capture.h)."""
 
 MAX_EVENTS = 256

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -74,6 +75,29 @@ def test_live_flows_are_filtered_by_expression_and_packets(firmware: Firmware) -
     by_filter, by_packets = live_flows(firmware, take)
     assert [flow.dst_port for flow in by_filter] == [53]
     assert [flow.packets for flow in by_packets] == [7]
+
+
+def udp_packets(path: Path, count: int) -> Path:
+    """A capture of that many packets, each of a flow of its own."""
+    frames = [
+        bytes.fromhex("020000000001020000000002080045000020000000004011000000000000000000000fa0003500080000")[:26]
+        + bytes([10, 0, number >> 8, number & 0xFF, 172, 16, 0, 1])
+        + bytes.fromhex("0fa00035000c000000000000")
+        for number in range(count)
+    ]
+    records = b"".join(struct.pack("<IIII", 1_700_000_000, 0, len(frame), len(frame)) + frame for frame in frames)
+    path.write_bytes(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1) + records)
+    return path
+
+
+def test_any_number_of_live_flows_can_be_encoded(firmware: Firmware, tmp_path: Path) -> None:
+    with PacketCaptureEngine(files=[udp_packets(tmp_path / "many.pcap", 64)], firmware=firmware) as capture:
+        capture.enable_flow_metering(max_flows=4096, idle_timeout_s=0, active_timeout_s=0, log_records=1024)
+        capture.start()
+        capture.poll(0)
+        for limit in (1, 17, 60):
+            response = agent_pb2.ListFlowsResponse.FromString(capture.encode_flows(limit=limit))
+            assert len(response.batch.records) == limit
 
 
 def test_encoded_live_flows_are_a_list_flows_response(firmware: Firmware) -> None:
