@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    everything from nothing on Debian 12: packages, environment, build, then the demonstration
 # make test    the same set-up, then every check and test
-# make bench   side-by-side timings against public meters
+# make bench   side-by-side timings against public meters (BENCH='--only live' for one table; all figures: bench/run.py)
+# make soak    live capture for SOAK_SECONDS: exact totals, no growth in memory (needs root)
 # make fuzz    every fuzz target for FUZZ_SECONDS each
 # make help    this list
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 10
+SOAK_SECONDS ?= 600
+SOAK ?=
+BENCH ?=
 JOBS ?= $(shell nproc)
 
 VENV := .venv
@@ -16,11 +20,11 @@ RELEASE_KEY := build/release-key/release.pem
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 
-.PHONY: help setup demo test lint test-c test-python bench fuzz proto clean
+.PHONY: help setup demo test lint test-c test-python bench soak fuzz proto clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,6s/^# //p' Makefile
+	@sed -n '2,7s/^# //p' Makefile
 
 # --- set-up -------------------------------------------------------------------------------------------------------------
 
@@ -80,8 +84,10 @@ test-c:
 test-python:
 	$(BIN)/pytest
 
+# As for the tests: backend dpdk is built anew where its library comes only now.
 build/.debian-bench: tools/debian-packages-bench.txt tools/install-debian-packages
 	@mkdir -p build
+	dpkg-query -W dpdk-dev >/dev/null 2>&1 || rm -f build/.installed
 	tools/install-debian-packages tools/debian-packages-bench.txt
 	@touch $@
 
@@ -89,8 +95,11 @@ build/.installed-bench: pyproject.toml | setup
 	$(BIN)/pip install --quiet --group bench
 	@touch $@
 
-bench: setup build/.debian-bench build/.installed-bench
-	$(BIN)/python -m bench.run
+bench: build/.debian-bench setup build/.installed-bench
+	$(BIN)/python -m bench.run $(BENCH)
+
+soak: setup
+	$(BIN)/python -m testbed.soak --seconds $(SOAK_SECONDS) $(SOAK)
 
 # New inputs go to build/fuzz-corpus/ and are used by the next run; libFuzzer only reads the directories named after that.
 fuzz: build/.debian

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: every benchmark in turn, each a table for people and, with --output json, all figures of all rounds.
+"""`make bench`: every benchmark in turn, each a table for people; --output json gives all figures of all rounds.
 
-python -m bench.run [--only JOB ...] [--rounds 5] [--capture FILE --truth JSON] [--output json]
+python -m bench.run [--only JOB ...] [--rounds 5] [--capture FILE --truth JSON] [--output markdown|json]
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from bench import dpdk, instructions, live, meters, start_up, stream
 from bench.captures import capture_file
@@ -60,6 +62,17 @@ def machine() -> dict[str, Any]:
     }
 
 
+class MarkdownConsole(Console):
+    """Prints tables as docs/performance.md has them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Console.print does, but for tables."""
+        for table in objects:
+            if isinstance(table, Table):
+                table.box, table.padding = box.MARKDOWN, 0
+        super().print(*objects, **options)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="bench.run")
@@ -70,13 +83,15 @@ def main() -> None:
     parser.add_argument("--cpu", type=int, default=0, help="the core that meters run on")
     parser.add_argument("--capture", type=Path, help="a capture file of your own, with --truth")
     parser.add_argument("--truth", type=json.loads, help="""its totals: '{"packets": N, "biflows": N}'""")
-    parser.add_argument("--output", choices=("table", "json"), default="table", help="json: figures to stdout, tables to stderr")
+    parser.add_argument("--output", choices=("table", "markdown", "json"), default="table", help="json: stdout, tables to stderr")
     arguments = parser.parse_args()
     if (arguments.capture is None) != (arguments.truth is None):
         parser.error("--capture and --truth go together")
     if arguments.truth is not None and not {"packets", "biflows"} <= set(arguments.truth):
         parser.error(f"--truth is {json.dumps(arguments.truth)}: accepted is an object with packets and biflows")
-    console = Console(width=170, stderr=arguments.output == "json")
+    console = (
+        MarkdownConsole(width=400) if arguments.output == "markdown" else Console(width=170, stderr=arguments.output == "json")
+    )
     figures = {"machine": machine()}
     console.print(f"{platform.machine()}, kernel {platform.release()}, Python {platform.python_version()}")
     for name in arguments.only or JOBS:
