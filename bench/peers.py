@@ -70,7 +70,7 @@ TWO_WORKERS = _ours("jarvis-agent meter --workers 2", "--workers", "2", cpus=2, 
 FLOOR = Meter(
     name="floor (bench/floor.c)",
     version=lambda: "",
-    command=lambda capture, _work: [str(built(HERE / "floor.c")), str(capture), str(TABLE_FLOWS)],
+    command=lambda capture, _work: [str(built(HERE / "floor.c")), str(capture)],
     counted=lambda printed, _work: outputs.floor_result(printed),
     missing=lambda: "" if (HERE / "floor.c").exists() else "bench/floor.c is not there",
 )

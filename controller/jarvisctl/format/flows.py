@@ -11,9 +11,8 @@ import socket
 import sys
 import time
 
-from jarvis.capture.v1.flow_pb2 import FlowBatch, FlowEndReason, FlowRecord, FlowState, TunnelType
+from jarvis.capture.v1.flow_pb2 import FlowBatch, FlowRecord
 
-from jarvisctl.format.objects import enum_text
 from jarvisctl.format.units import scaled, span
 
 _CACHED_ADDRESSES = 65_536
@@ -38,14 +37,11 @@ PROTOCOLS = tuple(_NAMES.get(number, f"proto-{number}") for number in range(256)
 _WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 _ICMP = frozenset({1, 58})
 
-#: Short words for people; programs get the enum's name.
+#: Short words for people; programs get the number, as from the meter and in every other form of a record.
 _ENDS = {0: "-", 1: "idle", 2: "active", 3: "finished", 4: "forced", 5: "resources"}
-_END_NAMES = {number: enum_text(FlowEndReason.DESCRIPTOR, number) for number in range(6)}
-_STATE_NAMES = {number: enum_text(FlowState.DESCRIPTOR, number) for number in range(4)}
 
-#: What carries an inner flow, as people and as programs read it.
+#: What carries an inner flow, as people read it.
 _TUNNELS = {1: "gre", 2: "erspan", 3: "vxlan", 4: "geneve", 5: "gtp-u", 6: "ip-in-ip", 7: "teredo", 8: "l2tp"}
-_TUNNEL_NAMES = {number: enum_text(TunnelType.DESCRIPTOR, number) for number in range(9)}
 
 
 class _Addresses(dict[bytes, str]):
@@ -161,7 +157,7 @@ class FlowJson:
         self._addresses = _Addresses()
 
     def lines(self, agent_id: str, batch: FlowBatch) -> str:
-        """All records of a batch. Nothing needs escaping but the agent id: the rest are numbers, addresses and names of ours.
+        """All records of a batch. Nothing needs escaping but the agent id: the rest are numbers and addresses.
 
         flow_id is 16 hex digits, because JSON readers lose integers above 2**53; times are ns since the Unix epoch.
         """
@@ -178,11 +174,10 @@ class FlowJson:
                 f',"rev_packets":{record.rev_packets},"rev_octets":{record.rev_octets}'
                 f',"start_time_unix_ns":{base + record.start_delta_ns},"end_time_unix_ns":{base + record.end_delta_ns}'
                 f',"tcp_flags":{forward_flags | reverse_flags},"fwd_tcp_flags":{forward_flags},"rev_tcp_flags":{reverse_flags}'
-                f',"end_reason":"{_END_NAMES.get(record.end_reason, record.end_reason)}"'
-                f',"state":"{_STATE_NAMES.get(record.state, record.state)}"'
+                f',"end_reason":{record.end_reason},"state":{record.state}'
                 f',"interface_index":{record.interface_index}'
                 f',"icmp_type":{icmp >> 8},"icmp_code":{icmp & 255},"dscp":{record.dscp}'
                 f',"first_packet_id":{record.first_packet_id},"last_packet_id":{record.last_packet_id}'
-                f',"tunnel_id":{record.tunnel_id},"tunnel_type":"{_TUNNEL_NAMES.get(record.tunnel_type, record.tunnel_type)}"}}\n'
+                f',"tunnel_id":{record.tunnel_id},"tunnel_type":{record.tunnel_type}}}\n'
             )
         return "".join(text)

@@ -123,8 +123,8 @@ def test_a_flow_as_json_is_exact() -> None:
         "tcp_flags": 0x1B,
         "fwd_tcp_flags": 0x1B,
         "rev_tcp_flags": 0x13,
-        "end_reason": "idle_timeout",
-        "state": "closed",
+        "end_reason": 1,
+        "state": 3,
         "interface_index": 0,
         "icmp_type": 3,
         "icmp_code": 1,
@@ -132,7 +132,7 @@ def test_a_flow_as_json_is_exact() -> None:
         "first_packet_id": 0,
         "last_packet_id": 0,
         "tunnel_id": 0,
-        "tunnel_type": "unspecified",
+        "tunnel_type": 0,
     }
 
 
