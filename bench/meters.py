@@ -81,10 +81,7 @@ def report(
 def _row(meter: Meter, measured: Measured[Run], packets: int) -> dict[str, Any]:
     runs, ours = measured.runs[meter.name], measured.runs.get(OURS.name)
     seconds = median_of(runs, lambda run: run.seconds(meter))
-    ratio = None
-    if ours:
-        pairs = list(zip(runs, ours, strict=False))
-        ratio = paired_ratio([their.seconds(meter) for their, _ in pairs], [our.wall for _, our in pairs], lambda value: value)
+    ratio = paired_ratio(runs, ours, lambda run: run.seconds(meter)) if ours else None
     return {
         "name": meter.name,
         "version": meter.version(),

@@ -41,7 +41,7 @@ class Meter:
     cpus: int = 1
     """How many cores it is given."""
     clock: Clock = "wall"
-    """Which of its times is compared: CPU time where the program sleeps of its own accord."""
+    """Which time is compared with the same one of ours: CPU time where the program sleeps of its own accord."""
     ends: bool = True
     """Ends at the end of the file; else it is told to, once it is idle."""
     slow: bool = False
@@ -98,9 +98,9 @@ SOFTFLOWD = Meter(
 
 
 def _pmacctd(capture: Path, work: Path) -> list[str]:
-    """One row a flow, written once at the end: it knows no flow timeouts in this mode.
+    """One row a flow and direction, written when its table is full or at the end; in this mode it knows no flow timeouts.
 
-    Its table grows by chaining, and 4 KiB an entry are cleared beforehand: one as large as the others' would only cost it more.
+    Each entry of the table is 4 KiB, cleared beforehand; half a million of them hold the flows of the large capture by chaining.
     It waits at the end of the file, because otherwise its reading half ends its counting half, whatever that has still to count.
     (Its last buffer, of at most 64 KiB, may then be counted twice.)
     """
@@ -112,8 +112,9 @@ def _pmacctd(capture: Path, work: Path) -> list[str]:
         "plugins: print\n"
         "print_output: csv\n"
         f"print_output_file: {work / 'flows.csv'}\n"
+        "print_output_file_append: true\n"
         "print_refresh_time: 86400\n"
-        "print_cache_entries: 65537\n"
+        "print_cache_entries: 524309\n"
         "plugin_pipe_size: 268435456\n"
         "plugin_buffer_size: 65536\n"
     )
