@@ -3,11 +3,11 @@
 
 python -m bench.live [--frames 2000000] [--flows 10000] [--train 16] [--rounds 3]
 
-testbed/generate.c sends a bounded number of frames as fast as one core can; our metering over both kernel interfaces, tcpdump,
-softflowd and NFStream capture them in turn, on the other core. Seen and dropped are each program's own figures, so what neither
-names is shown too. CPU is user and system time of the capturing processes until they have digested the flood. What the kernel
-does to hand a frame over it does in a soft interrupt on the sender's core, which belongs to no process: it is the sender's time
-per frame less that of a round in which nobody captured.
+testbed/generate.c sends a bounded number of frames as fast as one core can (or two, where there are more than two); our metering
+over both kernel interfaces, tcpdump, softflowd and NFStream capture them in turn, on a core of their own. Seen and dropped are each
+program's own figures, so what neither names is shown too. CPU is user and system time of the capturing processes until they have
+digested the flood. What the kernel does to hand a frame over it does in a soft interrupt on the sender's core, which belongs to no
+process: it is the sender's time per frame less that of a round in which nobody captured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from testbed.generator import Link, Traffic
 from testbed.netns import Namespace, is_available
 
 FRAMES, FLOWS, TRAIN, ROUNDS = 2_000_000, 10_000, 16, 3
-CAPTURE_CPU, SEND_CPU = 0, 1
+CAPTURE_CPU = 0
+SEND_CPUS = tuple(range(1, min(os.cpu_count() or 1, 3))) or (0,)
+"""Two senders where there is a core for each besides the capturing one."""
 _READY_S = 20.0
 _DIGESTED_S = 1.2
 """Without CPU use after the flood: longer than any program's timeout for a part-filled block, and than NFStream's reports."""
@@ -57,6 +59,11 @@ class Run:
     """User and system seconds of the capturing processes."""
     softirq: float
     """Seconds in soft interrupts on the capturing core, of whatever cause."""
+
+    @property
+    def sender_ns(self) -> float:
+        """A sending core's time per frame."""
+        return self.seconds * len(SEND_CPUS) / self.sent * 1e9
 
     @property
     def arrived(self) -> int:
@@ -105,7 +112,7 @@ def flood(capturer: Capturer, link: Link, traffic: Traffic) -> Run:
         work = Path(directory)
         with _capturing(capturer, link.receiver, work) as (process, log):
             cpu, softirq, dropped = cpu_seconds(process.pid), softirq_seconds(CAPTURE_CPU), link.dropped()
-            sent = link.send(traffic, before=pinned([SEND_CPU], []))
+            sent = link.send(traffic, cpus=SEND_CPUS)
             softirq = softirq_seconds(CAPTURE_CPU) - softirq
             _wait_until_digested(process.pid)
             cpu = cpu_seconds(process.pid) - cpu
@@ -140,7 +147,7 @@ def _row(name: str, runs: Sequence[Run], nobody: Sequence[Run]) -> dict[str, Any
     arrived, seen, dropped = (
         sum(run.arrived for run in runs), _total([run.seen.frames for run in runs]), _total([run.seen.dropped for run in runs])
     )  # fmt: skip
-    extra = [(one.seconds / one.sent - alone.seconds / alone.sent) * 1e9 for one, alone in zip(runs, nobody, strict=False)]
+    extra = [one.sender_ns - alone.sender_ns for one, alone in zip(runs, nobody, strict=False)]
     return {
         "name": name,
         "offered_per_second": median_of(runs, lambda run: run.sent / run.seconds),
@@ -160,7 +167,8 @@ def _table(rows: Sequence[dict[str, Any]], *, flows: int, train: int) -> Table:
     rounds = max((len(row["rounds"]) for row in rows), default=0)
     pattern = f"trains of {train}" if train > 1 else "no two of a flow in a row"
     result = Table(
-        title=f"live capture on a veth pair: 64-byte frames of {flows:,} flows, {pattern}, one sending core, {rounds} rounds"
+        title=f"live capture on a veth pair: 64-byte frames of {flows:,} flows, {pattern}, "
+        f"sending cores: {len(SEND_CPUS)}, {rounds} rounds"
     )
     result.add_column("program")
     for heading in (
@@ -204,7 +212,14 @@ def report(
     nobody = measured.runs.get(NOBODY.name, [])
     rows = [_row(name, runs, nobody) for name, runs in measured.runs.items()]
     console.print(_table(rows, flows=flows, train=train))
-    return {"frames": frames, "flows": flows, "train": train, "programs": rows, "left_out": measured.left_out}
+    return {
+        "frames": frames,
+        "flows": flows,
+        "train": train,
+        "sending_cores": len(SEND_CPUS),
+        "programs": rows,
+        "left_out": measured.left_out,
+    }
 
 
 def main() -> None:

@@ -55,9 +55,7 @@ def uefi_boot(
     grub = command_line.encode()
     return [
         Measurement(pcr=0, type=EventType.S_CRTM_VERSION, data="1.9.2".encode("utf-16-le")),
-        Measurement(
-            pcr=0, type=EventType.EFI_PLATFORM_FIRMWARE_BLOB, data=bytes(16), digest=hashlib.sha256(firmware).digest()
-        ),
+        Measurement(pcr=0, type=EventType.EFI_PLATFORM_FIRMWARE_BLOB, data=bytes(16), digest=hashlib.sha256(firmware).digest()),
         Measurement(pcr=7, type=EventType.EFI_VARIABLE_DRIVER_CONFIG, data=variable("SecureBoot", bytes([secure_boot]))),
         Measurement(pcr=7, type=EventType.EFI_VARIABLE_DRIVER_CONFIG, data=variable("PK", b"platform key")),
         Measurement(pcr=7, type=EventType.EFI_VARIABLE_DRIVER_CONFIG, data=variable("db", b"database", SECURITY_DATABASE)),
@@ -68,9 +66,7 @@ def uefi_boot(
             pcr=4, type=EventType.EFI_BOOT_SERVICES_APPLICATION, data=b"device path", digest=hashlib.sha256(kernel).digest()
         ),
         Measurement(pcr=5, type=EventType.EFI_GPT_EVENT, data=b"EFI PART and its partitions"),
-        Measurement(
-            pcr=8, type=EventType.IPL, data=b"kernel_cmdline: " + grub + b"\0", digest=hashlib.sha256(grub).digest()
-        ),
+        Measurement(pcr=8, type=EventType.IPL, data=b"kernel_cmdline: " + grub + b"\0", digest=hashlib.sha256(grub).digest()),
         Measurement(pcr=9, type=EventType.IPL, data=b"/vmlinuz\0", digest=hashlib.sha256(kernel).digest()),
         Measurement(pcr=5, type=EventType.EFI_ACTION, data=b"Exit Boot Services Invocation"),
     ]
@@ -85,9 +81,7 @@ def boot_log(
     spec += b"".join(struct.pack("<HH", algorithm, sizes[algorithm]) for algorithm in algorithms) + b"\0"
     log = struct.pack("<II20sI", 0, EventType.NO_ACTION, bytes(20), len(spec)) + spec
     if locality is not None:
-        told = Measurement(
-            pcr=0, type=EventType.NO_ACTION, data=b"StartupLocality\0" + bytes([locality]), digest=bytes(32)
-        )
+        told = Measurement(pcr=0, type=EventType.NO_ACTION, data=b"StartupLocality\0" + bytes([locality]), digest=bytes(32))
         measurements = [told, *measurements]
     for measurement in measurements:
         digests = {_SHA1: hashlib.sha1(measurement.data, usedforsecurity=False).digest(), _SHA256: measurement.sha256}

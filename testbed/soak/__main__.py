@@ -3,7 +3,7 @@
 
 python -m testbed.soak [--seconds 600] [--backend afpacket] [--backend xdp] [--rate 100000] [--output json]
 
-Exit codes: 0 everything held; 1 something did not (each named); 2 usage; 3 it cannot be run here.
+Exit codes: 0 everything held; 1 something did not (each named); 2 usage; 3 it cannot be run here; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testbed.netns import is_available
 from testbed.soak import leg as soak_leg
 from testbed.soak.leg import Leg, Outcome
 
-EXIT_HELD, EXIT_FAILED, EXIT_CANNOT = 0, 1, 3
+EXIT_HELD, EXIT_FAILED, EXIT_CANNOT, EXIT_INTERRUPTED = 0, 1, 3, 130
 _BACKENDS = ("afpacket", "xdp")
 _PROGRESS_S = 10.0
 
@@ -119,4 +119,7 @@ def _table(outcomes: list[Outcome]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # namespaces and processes are gone by now
+        sys.exit(EXIT_INTERRUPTED)
