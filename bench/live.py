@@ -4,10 +4,10 @@
 python -m bench.live [--frames 2000000] [--flows 10000] [--train 16] [--rounds 3]
 
 testbed/generate.c sends a bounded number of frames as fast as one core can (or two, where there are more than two); our metering
-over both kernel interfaces, tcpdump, softflowd and NFStream capture them in turn, on a core of their own. Seen and dropped are each
-program's own figures, so what neither names is shown too. CPU is user and system time of the capturing processes until they have
-digested the flood. What the kernel does to hand a frame over it does in a soft interrupt on the sender's core, which belongs to no
-process: it is the sender's time per frame less that of a round in which nobody captured.
+over both kernel interfaces, tcpdump, softflowd and NFStream capture them in turn, on a core of their own. Seen and dropped are
+each program's own figures, so what neither names is shown too. CPU is user and system time of the capturing processes until they
+have digested the flood. What the kernel does to hand a frame over it does in a soft interrupt on the sender's core, which belongs
+to no process: it is the sender's time per frame less that of a round in which nobody captured.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Run:
     seconds: float
     """The sender's, for all frames."""
     dropped_by_link: int
-    """Frames that the veth pair itself dropped: they came to no program."""
+    """Frames that the sending device dropped: they came to no program."""
     seen: Seen
     cpu: float
     """User and system seconds of the capturing processes."""
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def arrived(self) -> int:
-        """Frames that the receiving device passed on."""
+        """Frames that came to the receiving device."""
         return self.sent - self.dropped_by_link
 
 
