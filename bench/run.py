@@ -69,7 +69,7 @@ class MarkdownConsole(Console):
         """As Console.print does, but for tables."""
         for table in objects:
             if isinstance(table, Table):
-                table.box, table.padding = box.MARKDOWN, 0
+                table.box = box.MARKDOWN
         super().print(*objects, **options)
 
 
@@ -85,9 +85,11 @@ def main() -> None:
     parser.add_argument("--truth", type=json.loads, help="""its totals: '{"packets": N, "biflows": N}'""")
     parser.add_argument("--output", choices=("table", "markdown", "json"), default="table", help="json: stdout, tables to stderr")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds is {arguments.rounds}: accepted are 1 and up")
     if (arguments.capture is None) != (arguments.truth is None):
         parser.error("--capture and --truth go together")
-    if arguments.truth is not None and not {"packets", "biflows"} <= set(arguments.truth):
+    if arguments.truth is not None and not (isinstance(arguments.truth, dict) and {"packets", "biflows"} <= set(arguments.truth)):
         parser.error(f"--truth is {json.dumps(arguments.truth)}: accepted is an object with packets and biflows")
     console = (
         MarkdownConsole(width=400) if arguments.output == "markdown" else Console(width=170, stderr=arguments.output == "json")
