@@ -85,8 +85,9 @@ def _capturing(capturer: Capturer, namespace: Namespace, work: Path) -> Iterator
         _wait_until_digested(process.pid)
         yield process, log
     finally:
-        for pid in reversed(process_tree(process.pid)):
-            signal_quietly(pid, signal.SIGKILL)
+        if process.poll() is None:  # else its number may be another process's by now
+            for pid in reversed(process_tree(process.pid)):
+                signal_quietly(pid, signal.SIGKILL)
         process.wait()
 
 

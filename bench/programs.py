@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,12 +101,12 @@ def process_tree(pid: int) -> list[int]:
     found, look = [], [pid]
     while look:
         one = look.pop()
-        try:
-            children = [path.read_text() for path in Path(f"/proc/{one}/task").glob("*/children")]
-        except FileNotFoundError:
+        if not Path(f"/proc/{one}").exists():
             continue
         found.append(one)
-        look += [int(child) for text in children for child in text.split()]
+        for path in Path(f"/proc/{one}/task").glob("*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that just ended
+                look += [int(child) for child in path.read_text().split()]
     return found
 
 
@@ -114,10 +115,8 @@ def cpu_seconds(pid: int) -> float:
     total = 0
     for one in process_tree(pid):
         for path in Path(f"/proc/{one}/task").glob("*/schedstat"):
-            try:
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that just ended
                 total += int(path.read_text().split()[0])
-            except (FileNotFoundError, ProcessLookupError):  # a thread that just ended
-                continue
     return total / 1e9
 
 
