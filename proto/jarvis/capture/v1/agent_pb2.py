@@ -25,67 +25,72 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from jarvis.capture.v1 import capture_pb2 as jarvis_dot_capture_dot_v1_dot_capture__pb2
+from jarvis.capture.v1 import event_pb2 as jarvis_dot_capture_dot_v1_dot_event__pb2
 from jarvis.capture.v1 import flow_pb2 as jarvis_dot_capture_dot_v1_dot_flow__pb2
 from jarvis.capture.v1 import trust_pb2 as jarvis_dot_capture_dot_v1_dot_trust__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1djarvis/capture/v1/agent.proto\x12\x11jarvis.capture.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fjarvis/capture/v1/capture.proto\x1a\x1cjarvis/capture/v1/flow.proto\x1a\x1djarvis/capture/v1/trust.proto\"\x15\n\x13GetAgentInfoRequest\"\xe5\x01\n\x14GetAgentInfoResponse\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\x0c\x12\x12\n\nsession_id\x18\x06 \x01(\x0c\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08\x66irmware\x18\x08 \x01(\x0b\x32!.jarvis.capture.v1.FirmwareStatus\"b\n\x0e\x46irmwareStatus\x12\x0e\n\x06loaded\x18\x01 \x01(\x08\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"(\n\x13ListBackendsRequest\x12\x11\n\tinterface\x18\x01 \x01(\t\"H\n\x14ListBackendsResponse\x12\x30\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x1e.jarvis.capture.v1.BackendInfo\"K\n\rAttestRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0c\n\x04pcrs\x18\x02 \x03(\r\x12\x1d\n\x15known_boot_log_sha256\x18\x03 \x01(\x0c\"?\n\x0e\x41ttestResponse\x12-\n\x08\x65vidence\x18\x01 \x01(\x0b\x32\x1b.jarvis.capture.v1.Evidence\"\x17\n\x15VerifyFirmwareRequest\"M\n\x16VerifyFirmwareResponse\x12\x33\n\x08\x66irmware\x18\x01 \x01(\x0b\x32!.jarvis.capture.v1.FirmwareStatus\"B\n\x11RenewLeaseRequest\x12-\n\x05lease\x18\x01 \x01(\x0b\x32\x1e.jarvis.capture.v1.SignedLease\"&\n\x12RenewLeaseResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"C\n\x13StartCaptureRequest\x12,\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.jarvis.capture.v1.CaptureSpec\"H\n\x14StartCaptureResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .jarvis.capture.v1.CaptureStatus\"%\n\x12StopCaptureRequest\x12\x0f\n\x07\x64iscard\x18\x01 \x01(\x08\"G\n\x13StopCaptureResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .jarvis.capture.v1.CaptureStatus\"\x12\n\x10GetStatusRequest\"\xc7\x01\n\x11GetStatusResponse\x12\x31\n\x07\x63\x61pture\x18\x01 \x01(\x0b\x32 .jarvis.capture.v1.CaptureStatus\x12\x33\n\x08\x66irmware\x18\x02 \x01(\x0b\x32!.jarvis.capture.v1.FirmwareStatus\x12\x16\n\x0elease_sequence\x18\x03 \x01(\x04\x12\x32\n\x0flease_remaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetMetricsRequest\"H\n\x12GetMetricsResponse\x12\x32\n\x07metrics\x18\x01 \x01(\x0b\x32!.jarvis.capture.v1.CaptureMetrics\"C\n\x14StreamMetricsRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"K\n\x15StreamMetricsResponse\x12\x32\n\x07metrics\x18\x01 \x01(\x0b\x32!.jarvis.capture.v1.CaptureMetrics\"?\n\x10ListFlowsRequest\x12+\n\x05query\x18\x01 \x01(\x0b\x32\x1c.jarvis.capture.v1.FlowQuery\"F\n\x11ListFlowsResponse\x12+\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1c.jarvis.capture.v1.FlowBatchJ\x04\x08\x01\x10\x02\"O\n\x12StreamFlowsRequest\x12\x39\n\x0csubscription\x18\x01 \x01(\x0b\x32#.jarvis.capture.v1.FlowSubscription\"\xbb\x01\n\x13StreamFlowsResponse\x12-\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1c.jarvis.capture.v1.FlowBatchH\x00\x12-\n\x04loss\x18\x03 \x01(\x0b\x32\x1d.jarvis.capture.v1.LossNoticeH\x00\x12\x31\n\twatermark\x18\x05 \x01(\x0b\x32\x1c.jarvis.capture.v1.WatermarkH\x00\x42\x07\n\x05\x65ventJ\x04\x08\x01\x10\x02J\x04\x08\x04\x10\x05\x32\xf1\x08\n\x0c\x41gentService\x12_\n\x0cGetAgentInfo\x12&.jarvis.capture.v1.GetAgentInfoRequest\x1a\'.jarvis.capture.v1.GetAgentInfoResponse\x12_\n\x0cListBackends\x12&.jarvis.capture.v1.ListBackendsRequest\x1a\'.jarvis.capture.v1.ListBackendsResponse\x12M\n\x06\x41ttest\x12 .jarvis.capture.v1.AttestRequest\x1a!.jarvis.capture.v1.AttestResponse\x12\x65\n\x0eVerifyFirmware\x12(.jarvis.capture.v1.VerifyFirmwareRequest\x1a).jarvis.capture.v1.VerifyFirmwareResponse\x12Y\n\nRenewLease\x12$.jarvis.capture.v1.RenewLeaseRequest\x1a%.jarvis.capture.v1.RenewLeaseResponse\x12_\n\x0cStartCapture\x12&.jarvis.capture.v1.StartCaptureRequest\x1a\'.jarvis.capture.v1.StartCaptureResponse\x12\\\n\x0bStopCapture\x12%.jarvis.capture.v1.StopCaptureRequest\x1a&.jarvis.capture.v1.StopCaptureResponse\x12V\n\tGetStatus\x12#.jarvis.capture.v1.GetStatusRequest\x1a$.jarvis.capture.v1.GetStatusResponse\x12Y\n\nGetMetrics\x12$.jarvis.capture.v1.GetMetricsRequest\x1a%.jarvis.capture.v1.GetMetricsResponse\x12\x64\n\rStreamMetrics\x12\'.jarvis.capture.v1.StreamMetricsRequest\x1a(.jarvis.capture.v1.StreamMetricsResponse0\x01\x12V\n\tListFlows\x12#.jarvis.capture.v1.ListFlowsRequest\x1a$.jarvis.capture.v1.ListFlowsResponse\x12^\n\x0bStreamFlows\x12%.jarvis.capture.v1.StreamFlowsRequest\x1a&.jarvis.capture.v1.StreamFlowsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1djarvis/capture/v1/agent.proto\x12\x11jarvis.capture.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fjarvis/capture/v1/capture.proto\x1a\x1djarvis/capture/v1/event.proto\x1a\x1cjarvis/capture/v1/flow.proto\x1a\x1djarvis/capture/v1/trust.proto\"\x15\n\x13GetAgentInfoRequest\"\xe5\x01\n\x14GetAgentInfoResponse\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\x0c\x12\x12\n\nsession_id\x18\x06 \x01(\x0c\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08\x66irmware\x18\x08 \x01(\x0b\x32!.jarvis.capture.v1.FirmwareStatus\"b\n\x0e\x46irmwareStatus\x12\x0e\n\x06loaded\x18\x01 \x01(\x08\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"(\n\x13ListBackendsRequest\x12\x11\n\tinterface\x18\x01 \x01(\t\"H\n\x14ListBackendsResponse\x12\x30\n\x08\x62\x61\x63kends\x18\x01 \x03(\x0b\x32\x1e.jarvis.capture.v1.BackendInfo\"K\n\rAttestRequest\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0c\n\x04pcrs\x18\x02 \x03(\r\x12\x1d\n\x15known_boot_log_sha256\x18\x03 \x01(\x0c\"?\n\x0e\x41ttestResponse\x12-\n\x08\x65vidence\x18\x01 \x01(\x0b\x32\x1b.jarvis.capture.v1.Evidence\"\x17\n\x15VerifyFirmwareRequest\"M\n\x16VerifyFirmwareResponse\x12\x33\n\x08\x66irmware\x18\x01 \x01(\x0b\x32!.jarvis.capture.v1.FirmwareStatus\"B\n\x11RenewLeaseRequest\x12-\n\x05lease\x18\x01 \x01(\x0b\x32\x1e.jarvis.capture.v1.SignedLease\"&\n\x12RenewLeaseResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"C\n\x13StartCaptureRequest\x12,\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.jarvis.capture.v1.CaptureSpec\"H\n\x14StartCaptureResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .jarvis.capture.v1.CaptureStatus\"%\n\x12StopCaptureRequest\x12\x0f\n\x07\x64iscard\x18\x01 \x01(\x08\"G\n\x13StopCaptureResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .jarvis.capture.v1.CaptureStatus\"\x12\n\x10GetStatusRequest\"\xc7\x01\n\x11GetStatusResponse\x12\x31\n\x07\x63\x61pture\x18\x01 \x01(\x0b\x32 .jarvis.capture.v1.CaptureStatus\x12\x33\n\x08\x66irmware\x18\x02 \x01(\x0b\x32!.jarvis.capture.v1.FirmwareStatus\x12\x16\n\x0elease_sequence\x18\x03 \x01(\x04\x12\x32\n\x0flease_remaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetMetricsRequest\"H\n\x12GetMetricsResponse\x12\x32\n\x07metrics\x18\x01 \x01(\x0b\x32!.jarvis.capture.v1.CaptureMetrics\"C\n\x14StreamMetricsRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"K\n\x15StreamMetricsResponse\x12\x32\n\x07metrics\x18\x01 \x01(\x0b\x32!.jarvis.capture.v1.CaptureMetrics\"?\n\x10ListFlowsRequest\x12+\n\x05query\x18\x01 \x01(\x0b\x32\x1c.jarvis.capture.v1.FlowQuery\"F\n\x11ListFlowsResponse\x12+\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1c.jarvis.capture.v1.FlowBatchJ\x04\x08\x01\x10\x02\"O\n\x12StreamFlowsRequest\x12\x39\n\x0csubscription\x18\x01 \x01(\x0b\x32#.jarvis.capture.v1.FlowSubscription\"\xbb\x01\n\x13StreamFlowsResponse\x12-\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1c.jarvis.capture.v1.FlowBatchH\x00\x12-\n\x04loss\x18\x03 \x01(\x0b\x32\x1d.jarvis.capture.v1.LossNoticeH\x00\x12\x31\n\twatermark\x18\x05 \x01(\x0b\x32\x1c.jarvis.capture.v1.WatermarkH\x00\x42\x07\n\x05\x65ventJ\x04\x08\x01\x10\x02J\x04\x08\x04\x10\x05\":\n\x13StreamEventsRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"@\n\x14StreamEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.jarvis.capture.v1.Event2\xd4\t\n\x0c\x41gentService\x12_\n\x0cGetAgentInfo\x12&.jarvis.capture.v1.GetAgentInfoRequest\x1a\'.jarvis.capture.v1.GetAgentInfoResponse\x12_\n\x0cListBackends\x12&.jarvis.capture.v1.ListBackendsRequest\x1a\'.jarvis.capture.v1.ListBackendsResponse\x12M\n\x06\x41ttest\x12 .jarvis.capture.v1.AttestRequest\x1a!.jarvis.capture.v1.AttestResponse\x12\x65\n\x0eVerifyFirmware\x12(.jarvis.capture.v1.VerifyFirmwareRequest\x1a).jarvis.capture.v1.VerifyFirmwareResponse\x12Y\n\nRenewLease\x12$.jarvis.capture.v1.RenewLeaseRequest\x1a%.jarvis.capture.v1.RenewLeaseResponse\x12_\n\x0cStartCapture\x12&.jarvis.capture.v1.StartCaptureRequest\x1a\'.jarvis.capture.v1.StartCaptureResponse\x12\\\n\x0bStopCapture\x12%.jarvis.capture.v1.StopCaptureRequest\x1a&.jarvis.capture.v1.StopCaptureResponse\x12V\n\tGetStatus\x12#.jarvis.capture.v1.GetStatusRequest\x1a$.jarvis.capture.v1.GetStatusResponse\x12Y\n\nGetMetrics\x12$.jarvis.capture.v1.GetMetricsRequest\x1a%.jarvis.capture.v1.GetMetricsResponse\x12\x64\n\rStreamMetrics\x12\'.jarvis.capture.v1.StreamMetricsRequest\x1a(.jarvis.capture.v1.StreamMetricsResponse0\x01\x12V\n\tListFlows\x12#.jarvis.capture.v1.ListFlowsRequest\x1a$.jarvis.capture.v1.ListFlowsResponse\x12^\n\x0bStreamFlows\x12%.jarvis.capture.v1.StreamFlowsRequest\x1a&.jarvis.capture.v1.StreamFlowsResponse0\x01\x12\x61\n\x0cStreamEvents\x12&.jarvis.capture.v1.StreamEventsRequest\x1a\'.jarvis.capture.v1.StreamEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jarvis.capture.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETAGENTINFOREQUEST']._serialized_start=211
-  _globals['_GETAGENTINFOREQUEST']._serialized_end=232
-  _globals['_GETAGENTINFORESPONSE']._serialized_start=235
-  _globals['_GETAGENTINFORESPONSE']._serialized_end=464
-  _globals['_FIRMWARESTATUS']._serialized_start=466
-  _globals['_FIRMWARESTATUS']._serialized_end=564
-  _globals['_LISTBACKENDSREQUEST']._serialized_start=566
-  _globals['_LISTBACKENDSREQUEST']._serialized_end=606
-  _globals['_LISTBACKENDSRESPONSE']._serialized_start=608
-  _globals['_LISTBACKENDSRESPONSE']._serialized_end=680
-  _globals['_ATTESTREQUEST']._serialized_start=682
-  _globals['_ATTESTREQUEST']._serialized_end=757
-  _globals['_ATTESTRESPONSE']._serialized_start=759
-  _globals['_ATTESTRESPONSE']._serialized_end=822
-  _globals['_VERIFYFIRMWAREREQUEST']._serialized_start=824
-  _globals['_VERIFYFIRMWAREREQUEST']._serialized_end=847
-  _globals['_VERIFYFIRMWARERESPONSE']._serialized_start=849
-  _globals['_VERIFYFIRMWARERESPONSE']._serialized_end=926
-  _globals['_RENEWLEASEREQUEST']._serialized_start=928
-  _globals['_RENEWLEASEREQUEST']._serialized_end=994
-  _globals['_RENEWLEASERESPONSE']._serialized_start=996
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1034
-  _globals['_STARTCAPTUREREQUEST']._serialized_start=1036
-  _globals['_STARTCAPTUREREQUEST']._serialized_end=1103
-  _globals['_STARTCAPTURERESPONSE']._serialized_start=1105
-  _globals['_STARTCAPTURERESPONSE']._serialized_end=1177
-  _globals['_STOPCAPTUREREQUEST']._serialized_start=1179
-  _globals['_STOPCAPTUREREQUEST']._serialized_end=1216
-  _globals['_STOPCAPTURERESPONSE']._serialized_start=1218
-  _globals['_STOPCAPTURERESPONSE']._serialized_end=1289
-  _globals['_GETSTATUSREQUEST']._serialized_start=1291
-  _globals['_GETSTATUSREQUEST']._serialized_end=1309
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1312
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1511
-  _globals['_GETMETRICSREQUEST']._serialized_start=1513
-  _globals['_GETMETRICSREQUEST']._serialized_end=1532
-  _globals['_GETMETRICSRESPONSE']._serialized_start=1534
-  _globals['_GETMETRICSRESPONSE']._serialized_end=1606
-  _globals['_STREAMMETRICSREQUEST']._serialized_start=1608
-  _globals['_STREAMMETRICSREQUEST']._serialized_end=1675
-  _globals['_STREAMMETRICSRESPONSE']._serialized_start=1677
-  _globals['_STREAMMETRICSRESPONSE']._serialized_end=1752
-  _globals['_LISTFLOWSREQUEST']._serialized_start=1754
-  _globals['_LISTFLOWSREQUEST']._serialized_end=1817
-  _globals['_LISTFLOWSRESPONSE']._serialized_start=1819
-  _globals['_LISTFLOWSRESPONSE']._serialized_end=1889
-  _globals['_STREAMFLOWSREQUEST']._serialized_start=1891
-  _globals['_STREAMFLOWSREQUEST']._serialized_end=1970
-  _globals['_STREAMFLOWSRESPONSE']._serialized_start=1973
-  _globals['_STREAMFLOWSRESPONSE']._serialized_end=2160
-  _globals['_AGENTSERVICE']._serialized_start=2163
-  _globals['_AGENTSERVICE']._serialized_end=3300
+  _globals['_GETAGENTINFOREQUEST']._serialized_start=242
+  _globals['_GETAGENTINFOREQUEST']._serialized_end=263
+  _globals['_GETAGENTINFORESPONSE']._serialized_start=266
+  _globals['_GETAGENTINFORESPONSE']._serialized_end=495
+  _globals['_FIRMWARESTATUS']._serialized_start=497
+  _globals['_FIRMWARESTATUS']._serialized_end=595
+  _globals['_LISTBACKENDSREQUEST']._serialized_start=597
+  _globals['_LISTBACKENDSREQUEST']._serialized_end=637
+  _globals['_LISTBACKENDSRESPONSE']._serialized_start=639
+  _globals['_LISTBACKENDSRESPONSE']._serialized_end=711
+  _globals['_ATTESTREQUEST']._serialized_start=713
+  _globals['_ATTESTREQUEST']._serialized_end=788
+  _globals['_ATTESTRESPONSE']._serialized_start=790
+  _globals['_ATTESTRESPONSE']._serialized_end=853
+  _globals['_VERIFYFIRMWAREREQUEST']._serialized_start=855
+  _globals['_VERIFYFIRMWAREREQUEST']._serialized_end=878
+  _globals['_VERIFYFIRMWARERESPONSE']._serialized_start=880
+  _globals['_VERIFYFIRMWARERESPONSE']._serialized_end=957
+  _globals['_RENEWLEASEREQUEST']._serialized_start=959
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1025
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1027
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1065
+  _globals['_STARTCAPTUREREQUEST']._serialized_start=1067
+  _globals['_STARTCAPTUREREQUEST']._serialized_end=1134
+  _globals['_STARTCAPTURERESPONSE']._serialized_start=1136
+  _globals['_STARTCAPTURERESPONSE']._serialized_end=1208
+  _globals['_STOPCAPTUREREQUEST']._serialized_start=1210
+  _globals['_STOPCAPTUREREQUEST']._serialized_end=1247
+  _globals['_STOPCAPTURERESPONSE']._serialized_start=1249
+  _globals['_STOPCAPTURERESPONSE']._serialized_end=1320
+  _globals['_GETSTATUSREQUEST']._serialized_start=1322
+  _globals['_GETSTATUSREQUEST']._serialized_end=1340
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1343
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1542
+  _globals['_GETMETRICSREQUEST']._serialized_start=1544
+  _globals['_GETMETRICSREQUEST']._serialized_end=1563
+  _globals['_GETMETRICSRESPONSE']._serialized_start=1565
+  _globals['_GETMETRICSRESPONSE']._serialized_end=1637
+  _globals['_STREAMMETRICSREQUEST']._serialized_start=1639
+  _globals['_STREAMMETRICSREQUEST']._serialized_end=1706
+  _globals['_STREAMMETRICSRESPONSE']._serialized_start=1708
+  _globals['_STREAMMETRICSRESPONSE']._serialized_end=1783
+  _globals['_LISTFLOWSREQUEST']._serialized_start=1785
+  _globals['_LISTFLOWSREQUEST']._serialized_end=1848
+  _globals['_LISTFLOWSRESPONSE']._serialized_start=1850
+  _globals['_LISTFLOWSRESPONSE']._serialized_end=1920
+  _globals['_STREAMFLOWSREQUEST']._serialized_start=1922
+  _globals['_STREAMFLOWSREQUEST']._serialized_end=2001
+  _globals['_STREAMFLOWSRESPONSE']._serialized_start=2004
+  _globals['_STREAMFLOWSRESPONSE']._serialized_end=2191
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=2193
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=2251
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=2253
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=2317
+  _globals['_AGENTSERVICE']._serialized_start=2320
+  _globals['_AGENTSERVICE']._serialized_end=3556
 # @@protoc_insertion_point(module_scope)

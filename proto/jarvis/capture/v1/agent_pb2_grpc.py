@@ -95,6 +95,11 @@ class AgentServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.FromString,
                 _registered_method=True)
+        self.StreamEvents = channel.unary_stream(
+                '/jarvis.capture.v1.AgentService/StreamEvents',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamEventsRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamEventsResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -185,6 +190,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamEvents(self, request, context):
+        """What happened here, the newest 1,024 events and what follows. Needs no lease: the end of one is among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -247,6 +259,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.StreamFlows,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.SerializeToString,
+            ),
+            'StreamEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamEvents,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamEventsRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -574,6 +591,33 @@ class AgentService:
             '/jarvis.capture.v1.AgentService/StreamFlows',
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jarvis.capture.v1.AgentService/StreamEvents',
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamEventsRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

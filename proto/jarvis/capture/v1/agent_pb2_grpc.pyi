@@ -59,6 +59,8 @@ class AgentServiceStub:
     """[lease] Flows in the table."""
     StreamFlows: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamFlowsRequest, _agent_pb2.StreamFlowsResponse]
     """[lease] Finished flows, batch by batch."""
+    StreamEvents: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamEventsRequest, _agent_pb2.StreamEventsResponse]
+    """What happened here, the newest 1,024 events and what follows. Needs no lease: the end of one is among them."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -89,6 +91,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """[lease] Flows in the table."""
     StreamFlows: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamFlowsRequest, _agent_pb2.StreamFlowsResponse]  # type: ignore[assignment]
     """[lease] Finished flows, batch by batch."""
+    StreamEvents: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamEventsRequest, _agent_pb2.StreamEventsResponse]  # type: ignore[assignment]
+    """What happened here, the newest 1,024 events and what follows. Needs no lease: the end of one is among them."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served over mTLS to /controller/ identities only. Methods marked [lease] need a lease and a CommandAuthorization."""
@@ -188,5 +192,13 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.StreamFlowsResponse], _abc.AsyncIterator[_agent_pb2.StreamFlowsResponse]]:
         """[lease] Finished flows, batch by batch."""
+
+    @_abc_1.abstractmethod
+    def StreamEvents(
+        self,
+        request: _agent_pb2.StreamEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_pb2.StreamEventsResponse], _abc.AsyncIterator[_agent_pb2.StreamEventsResponse]]:
+        """What happened here, the newest 1,024 events and what follows. Needs no lease: the end of one is among them."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,6 +14,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from jarvis.capture.v1 import capture_pb2 as _capture_pb2
+from jarvis.capture.v1 import event_pb2 as _event_pb2
 from jarvis.capture.v1 import flow_pb2 as _flow_pb2
 from jarvis.capture.v1 import trust_pb2 as _trust_pb2
 import builtins as _builtins
@@ -738,6 +739,95 @@ class AgentStatusEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentStatusEvent: _TypeAlias = AgentStatusEvent  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    LAST_EVENTS_FIELD_NUMBER: _builtins.int
+    ONLY_NEW_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    MIN_SEVERITY_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    last_events: _builtins.int
+    """The newest so many that fit the other fields, 1..100,000."""
+    only_new: _builtins.bool
+    resume_token: _builtins.bytes
+    """Of an earlier answer: what follows it."""
+    follow: _builtins.bool
+    """False: what is kept now."""
+    min_severity: _event_pb2.EventSeverity.ValueType
+    """Unset: all."""
+    @_builtins.property
+    def selector(self) -> Global___AgentSelector:
+        """Retired agents' events are among those of every agent, and of agents selected by their ids."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Events that the controller came to know since then, by its clock."""
+
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.EventType.ValueType]:
+        """Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        selector: Global___AgentSelector | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        last_events: _builtins.int = ...,
+        only_new: _builtins.bool = ...,
+        resume_token: _builtins.bytes = ...,
+        follow: _builtins.bool = ...,
+        min_severity: _event_pb2.EventSeverity.ValueType = ...,
+        types: _abc.Iterable[_event_pb2.EventType.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_events", b"last_events", "only_new", b"only_new", "resume_token", b"resume_token", "selector", b"selector", "since", b"since", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "last_events", b"last_events", "min_severity", b"min_severity", "only_new", b"only_new", "resume_token", b"resume_token", "selector", b"selector", "since", b"since", "start", b"start", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["since", "last_events", "only_new", "resume_token"]  # noqa: Y015
+    _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    """In the order in which the controller came to know; one without an event says how far the stream has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HAPPENED_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.bytes
+    """To go on after this answer, without a repeat or a gap."""
+    @_builtins.property
+    def happened(self) -> _event_pb2.Event: ...
+    @_builtins.property
+    def loss(self) -> _flow_pb2.LossNotice:
+        """The place is no longer kept. lost: events of all agents and types that went after it, a few of which may have been meant."""
+
+    def __init__(
+        self,
+        *,
+        happened: _event_pb2.Event | None = ...,
+        loss: _flow_pb2.LossNotice | None = ...,
+        resume_token: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "happened", b"happened", "loss", b"loss"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "happened", b"happened", "loss", b"loss", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["happened", "loss"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
 
 @_typing.final
 class CreateJoinTokenRequest(_message.Message):

@@ -80,6 +80,11 @@ class FleetServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchFlowsRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchFlowsResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/jarvis.capture.v1.FleetService/WatchEvents',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
         self.CreateJoinToken = channel.unary_unary(
                 '/jarvis.capture.v1.FleetService/CreateJoinToken',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.CreateJoinTokenRequest.SerializeToString,
@@ -174,6 +179,13 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """viewer. Events of all selected agents, merged with the controller's own, as kept and as they come.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateJoinToken(self, request, context):
         """admin. A single-use join file.
         """
@@ -256,6 +268,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.WatchFlows,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchFlowsRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchFlowsResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchEventsRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchEventsResponse.SerializeToString,
             ),
             'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJoinToken,
@@ -527,6 +544,33 @@ class FleetService:
             '/jarvis.capture.v1.FleetService/WatchFlows',
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchFlowsRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchFlowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/WatchEvents',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchEventsRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

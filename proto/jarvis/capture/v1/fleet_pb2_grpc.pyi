@@ -53,6 +53,8 @@ class FleetServiceStub:
     """viewer. Flows in the tables."""
     WatchFlows: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchFlowsRequest, _fleet_pb2.WatchFlowsResponse]
     """viewer. Finished flows of all selected agents as one stream."""
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchEventsRequest, _fleet_pb2.WatchEventsResponse]
+    """viewer. Events of all selected agents, merged with the controller's own, as kept and as they come."""
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CreateJoinTokenRequest, _fleet_pb2.CreateJoinTokenResponse]
     """admin. A single-use join file."""
     QuarantineAgent: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.QuarantineAgentRequest, _fleet_pb2.QuarantineAgentResponse]
@@ -87,6 +89,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """viewer. Flows in the tables."""
     WatchFlows: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchFlowsRequest, _fleet_pb2.WatchFlowsResponse]  # type: ignore[assignment]
     """viewer. Finished flows of all selected agents as one stream."""
+    WatchEvents: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchEventsRequest, _fleet_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """viewer. Events of all selected agents, merged with the controller's own, as kept and as they come."""
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CreateJoinTokenRequest, _fleet_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
     """admin. A single-use join file."""
     QuarantineAgent: _aio.UnaryUnaryMultiCallable[_fleet_pb2.QuarantineAgentRequest, _fleet_pb2.QuarantineAgentResponse]  # type: ignore[assignment]
@@ -172,6 +176,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchFlowsResponse], _abc.AsyncIterator[_fleet_pb2.WatchFlowsResponse]]:
         """viewer. Finished flows of all selected agents as one stream."""
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _fleet_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchEventsResponse], _abc.AsyncIterator[_fleet_pb2.WatchEventsResponse]]:
+        """viewer. Events of all selected agents, merged with the controller's own, as kept and as they come."""
 
     @_abc_1.abstractmethod
     def CreateJoinToken(
