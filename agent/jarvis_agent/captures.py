@@ -33,6 +33,8 @@ from jarvis_native import CaptureError, CaptureMetrics, Firmware, PacketCaptureE
 from jarvis_agent import wire
 from jarvis_agent.capture_spec import CapturePlan, plan_capture
 from jarvis_agent.errors import CaptureRefusedError
+from jarvis_agent.events import EventJournal
+from jarvis_agent.happenings import CaptureWatch
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.05
@@ -41,9 +43,12 @@ _POLL_S = 0.05
 class CaptureRun:
     """One started capture. State changes happen on its thread and are read from anywhere."""
 
-    def __init__(self, engine: PacketCaptureEngine, plan: CapturePlan) -> None:
-        """Not started yet."""
+    def __init__(
+        self, engine: PacketCaptureEngine, plan: CapturePlan, journal: EventJournal, *, is_paused: Callable[[], bool]
+    ) -> None:
+        """Not started yet. `is_paused`: whether the lease is over; called on the capture's thread."""
         self.capture_id = secrets.token_hex(16)
+        self._watch = CaptureWatch(journal, self.capture_id, engine, is_paused=is_paused)
         self.engine = engine
         self.plan = plan
         self.start_time_ns = 0
@@ -61,6 +66,7 @@ class CaptureRun:
         """
         self.start_time_ns = time.time_ns()
         self.engine.start()
+        self._watch.started(f"{self.engine.backend} {self.engine.backend_detail}".rstrip())
         self._thread.start()
 
     def abandon(self) -> None:
@@ -87,6 +93,7 @@ class CaptureRun:
         try:
             # poll comes back as soon as records are ready, which is the streams' business: look up at intervals only.
             while self.engine.poll(0.0):
+                self._watch.look()
                 self._stopped.wait(_POLL_S)
             self.engine.stop(graceful=True)
             damage = self.engine.last_error()
@@ -95,10 +102,12 @@ class CaptureRun:
             self._end_flows()
             self.message = error.message
             self.state = CAPTURE_STATE_FAILED
+            self._watch.ended(failed=True, message=error.message)
             return
         ended = "" if self._stopped.is_set() else "the end of the input was reached"
         self.message = ended if damage is None else damage.message
         self.state = CAPTURE_STATE_STOPPED
+        self._watch.ended(failed=damage is not None, message=self.message)
 
     def _end_flows(self) -> None:
         """After a failure: what was metered so far still reaches its readers."""
@@ -119,6 +128,7 @@ class CaptureManager:
         worker_cpus: tuple[int, ...],
         dpdk_eal_args: tuple[str, ...],
         flow_log_records: int,
+        journal: EventJournal,
         deadline_ns: Callable[[], int],
         clock: Callable[[], int],
     ) -> None:
@@ -130,6 +140,7 @@ class CaptureManager:
             worker_cpus: CPU of each worker of a live capture; empty = one worker, not pinned.
             dpdk_eal_args: what DPDK is started with, by the first capture that uses it.
             flow_log_records: finished records kept for readers, a worker.
+            journal: told what happens to captures.
             deadline_ns: CLOCK_BOOTTIME instant (ns) at which the lease ends.
             clock: CLOCK_BOOTTIME, ns.
         """
@@ -138,6 +149,7 @@ class CaptureManager:
         self._worker_cpus = worker_cpus
         self._dpdk_eal_args = dpdk_eal_args
         self._flow_log_records = flow_log_records
+        self._journal = journal
         self._deadline_ns = deadline_ns
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -232,7 +244,7 @@ class CaptureManager:
         if run is None:
             return CaptureStatus(state=CAPTURE_STATE_IDLE)
         state, message = run.state, run.message
-        if state == CAPTURE_STATE_RUNNING and self._clock() >= self._deadline_ns():
+        if state == CAPTURE_STATE_RUNNING and self._is_paused():
             state, message = CAPTURE_STATE_PAUSED, "the lease has ended: frames are counted as paused until the next lease"
         metrics = run.engine.get_metrics()
         return CaptureStatus(
@@ -247,6 +259,9 @@ class CaptureManager:
             metrics=wire.capture_metrics(metrics),
             clock=wire.clock_status(run.engine.get_clock()) if run.plan.is_live else None,
         )
+
+    def _is_paused(self) -> bool:
+        return self._clock() >= self._deadline_ns()
 
     def _prepare(self, plan: CapturePlan) -> CaptureRun:
         engine = PacketCaptureEngine(
@@ -272,4 +287,4 @@ class CaptureManager:
             log_records=self._flow_log_records,
             tunnel=plan.tunnel,
         )
-        return CaptureRun(engine, plan)
+        return CaptureRun(engine, plan, self._journal, is_paused=self._is_paused)

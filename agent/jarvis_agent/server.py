@@ -24,11 +24,19 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from jarvis.capture.v1 import agent_pb2
+from jarvis.capture.v1.event_pb2 import (
+    EVENT_SEVERITY_CRITICAL,
+    EVENT_SEVERITY_INFO,
+    EVENT_TYPE_AGENT_STARTED,
+    EVENT_TYPE_AGENT_STOPPED,
+    EVENT_TYPE_FIRMWARE_REFUSED,
+)
 from jarvis_trust.errors import IdentityError, TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
 from jarvis_trust.joinfile import JoinFile
 from jarvis_trust.tpm_structures import parse_public
 
+from jarvis_agent import __version__
 from jarvis_agent import firmware as firmware_module
 from jarvis_agent.attest import Attester
 from jarvis_agent.authorization import CommandGate
@@ -37,8 +45,11 @@ from jarvis_agent.captures import CaptureManager
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.enroll import Enroller, TpmIdentity
 from jarvis_agent.errors import ConfigError
+from jarvis_agent.event_file import EventFile
 from jarvis_agent.event_log import EventLog
+from jarvis_agent.events import EventJournal
 from jarvis_agent.firmware import FirmwareState, MeasurementContext
+from jarvis_agent.happenings import LeaseWatch
 from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns
 from jarvis_agent.log import configure_logging
 from jarvis_agent.peer import ControllerOnly
@@ -195,10 +206,13 @@ def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
     """The service and everything behind it."""
     config, loaded = trusted.config, trusted.firmware.firmware
     captures: CaptureManager | None = None
+    journal = _open_journal(trusted)
+    lease_watch = LeaseWatch(journal, clock=boottime_ns)
 
     def on_lease_change(end_ns: int) -> None:
         if captures is not None:
             captures.set_deadline(end_ns)
+        lease_watch.changed(leases.sequence, end_ns)
 
     leases = LeaseKeeper(
         subject=LeaseSubject(
@@ -218,6 +232,7 @@ def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
             worker_cpus=config.worker_cpus,
             dpdk_eal_args=config.dpdk_eal_args,
             flow_log_records=config.flow_log_records,
+            journal=journal,
             deadline_ns=lambda: leases.deadline_ns,
             clock=boottime_ns,
         )
@@ -246,8 +261,22 @@ def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
         leases=leases,
         gate=gate,
         captures=captures,
+        journal=journal,
         start_time_ns=start_time_ns,
     )
+
+
+def _open_journal(trusted: _Trusted) -> EventJournal:
+    """The journal, told of this start."""
+    journal = EventJournal(EventFile(trusted.config.state_directory / "events.journal"), agent_id=trusted.tpm.agent_id)
+    session = {"session_id": trusted.session_id.hex(), "version": __version__}
+    journal.tell(EVENT_TYPE_AGENT_STARTED, EVENT_SEVERITY_INFO, f"jarvis-agent {__version__} started", detail=session)
+    state = trusted.firmware
+    if state.firmware is None:
+        message = f"the capture firmware was refused ({state.reason}): {state.message}"
+        refused = {"reason": state.reason, "sha256": state.sha256.hex()}
+        journal.tell(EVENT_TYPE_FIRMWARE_REFUSED, EVENT_SEVERITY_CRITICAL, message, detail=refused)
+    return journal
 
 
 async def _serve(trusted: _Trusted, enroller: Enroller, stop: asyncio.Event, start_time_ns: int) -> None:
@@ -266,6 +295,7 @@ async def _serve(trusted: _Trusted, enroller: Enroller, stop: asyncio.Event, sta
     await server.start()
     _LOG.info("serving on %s (port %d)", trusted.config.listen, port)
     renewal = asyncio.create_task(enroller.keep_renewed())
+    keeper = asyncio.create_task(service.journal.keep())
     try:
         if not await _unless(stop, lambda: renewal):
             _LOG.info("stopping: the capture ends, streams are read to the end")
@@ -273,6 +303,7 @@ async def _serve(trusted: _Trusted, enroller: Enroller, stop: asyncio.Event, sta
         renewal.cancel()
         await health_servicer.enter_graceful_shutdown()
         await _drain(service, server)
+        await keeper
 
 
 async def _drain(service: AgentService, server: grpc.aio.Server) -> None:
@@ -280,6 +311,8 @@ async def _drain(service: AgentService, server: grpc.aio.Server) -> None:
     service.is_draining = True
     if service.captures is not None:
         await service.captures.shut_down()
+    service.journal.tell(EVENT_TYPE_AGENT_STOPPED, EVENT_SEVERITY_INFO, "the agent is stopping")
+    await service.journal.finish()
     try:
         await asyncio.wait_for(service.streams_ended.wait(), timeout=DRAIN_S)
     except TimeoutError:

@@ -43,6 +43,7 @@ from jarvis_agent.attest import Attester
 from jarvis_agent.authorization import MUTATIONS, AnswerCache, Command, CommandGate
 from jarvis_agent.captures import CaptureManager
 from jarvis_agent.errors import AgentStoppingError, RequestError
+from jarvis_agent.events import EventJournal
 from jarvis_agent.firmware import FirmwareState
 from jarvis_agent.flow_stream import FlowStream, plan_stream
 from jarvis_agent.lease import LeaseKeeper
@@ -53,6 +54,8 @@ _LOG = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_STREAMS = 64
+MAX_EVENT_STREAMS = 8
+"""Besides: streams of flows must not keep events from being told, nor streams of events, which need no lease, flows."""
 DEFAULT_FLOW_LIMIT = 100
 MAX_FLOW_LIMIT = 100_000
 MIN_INTERVAL_S, MAX_INTERVAL_S, DEFAULT_INTERVAL_S = 0.1, 3600.0, 1.0
@@ -87,13 +90,16 @@ class AgentService:
     gate: CommandGate
     captures: CaptureManager | None
     """None while firmware was refused: there is nothing to capture with."""
+    journal: EventJournal
     start_time_ns: int
     """Of the process, nanoseconds since the Unix epoch."""
     answers: AnswerCache = field(default_factory=AnswerCache)
     is_draining: bool = False
     """Set when the agent stops: streams end, new commands are refused."""
     streams: int = 0
-    """Open now."""
+    """Open now, of both kinds."""
+    event_streams: int = 0
+    """Of them, those of events."""
     streams_ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no stream is open."""
 
@@ -114,7 +120,11 @@ class AgentService:
             "GetMetrics": (self._get_metrics, ""),
             "ListFlows": (self._list_flows, "query"),
         }
-        streams = {"StreamMetrics": (self._stream_metrics, ""), "StreamFlows": (self._stream_flows, "subscription")}
+        streams = {
+            "StreamMetrics": (self._stream_metrics, ""),
+            "StreamFlows": (self._stream_flows, "subscription"),
+            "StreamEvents": (self._stream_events, ""),
+        }
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, perform, scope))
             for name, (perform, scope) in unary.items()
@@ -146,7 +156,7 @@ class AgentService:
         async def handle(payload: bytes, context: Context) -> AsyncIterator[bytes]:
             try:
                 await self._admit(method, payload, context)
-                with self._open_stream():
+                with self._open_stream(is_events=name == "StreamEvents"):
                     async for message in stream(payload, context):
                         yield message
             except Exception as error:  # noqa: BLE001 - as above
@@ -291,16 +301,25 @@ class AgentService:
         finally:
             stream.close()
 
+    async def _stream_events(self, payload: bytes, _context: Context) -> AsyncIterator[bytes]:
+        request = _parse(pb.StreamEventsRequest, payload)
+        async for events in self.journal.follow(request.source_id, request.sequence):
+            yield pb.StreamEventsResponse(events=events).SerializeToString()
+        raise AgentStoppingError
+
     @contextmanager
-    def _open_stream(self) -> Iterator[None]:
-        if self.streams >= MAX_STREAMS:
-            raise CommandError("STREAM_LIMIT", f"{MAX_STREAMS} streams are open; at most so many are accepted")
+    def _open_stream(self, *, is_events: bool) -> Iterator[None]:
+        limit = MAX_EVENT_STREAMS if is_events else MAX_STREAMS
+        if (self.event_streams if is_events else self.streams - self.event_streams) >= limit:
+            raise CommandError("STREAM_LIMIT", f"{limit} such streams are open; at most so many are accepted")
         self.streams += 1
+        self.event_streams += is_events
         self.streams_ended.clear()
         try:
             yield
         finally:
             self.streams -= 1
+            self.event_streams -= is_events
             if self.streams == 0:
                 self.streams_ended.set()
 

@@ -162,8 +162,26 @@ class AgentClient:
         """
         payload = command.request.SerializeToString(deterministic=True)
         metadata = self._authorize(agent, lease, command, payload)
+        async with contextlib.aclosing(self._stream(agent, command.rpc, payload, metadata)) as messages:
+            async for message in messages:
+                yield message
+
+    async def events(self, agent: AgentRecord, source_id: str, sequence: int) -> AsyncGenerator[bytes, None]:
+        """What happened at an agent after the event that is named; yields StreamEventsResponse bytes. Needs no lease.
+
+        Raises:
+            RpcError: the call failed, or the agent refused or ended it.
+        """
+        payload = agent_pb2.StreamEventsRequest(source_id=source_id, sequence=sequence).SerializeToString()
+        async with contextlib.aclosing(self._stream(agent, "StreamEvents", payload, ())) as messages:
+            async for message in messages:
+                yield message
+
+    async def _stream(
+        self, agent: AgentRecord, rpc: str, payload: bytes, metadata: tuple[tuple[str, bytes], ...]
+    ) -> AsyncGenerator[bytes, None]:
         method: Any = self._connect(agent).channel.unary_stream(
-            AGENT_SERVICE + command.rpc, request_serializer=None, response_deserializer=None
+            AGENT_SERVICE + rpc, request_serializer=None, response_deserializer=None
         )
         call = method(payload, metadata=metadata)
         try:

@@ -39,6 +39,7 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     FLEET_SERVICE + "ListFlows": Role.VIEWER,
     FLEET_SERVICE + "WatchFlows": Role.VIEWER,
     FLEET_SERVICE + "GetBootReport": Role.VIEWER,
+    FLEET_SERVICE + "WatchEvents": Role.VIEWER,
     FLEET_SERVICE + "CreateJoinToken": Role.ADMIN,
     FLEET_SERVICE + "QuarantineAgent": Role.OPERATOR,
     FLEET_SERVICE + "ReleaseAgent": Role.ADMIN,

@@ -66,6 +66,8 @@ class ControllerConfig:
     """Messages held for one subscriber of flows before the oldest batch is dropped, 2..1,000,000."""
     subscriber_queue_bytes: int = 64 * 1024 * 1024
     """Bytes held for one subscriber of flows before the oldest batch is dropped, 1 MiB..4 GiB."""
+    kept_events: int = 100_000
+    """Events of the fleet kept in the database, the newest so many, 1,000..10,000,000."""
 
     def __post_init__(self) -> None:
         try:
@@ -112,6 +114,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("pcr", 0, 15),
     ("subscriber_queue_messages", 2, 1_000_000),
     ("subscriber_queue_bytes", 1 << 20, 1 << 32),
+    ("kept_events", 1_000, 10_000_000),
 )
 
 

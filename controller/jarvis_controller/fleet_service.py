@@ -32,6 +32,8 @@ from jarvis_controller.capture_request import (
     check_subscription,
 )
 from jarvis_controller.commander import Commander, fan_out
+from jarvis_controller.event_relay import EventRelay
+from jarvis_controller.event_request import read_event_watch
 from jarvis_controller.flow_relay import FlowRelay, RelayLimits
 from jarvis_controller.flow_wire import FlowWireError, agent_id_suffix, check_batch
 from jarvis_controller.metrics_relay import MetricsRelay
@@ -270,6 +272,18 @@ class FleetService:
             async for message in messages:
                 yield message
         if self._draining.is_set():
+            raise _stopping()
+
+    async def watch_events(
+        self, request: fleet_pb2.WatchEventsRequest, _context: Context
+    ) -> AsyncGenerator[fleet_pb2.WatchEventsResponse, None]:
+        """WatchEvents."""
+        watch = read_event_watch(request)
+        select(watch.selector, await self._store.agents(), may_be_empty=watch.selector.is_everything, with_retired=True)
+        async with contextlib.aclosing(EventRelay(self._store, watch).messages(self._draining)) as answers:
+            async for answer in answers:
+                yield answer
+        if watch.follow:
             raise _stopping()
 
     # -- shared --

@@ -251,3 +251,29 @@ class AuditRow(Base):
     request_id: Mapped[str]
     previous_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class EventRow(Base):
+    """One event of the fleet, in the order in which they became known; the oldest are deleted."""
+
+    __tablename__ = "events"
+
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    agent_id: Mapped[str] = mapped_column(String(32))
+    type: Mapped[int]
+    severity: Mapped[int]
+    receive_ns: Mapped[int] = mapped_column(BigInteger, index=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    """Event as sent to operators."""
+
+
+class EventSourceRow(Base):
+    """How far the events of one journal have come: an agent's, or, with an empty agent id, the controller's own."""
+
+    __tablename__ = "event_sources"
+
+    agent_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    source_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    time_ns: Mapped[int] = mapped_column(BigInteger)
+    """When its last one became known."""

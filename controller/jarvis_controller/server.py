@@ -41,6 +41,7 @@ from jarvis_controller.checks import BootPolicy
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
+from jarvis_controller.event_collector import EventCollector
 from jarvis_controller.fleet_service import FleetService, FleetSettings
 from jarvis_controller.flow_relay import RelayLimits
 from jarvis_controller.leases import LeaseBook
@@ -90,7 +91,7 @@ class Controller:
             load_release_public_key(release_key)
             ek_roots = [_read_roots(path) for path in config.ek_roots]
             self.credentials = ControllerCredentials(directory, ca, controller_identity(config.fleet, config.name))
-        self.store = Store(config.database)
+        self.store = Store(config.database, kept_events=config.kept_events)
         self.feed = StateFeed()
         self.leases = LeaseBook()
         self.client = AgentClient(self.credentials, signer, fleet=config.fleet, timeout_s=config.agent_timeout_s)
@@ -107,6 +108,7 @@ class Controller:
             store=self.store, client=self.client, signer=signer, leases=self.leases, feed=self.feed, policy=policy
         )
         self.loop = AttestationLoop(store=self.store, attester=self.attester, feed=self.feed, interval_s=config.attest_interval_s)
+        self.collector = EventCollector(store=self.store, client=self.client, feed=self.feed)
         self.commander = Commander(client=self.client, attester=self.attester)
         self.fleet_service = FleetService(
             settings=FleetSettings(
@@ -156,7 +158,8 @@ class Controller:
         joiners, joiner_health = self._enrollment_server()
         await operators.start()
         await joiners.start()
-        tasks = [asyncio.ensure_future(self.loop.run()), asyncio.ensure_future(self._renew_certificate())]
+        loops = (self.loop.run(), self.collector.run(), self._renew_certificate())
+        tasks = [asyncio.ensure_future(loop) for loop in loops]
         _log.info("controller runs", fleet=self.config.fleet, operators=self.operator_port, enrolment=self.enroll_port)
         try:
             yield
@@ -233,6 +236,7 @@ def fleet_handlers(service: FleetService, registry: RegistryService) -> dict[str
         "WatchMetrics": _handler(stream, service.watch_metrics, pb.WatchMetricsRequest, pb.WatchMetricsResponse),
         "ListFlows": _handler(stream, service.list_flows, pb.FleetListFlowsRequest, None),
         "WatchFlows": _handler(stream, service.watch_flows, pb.WatchFlowsRequest, None),
+        "WatchEvents": _handler(stream, service.watch_events, pb.WatchEventsRequest, pb.WatchEventsResponse),
         "CreateJoinToken": _handler(unary, registry.create_join_token, pb.CreateJoinTokenRequest, pb.CreateJoinTokenResponse),
         "QuarantineAgent": _handler(unary, registry.quarantine_agent, pb.QuarantineAgentRequest, pb.QuarantineAgentResponse),
         "ReleaseAgent": _handler(unary, registry.release_agent, pb.ReleaseAgentRequest, pb.ReleaseAgentResponse),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from jarvis.capture.v1 import fleet_pb2
+from jarvis.capture.v1 import event_pb2, fleet_pb2
 from jarvis_trust.audit import AuditHead
 from jarvis_trust.errors import EnrollmentError
 from jarvis_trust.joinfile import token_sha256
@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, delete, event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from jarvis_controller import audit_log, boot_rows
+from jarvis_controller import audit_log, boot_rows, event_log, own_events
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.enrolled_rows import new_row, readmit_row, renew_row, usable_token
 from jarvis_controller.models import (
@@ -47,8 +47,11 @@ _REQUEST_LIFETIME_NS = 24 * 3600 * 10**9
 class Store:
     """All that survives a restart. Methods are coroutines for the one event loop; each is atomic."""
 
-    def __init__(self, url: str, *, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, url: str, *, kept_events: int = 100_000, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._engine = _engine(url)
+        self._kept_events = kept_events
+        self.events_changed = asyncio.Event()
+        """Set, and replaced by a new one, when an event was kept."""
         self._now_ns = wall_clock_ns
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
 
@@ -64,11 +67,17 @@ class Store:
     async def run(self, operation: Callable[[Session], T]) -> T:
         """Runs `operation` in one transaction: committed when it returns, rolled back when it raises."""
 
-        def in_transaction() -> T:
-            with Session(self._engine) as session, session.begin():
-                return operation(session)
+        def in_transaction() -> tuple[T, bool]:
+            with Session(self._engine) as session:
+                with session.begin():
+                    result = operation(session)
+                return result, event_log.CHANGED in session.info
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, in_transaction)
+        result, events_changed = await asyncio.get_running_loop().run_in_executor(self._thread, in_transaction)
+        if events_changed:
+            self.events_changed.set()
+            self.events_changed = asyncio.Event()
+        return result
 
     # -- agents --
 
@@ -180,6 +189,8 @@ class Store:
     ) -> None:
         before = State(row.state)
         after = transition(before, happened)
+        told = own_events.state_events(row.agent_id, before, after, happened, reason=reason, principal=principal)
+        event_log.append_own(session, told, now_ns=self._now_ns(), keep=self._kept_events)
         if after is before and principal == CONTROLLER and not always_audited:
             if before is State.STALE:
                 row.reason = reason
@@ -235,6 +246,7 @@ class Store:
             now = self._now_ns()
             used = None if token is None else usable_token(session, token, now)
             row = session.get(AgentRow, agent.agent_id)
+            told: list[event_pb2.Event] = []
             if row is None:
                 if used is None:
                     raise EnrollmentError(
@@ -243,6 +255,7 @@ class Store:
                 row = new_row(agent, used.labels, now)
                 session.add(row)
                 session.flush()
+                told = [own_events.enrolled(agent.agent_id, agent.hostname, agent.address)]
             elif row.state == State.RETIRED:
                 if used is None:
                     raise EnrollmentError("TOKEN_REQUIRED", f"token: agent {agent.agent_id} is retired and needs a join token")
@@ -250,6 +263,10 @@ class Store:
                 readmitted = {"event": str(Event.ENROLLED), "from": str(State.RETIRED), "reason": row.reason, "to": row.state}
                 change = AuditEntry(principal=CONTROLLER, action="agent.state", agent_id=agent.agent_id, detail=readmitted)
                 audit_log.append(session, change, now)
+                told = [own_events.enrolled(agent.agent_id, agent.hostname, agent.address)]
+                told += own_events.state_events(
+                    agent.agent_id, State.RETIRED, State(row.state), Event.ENROLLED, reason=row.reason
+                )
             elif row.ak_name != agent.ak_name:
                 raise EnrollmentError(
                     "AK_CHANGED", f"ak_public is not the attestation key that agent {agent.agent_id} enrolled with"
@@ -268,6 +285,7 @@ class Store:
             }
             entry = AuditEntry(principal=CONTROLLER, action="enroll.certificate", agent_id=agent.agent_id, detail=detail)
             audit_log.append(session, entry, now)
+            event_log.append_own(session, told, now_ns=now, keep=self._kept_events)
             return row.record()
 
         return await self.run(store)
@@ -320,6 +338,16 @@ class Store:
             audit_log.append(session, entry, self._now_ns())
 
         await self.run(record)
+
+    # -- events --
+
+    async def keep_events(self, agent_id: str, events: Sequence[event_pb2.Event]) -> int:
+        """Keeps what an agent told; returns how many were new."""
+
+        def keep(session: Session) -> int:
+            return event_log.append_collected(session, agent_id, events, now_ns=self._now_ns(), keep=self._kept_events)
+
+        return await self.run(keep)
 
     # -- audit --
 

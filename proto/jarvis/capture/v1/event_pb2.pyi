@@ -60,14 +60,14 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     EVENT_TYPE_AGENT_STARTED: _EventType.ValueType  # 18
     EVENT_TYPE_AGENT_STOPPED: _EventType.ValueType  # 19
     """In order: after a crash there is none."""
+    EVENT_TYPE_EVENTS_LOST: _EventType.ValueType  # 20
+    """value: so many of the agent's events were overwritten before they were collected. Told by the controller too."""
     EVENT_TYPE_AGENT_ENROLLED: _EventType.ValueType  # 100
     """An agent joined, or joined again after its retirement."""
     EVENT_TYPE_AGENT_STATE_CHANGED: _EventType.ValueType  # 101
     """value: its AgentState; detail: from, to, reason, and principal when an operator did it."""
     EVENT_TYPE_ATTESTATION_FAILED: _EventType.ValueType  # 102
     """The agent did not pass; detail: reason (every failed check)."""
-    EVENT_TYPE_EVENTS_LOST: _EventType.ValueType  # 103
-    """value: so many of the agent's events were overwritten there before they could be collected."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """1..99 are told by agents, 100 and above by the controller alone: an agent cannot speak for it."""
@@ -104,14 +104,14 @@ EVENT_TYPE_FIRMWARE_REFUSED: EventType.ValueType  # 17
 EVENT_TYPE_AGENT_STARTED: EventType.ValueType  # 18
 EVENT_TYPE_AGENT_STOPPED: EventType.ValueType  # 19
 """In order: after a crash there is none."""
+EVENT_TYPE_EVENTS_LOST: EventType.ValueType  # 20
+"""value: so many of the agent's events were overwritten before they were collected. Told by the controller too."""
 EVENT_TYPE_AGENT_ENROLLED: EventType.ValueType  # 100
 """An agent joined, or joined again after its retirement."""
 EVENT_TYPE_AGENT_STATE_CHANGED: EventType.ValueType  # 101
 """value: its AgentState; detail: from, to, reason, and principal when an operator did it."""
 EVENT_TYPE_ATTESTATION_FAILED: EventType.ValueType  # 102
 """The agent did not pass; detail: reason (every failed check)."""
-EVENT_TYPE_EVENTS_LOST: EventType.ValueType  # 103
-"""value: so many of the agent's events were overwritten there before they could be collected."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 class _EventSeverity:

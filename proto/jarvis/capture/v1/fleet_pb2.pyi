@@ -753,7 +753,7 @@ class WatchEventsRequest(_message.Message):
     MIN_SEVERITY_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
     last_events: _builtins.int
-    """The newest so many that fit the other fields, 1..100,000."""
+    """The newest so many that fit the other fields, 1..100,000; then what follows."""
     only_new: _builtins.bool
     resume_token: _builtins.bytes
     """Of an earlier answer: what follows it."""
@@ -763,7 +763,7 @@ class WatchEventsRequest(_message.Message):
     """Unset: all."""
     @_builtins.property
     def selector(self) -> Global___AgentSelector:
-        """Retired agents' events are among those of every agent, and of agents selected by their ids."""
+        """Retired agents are meant too."""
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
@@ -810,7 +810,9 @@ class WatchEventsResponse(_message.Message):
     def happened(self) -> _event_pb2.Event: ...
     @_builtins.property
     def loss(self) -> _flow_pb2.LossNotice:
-        """The place is no longer kept. lost: events of all agents and types that went after it, a few of which may have been meant."""
+        """The place is no longer kept (point CONTROLLER_QUEUE). lost: the events between it and the oldest kept, of all agents and
+        types, whether they were asked for or not.
+        """
 
     def __init__(
         self,

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller's own events: who joined, what became of whom, and why. Pure functions; the event log numbers and dates them."""
+
+from __future__ import annotations
+
+from jarvis.capture.v1 import event_pb2
+from jarvis.capture.v1.event_pb2 import Event
+
+from jarvis_controller.audit_log import CONTROLLER
+from jarvis_controller.states import Event as Happened
+from jarvis_controller.states import State
+
+_SEVERITIES: dict[State, event_pb2.EventSeverity.ValueType] = {
+    State.STALE: event_pb2.EVENT_SEVERITY_WARNING,
+    State.QUARANTINED: event_pb2.EVENT_SEVERITY_CRITICAL,
+}
+"""Of a change to this state; any other is information."""
+
+
+def enrolled(agent_id: str, hostname: str, address: str) -> Event:
+    """An agent joined."""
+    return Event(
+        type=event_pb2.EVENT_TYPE_AGENT_ENROLLED,
+        severity=event_pb2.EVENT_SEVERITY_INFO,
+        agent_id=agent_id,
+        message=f"the agent of {hostname} joined the fleet",
+        detail={"address": address, "hostname": hostname},
+    )
+
+
+def state_events(
+    agent_id: str, before: State, after: State, happened: Happened, *, reason: str, principal: str = CONTROLLER
+) -> list[Event]:
+    """What an agent's change of state, or its failed attestation, is told as."""
+    events = []
+    if happened is Happened.ATTESTATION_FAILED and before not in {State.QUARANTINED, State.RETIRED}:
+        events.append(
+            Event(
+                type=event_pb2.EVENT_TYPE_ATTESTATION_FAILED,
+                severity=event_pb2.EVENT_SEVERITY_CRITICAL,
+                agent_id=agent_id,
+                message=f"the agent did not pass its attestation: {reason}",
+                detail={"reason": reason},
+            )
+        )
+    if after is not before:
+        detail = {"from": str(before), "reason": reason, "to": str(after)}
+        if principal != CONTROLLER:
+            detail["principal"] = principal
+        events.append(
+            Event(
+                type=event_pb2.EVENT_TYPE_AGENT_STATE_CHANGED,
+                severity=_SEVERITIES.get(after, event_pb2.EVENT_SEVERITY_INFO),
+                agent_id=agent_id,
+                value=after.wire,
+                message=f"{before} -> {after}" + (f": {reason}" if reason else ""),
+                detail=detail,
+            )
+        )
+    return events
