@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "capture": ("jarvisctl.commands.capture", "Start, stop and look at captures."),
         "metrics": ("jarvisctl.commands.metrics", "Show the counters of captures."),
         "flows": ("jarvisctl.commands.flows", "Show live flows, or follow finished ones as they arrive."),
+        "events": ("jarvisctl.commands.events", "Show what happened in the fleet, or follow it."),
         "audit": ("jarvisctl.commands.audit", "List the audit chain, or verify it here."),
         "firmware": ("jarvisctl.commands.firmware", "Sign and verify capture firmware; needs no controller."),
         "version": ("jarvisctl.commands.version", "Print the version of this program."),

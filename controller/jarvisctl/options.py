@@ -2,6 +2,7 @@
 """Options that several commands share, and checks of values before anything is sent; the controller checks again and decides."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -25,6 +26,9 @@ SelectorOption = Annotated[
     str, typer.Option("--selector", "-l", metavar="LABELS", help='Labels, joined by AND: "role=web,site!=lab,gpu,!old".')
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Address every agent of the fleet.")]
+
+#: In the place of a time: all that is kept.
+OLDEST = "oldest"
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -84,6 +88,20 @@ def parse_duration(option: str, text: str, low_s: float = 0.0, high_s: float = f
     if seconds > 315_576_000_000:
         raise usage_error(f"{option} is {text}: accepted are 0 to 315,576,000,000 s")
     return seconds
+
+
+def parse_moment(option: str, text: str) -> datetime:
+    """The time that is meant by RFC 3339, or by how long ago it was ("10m")."""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ].*", text):
+        try:
+            moment = datetime.fromisoformat(text.upper())
+        except ValueError:
+            raise usage_error(f"{option} is {text!r}, which is no time: accepted is RFC 3339 like 2026-11-22T10:00:00Z") from None
+        if moment.tzinfo is None:
+            raise usage_error(f"{option} is {text!r}, which names no time zone: accepted is RFC 3339 like 2026-11-22T10:00:00Z")
+        return moment.astimezone(UTC)
+    seconds = parse_duration(option, text, 0.0, 100 * 365 * 86_400.0)
+    return datetime.now(UTC) - timedelta(seconds=seconds)
 
 
 def to_duration(seconds: float) -> Duration:

@@ -64,6 +64,9 @@ class FakeFleetService(FleetServiceServicer):
         #: One list of responses per WatchFlows call; then the call ends as `flow_endings` says (None: OK).
         self.flow_calls: list[list[fleet_pb2.WatchFlowsResponse]] = []
         self.flow_endings: list[grpc.StatusCode | status_pb2.Status | None] = []
+        #: One list of responses per WatchEvents call; then the call ends as `event_endings` says (None: OK).
+        self.event_calls: list[list[fleet_pb2.WatchEventsResponse]] = []
+        self.event_endings: list[grpc.StatusCode | status_pb2.Status | None] = []
         self.live_flows: list[fleet_pb2.FleetListFlowsResponse] = []
         #: What capture statuses say of the clock.
         self.clock: capture_pb2.ClockStatus | None = None
@@ -202,6 +205,24 @@ class FakeFleetService(FleetServiceServicer):
             return
         self.streaming.set()
         await asyncio.sleep(60)
+
+    async def WatchEvents(
+        self, request: fleet_pb2.WatchEventsRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.WatchEventsResponse]:
+        await self._enter(request, context, "WatchEvents")
+        await self._selected(request.selector, context)
+        for response in self.event_calls.pop(0) if self.event_calls else []:
+            yield response
+        if self.event_endings:
+            ending = self.event_endings.pop(0)
+            if isinstance(ending, status_pb2.Status):
+                await self._abort(context, ending)
+            elif ending is not None:
+                await context.abort(ending, "the fake ends the stream")
+            return
+        if request.follow:
+            self.streaming.set()
+            await asyncio.sleep(60)
 
     async def CreateJoinToken(self, request: fleet_pb2.CreateJoinTokenRequest, context: Any) -> fleet_pb2.CreateJoinTokenResponse:
         await self._enter(request, context, "CreateJoinToken")

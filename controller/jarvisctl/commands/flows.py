@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`jarvisctl flows`: live flows as a table, or finished ones as a stream (flow_stream.py)."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -18,12 +17,10 @@ from jarvisctl.format.flows import FlowJson, arrow_for_output, endpoints, tunnel
 from jarvisctl.format.objects import enum_text
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import count, scaled, span
-from jarvisctl.options import AgentOption, AllOption, SelectorOption, check_range, make_selector, parse_duration
+from jarvisctl.options import OLDEST, AgentOption, AllOption, SelectorOption, check_range, make_selector, parse_moment
 from jarvisctl.status import failure_of
 
 app = typer.Typer(add_completion=False)
-
-OLDEST = "oldest"
 
 
 class Sort(StrEnum):
@@ -117,20 +114,7 @@ def _set_start(subscription: capture_pb2.FlowSubscription, since: str | None, la
     elif since is None:
         subscription.only_new = True
     elif since != OLDEST:
-        subscription.since.FromDatetime(_moment(since))
-
-
-def _moment(text: str) -> datetime:
-    if re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ].*", text):
-        try:
-            moment = datetime.fromisoformat(text.upper())
-        except ValueError:
-            raise usage_error(f"--since is {text!r}, which is no time: accepted is RFC 3339 like 2026-11-22T10:00:00Z") from None
-        if moment.tzinfo is None:
-            raise usage_error(f"--since is {text!r}, which names no time zone: accepted is RFC 3339 like 2026-11-22T10:00:00Z")
-        return moment.astimezone(UTC)
-    seconds = parse_duration("--since", text, 0.0, 100 * 365 * 86_400.0)
-    return datetime.now(UTC) - timedelta(seconds=seconds)
+        subscription.since.FromDatetime(parse_moment("--since", since))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -17,6 +17,9 @@ STATE_STYLES: Mapping[str, str] = {
     "quarantined": "bold red",
     "failed": "bold red",
     "retired": "dim",
+    "warning": "yellow",
+    "error": "red",
+    "critical": "bold red",
     "idle": "dim",
     "stopped": "dim",
 }

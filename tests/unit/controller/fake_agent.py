@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.rpc import code_pb2
-from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, flow_pb2, trust_pb2
+from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, event_pb2, flow_pb2, trust_pb2
 from jarvis_trust.ca import generate_key, make_csr, spki_sha256
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, verify_authorization, verify_lease
 from jarvis_trust.enrollment import enrollment_proof
@@ -79,6 +79,11 @@ class FakeAgent:
     """What StreamFlows sends; a batch's resume token is the sequence after it."""
     end_stream_after: int | None = None
     """Messages after which a stream breaks off."""
+    events: list[event_pb2.Event] = field(default_factory=list)
+    """The journal that StreamEvents tells."""
+    event_requests: list[agent_pb2.StreamEventsRequest] = field(default_factory=list)
+    event_calls: int = 0
+    """StreamEvents calls under way."""
     capture: capture_pb2.CaptureStatus = field(default_factory=capture_pb2.CaptureStatus)
     principals: list[str] = field(default_factory=list)
     subscriptions: list[capture_pb2.FlowSubscription] = field(default_factory=list)
@@ -171,6 +176,7 @@ class FakeAgent:
             "Attest": _unary(self._attest, agent_pb2.AttestRequest),
             "RenewLease": _unary(self._renew_lease, agent_pb2.RenewLeaseRequest),
             "GetStatus": _unary(self._get_status, agent_pb2.GetStatusRequest),
+            "StreamEvents": _stream(self._stream_events),
             **{name: _unary(self._leased(name, behaviour), None) for name, behaviour in self._commands().items()},
             **{name: _stream(self._leased_stream(name, behaviour)) for name, behaviour in self._streams().items()},
         }
@@ -208,6 +214,14 @@ class FakeAgent:
         """One more batch of finished flows."""
         first = sum(1 for _ in self.sequences()) + 1
         self.batches.append(records_batch(first, count))
+        self.grow.set()
+
+    def tell(self, count: int = 1, *, source_id: str = "ab" * 16, **fields: Any) -> None:
+        """So many more events in the journal."""
+        for _ in range(count):
+            sequence = 1 + max((event.sequence for event in self.events if event.source_id == source_id), default=0)
+            told = {"type": event_pb2.EVENT_TYPE_CAPTURE_LOSS, "severity": event_pb2.EVENT_SEVERITY_WARNING, **fields}
+            self.events.append(event_pb2.Event(**{"source_id": source_id, "sequence": sequence, **told}))
         self.grow.set()
 
     def sequences(self) -> list[int]:
@@ -264,6 +278,25 @@ class FakeAgent:
             raise LeaseError("LEASE_STALE", "nonce")
         elif lease.duration_ns == 1:
             raise LeaseError("LEASE_EXPIRED", "ended before it came")
+
+    async def _stream_events(self, payload: bytes, _context: Context) -> AsyncIterator[bytes]:
+        request = agent_pb2.StreamEventsRequest.FromString(payload)
+        self.event_requests.append(request)
+        place = 0
+        for index, event in enumerate(self.events, 1):
+            if event.source_id == request.source_id and event.sequence <= request.sequence:
+                place = index
+        self.event_calls += 1
+        try:
+            while True:
+                fresh, place = self.events[place:], len(self.events)
+                if fresh:
+                    yield agent_pb2.StreamEventsResponse(events=fresh[:256]).SerializeToString()
+                    place -= max(0, len(fresh) - 256)
+                else:
+                    await asyncio.sleep(0.02)
+        finally:
+            self.event_calls -= 1
 
     async def _get_status(self, _request: agent_pb2.GetStatusRequest, _context: Context) -> agent_pb2.GetStatusResponse:
         return agent_pb2.GetStatusResponse(capture=self.capture)
