@@ -27,16 +27,22 @@ _CONNECTION_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADL
 class EventStream:
     """One run of `jarvisctl events --follow`."""
 
-    def __init__(self, fleet: Fleet, request: fleet_pb2.WatchEventsRequest) -> None:
+    def __init__(self, fleet: Fleet, request: fleet_pb2.WatchEventsRequest, *, limit: int = 0) -> None:
+        """limit: end after so many events; 0 = never."""
         self._fleet = fleet
         self._request = request
+        self._limit = limit
+        self._shown = 0
         #: Whether the controller ever answered, and whether it did in this call.
         self._reached = False
         self._answered = False
         self._is_lost = False
 
     async def run(self) -> ExitCode:
-        """Until the task is cancelled (Ctrl-C). The first connection must come about; after that every loss of it is said."""
+        """Until the limit is reached or the task is cancelled (Ctrl-C).
+
+        The first connection must come about; after that every loss of it is said.
+        """
         delay = _FIRST_DELAY_S
         while True:
             self._answered = False
@@ -45,6 +51,8 @@ class EventStream:
             except aio.AioRpcError as error:
                 if not self._may_retry(error):
                     raise
+            if self._is_done:
+                return ExitCode.OK
             delay = _FIRST_DELAY_S if self._answered else min(delay * 2, _LONGEST_DELAY_S)
             # Jitter: a controller that comes back is not met by all its operators at once.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
@@ -52,7 +60,8 @@ class EventStream:
     async def _stream(self) -> None:
         # The stream may be silent for long: a short call tells at once whether the controller is there.
         await self._fleet.stub.ListAgents(fleet_pb2.ListAgentsRequest(page_size=1), timeout=self._fleet.timeout_s)
-        async for answer in self._fleet.stub.WatchEvents(self._request):
+        call = self._fleet.stub.WatchEvents(self._request)
+        async for answer in call:
             self._answered = self._reached = True
             if self._is_lost:
                 self._is_lost = False
@@ -60,10 +69,18 @@ class EventStream:
             self._take(answer)
             # Every answer has one; the first comes at once, with the place that was asked for.
             self._request.resume_token = answer.resume_token
+            if self._is_done:
+                call.cancel()
+                return
+
+    @property
+    def _is_done(self) -> bool:
+        return 0 < self._limit <= self._shown
 
     def _take(self, answer: fleet_pb2.WatchEventsResponse) -> None:
         output = self._fleet.output
         kind = answer.WhichOneof("event")
+        self._shown += kind == "happened"
         if kind == "loss":
             self._say(loss_object(answer.loss), loss_text(answer.loss))
         elif kind == "happened" and output.json:

@@ -64,6 +64,7 @@ def events(
         int | None,
         typer.Option("--last", metavar="N", help="The newest N; 100 if neither --since nor --follow is given."),
     ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="With --follow: end after so many events; 0: never.")] = 0,
     severity: Annotated[Severity, typer.Option("--severity", help="Only events of this severity or above.")] = Severity.INFO,
     type_: Annotated[
         list[str] | None,
@@ -82,8 +83,11 @@ def events(
         types=[_type_of(name) for name in type_ or ()],
     )
     _set_start(request, since, last)
+    bound = check_range("--limit", limit, 1, 2**63, "events", zero="no end")
+    if bound and not follow:
+        raise usage_error(f"--limit is {bound:,}: accepted only together with --follow; --last N gives the newest N")
     if follow:
-        run(context, lambda fleet: EventStream(fleet, request).run())
+        run(context, lambda fleet: EventStream(fleet, request, limit=bound).run())
     else:
         run(context, lambda fleet: _kept(fleet, request))
 

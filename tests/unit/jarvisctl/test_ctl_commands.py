@@ -65,7 +65,7 @@ async def test_control_characters_in_what_an_agent_says_never_reach_the_terminal
 
 async def test_a_selector_that_matches_nobody_is_an_error(controller: Controller) -> None:
     three_agents(controller)
-    for arguments in (["agents", "list"], ["capture", "status"], ["attest"], ["metrics"], ["flows"]):
+    for arguments in (["agents", "list"], ["capture", "status"], ["attest"], ["metrics"], ["flows"], ["events"]):
         result = await controller.ctl(*arguments, "--selector", "role=none")
         assert (result.code, result.out) == (2, ""), arguments
         assert "no agent matches the selector 'role=none' [AGENT_NOT_FOUND]" in result.err
