@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jarvis.capture.v1 import event_pb2
 from jarvis_trust.errors import EnrollmentError
 from jarvis_trust.joinfile import token_sha256
 from sqlalchemy.orm import Session
 
+from jarvis_controller import audit_log, own_events
+from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.models import AgentRow, JoinTokenRow
 from jarvis_controller.records import EnrolledAgent
 from jarvis_controller.states import Event, State, transition
@@ -28,6 +31,54 @@ def usable_token(session: Session, token: str, now_ns: int) -> JoinTokenRow:
     if now_ns >= row.expire_time_ns:
         raise EnrollmentError("TOKEN_EXPIRED", f"token: it ended {(now_ns - row.expire_time_ns) // 10**9} s ago")
     return row
+
+
+def enroll_row(session: Session, agent: EnrolledAgent, token: str | None, now_ns: int) -> tuple[AgentRow, list[event_pb2.Event]]:
+    """Stores an agent whose TPM was proved, audits it and consumes the token; its row, and what is to be told of it.
+
+    Raises:
+        EnrollmentError: the token's, TOKEN_REQUIRED, or AK_CHANGED.
+    """
+    used = None if token is None else usable_token(session, token, now_ns)
+    row = session.get(AgentRow, agent.agent_id)
+    told: list[event_pb2.Event] = []
+    if row is None:
+        row = new_row(agent, _required(used, agent, "not enrolled").labels, now_ns)
+        session.add(row)
+        session.flush()
+        told.append(own_events.enrolled(agent.agent_id, agent.hostname, agent.address))
+    elif row.state == State.RETIRED:
+        readmit_row(row, agent, _required(used, agent, "retired").labels, now_ns)
+        readmitted = {"event": str(Event.ENROLLED), "from": str(State.RETIRED), "reason": row.reason, "to": row.state}
+        change = AuditEntry(principal=CONTROLLER, action="agent.state", agent_id=agent.agent_id, detail=readmitted)
+        audit_log.append(session, change, now_ns)
+        told.append(own_events.enrolled(agent.agent_id, agent.hostname, agent.address))
+        after = State(row.state)
+        told += own_events.state_events(agent.agent_id, State.RETIRED, after, Event.ENROLLED, reason=row.reason)
+    elif row.ak_name != agent.ak_name:
+        message = f"ak_public is not the attestation key that agent {agent.agent_id} enrolled with"
+        raise EnrollmentError("AK_CHANGED", message)
+    else:
+        renew_row(row, agent)
+    if used is not None:
+        used.used_by = agent.agent_id
+    detail = {
+        "address": agent.address,
+        "certificate_expire_ns": agent.certificate_expire_ns,
+        "hostname": agent.hostname,
+        "state": row.state,
+        "tls_spki_sha256": agent.tls_spki.hex(),
+        "token_sha256": "" if used is None else used.token_sha256.hex(),
+    }
+    entry = AuditEntry(principal=CONTROLLER, action="enroll.certificate", agent_id=agent.agent_id, detail=detail)
+    audit_log.append(session, entry, now_ns)
+    return row, told
+
+
+def _required(token: JoinTokenRow | None, agent: EnrolledAgent, what: str) -> JoinTokenRow:
+    if token is None:
+        raise EnrollmentError("TOKEN_REQUIRED", f"token: agent {agent.agent_id} is {what} and needs a join token")
+    return token
 
 
 def new_row(agent: EnrolledAgent, labels: Mapping[str, str], now_ns: int) -> AgentRow:
@@ -68,4 +119,4 @@ def readmit_row(row: AgentRow, agent: EnrolledAgent, labels: Mapping[str, str], 
     for column in set(AgentRow.__table__.columns.keys()) - {"agent_id", "state", "lease_sequence"}:
         setattr(row, column, getattr(fresh, column))
     row.previous_tls_spki = row.boot_id = row.session_id = row.firmware_sha256 = b""
-    row.firmware_version = ""
+    row.firmware_version = row.assurance = ""

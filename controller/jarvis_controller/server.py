@@ -276,9 +276,7 @@ def _boot_policy(config: ControllerConfig, release_key: bytes) -> BootPolicy | N
             references.append(verify_reference(path.read_bytes(), signature, release_key))
         except TrustError as error:
             raise ConfigError(f"boot_references: {path}: {error.reason}: {error.message}") from error
-    return BootPolicy(
-        references=tuple(references), pcrs=config.boot_pcrs, require_secure_boot=config.require_secure_boot
-    )
+    return BootPolicy(references=tuple(references), pcrs=config.boot_pcrs, require_secure_boot=config.require_secure_boot)
 
 
 def _bind(field: str, address: str, bind: Callable[[str], int]) -> int:

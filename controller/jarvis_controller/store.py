@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from jarvis.capture.v1 import event_pb2, fleet_pb2
 from jarvis_trust.audit import AuditHead
-from jarvis_trust.errors import EnrollmentError
 from jarvis_trust.joinfile import token_sha256
 from sqlalchemy import create_engine, delete, event, select
 from sqlalchemy.engine import Engine
@@ -26,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from jarvis_controller import audit_log, boot_rows, event_log, own_events
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
-from jarvis_controller.enrolled_rows import new_row, readmit_row, renew_row, usable_token
+from jarvis_controller.enrolled_rows import enroll_row, usable_token
 from jarvis_controller.models import (
     AgentRecord,
     AgentRow,
@@ -244,47 +243,7 @@ class Store:
 
         def store(session: Session) -> AgentRecord:
             now = self._now_ns()
-            used = None if token is None else usable_token(session, token, now)
-            row = session.get(AgentRow, agent.agent_id)
-            told: list[event_pb2.Event] = []
-            if row is None:
-                if used is None:
-                    raise EnrollmentError(
-                        "TOKEN_REQUIRED", f"token: agent {agent.agent_id} is not enrolled and needs a join token"
-                    )
-                row = new_row(agent, used.labels, now)
-                session.add(row)
-                session.flush()
-                told = [own_events.enrolled(agent.agent_id, agent.hostname, agent.address)]
-            elif row.state == State.RETIRED:
-                if used is None:
-                    raise EnrollmentError("TOKEN_REQUIRED", f"token: agent {agent.agent_id} is retired and needs a join token")
-                readmit_row(row, agent, used.labels, now)
-                readmitted = {"event": str(Event.ENROLLED), "from": str(State.RETIRED), "reason": row.reason, "to": row.state}
-                change = AuditEntry(principal=CONTROLLER, action="agent.state", agent_id=agent.agent_id, detail=readmitted)
-                audit_log.append(session, change, now)
-                told = [own_events.enrolled(agent.agent_id, agent.hostname, agent.address)]
-                told += own_events.state_events(
-                    agent.agent_id, State.RETIRED, State(row.state), Event.ENROLLED, reason=row.reason
-                )
-            elif row.ak_name != agent.ak_name:
-                raise EnrollmentError(
-                    "AK_CHANGED", f"ak_public is not the attestation key that agent {agent.agent_id} enrolled with"
-                )
-            else:
-                renew_row(row, agent)
-            if used is not None:
-                used.used_by = agent.agent_id
-            detail = {
-                "address": agent.address,
-                "certificate_expire_ns": agent.certificate_expire_ns,
-                "hostname": agent.hostname,
-                "state": row.state,
-                "tls_spki_sha256": agent.tls_spki.hex(),
-                "token_sha256": "" if used is None else used.token_sha256.hex(),
-            }
-            entry = AuditEntry(principal=CONTROLLER, action="enroll.certificate", agent_id=agent.agent_id, detail=detail)
-            audit_log.append(session, entry, now)
+            row, told = enroll_row(session, agent, token, now)
             event_log.append_own(session, told, now_ns=now, keep=self._kept_events)
             return row.record()
 

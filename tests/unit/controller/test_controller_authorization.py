@@ -75,6 +75,7 @@ def test_the_table_agrees_with_what_the_proto_says_at_each_method() -> None:
         "WatchMetrics": "viewer",
         "ListFlows": "viewer",
         "WatchFlows": "viewer",
+        "WatchEvents": "viewer",
         "CreateJoinToken": "admin",
         "QuarantineAgent": "operator",
         "ReleaseAgent": "admin",
