@@ -63,19 +63,15 @@ class Criteria:
 
 def append_own(session: Session, events: Sequence[Event], *, now_ns: int, keep: int) -> None:
     """Adds events of the controller itself, numbered here."""
-    if not events:
-        return
-    source = _own_source(session)
     for event in events:
-        source.sequence += 1
-        event.source_id, event.sequence = source.source_id, source.sequence
-        event.time.FromNanoseconds(now_ns)
+        _number(session, event, now_ns)
     _insert(session, events, now_ns=now_ns, keep=keep)
 
 
 def append_collected(session: Session, agent_id: str, events: Sequence[Event], *, now_ns: int, keep: int) -> int:
     """Adds what an agent told, in its order; what is known already is left out. Returns how many were new."""
     fresh: list[Event] = []
+    new = 0
     for event in events:
         source = session.get(EventSourceRow, (agent_id, event.source_id))
         if source is None:
@@ -86,14 +82,15 @@ def append_collected(session: Session, agent_id: str, events: Sequence[Event], *
             continue
         lost = event.sequence - source.sequence - 1
         if lost:
-            append_own(session, [_lost(agent_id, lost)], now_ns=now_ns, keep=keep)
+            fresh.append(_number(session, _lost(agent_id, lost), now_ns))
         source.sequence, source.time_ns = event.sequence, now_ns
         # What an agent says of itself is whose certificate it showed, whatever it writes here.
         event.agent_id = agent_id
-        _insert(session, [event], now_ns=now_ns, keep=keep)
         fresh.append(event)
+        new += 1
+    _insert(session, fresh, now_ns=now_ns, keep=keep)
     _forget_old_sources(session, agent_id)
-    return len(fresh)
+    return new
 
 
 def last_collected(session: Session, agent_id: str) -> tuple[str, int]:
@@ -137,6 +134,8 @@ def _fetch(session: Session, statement: Select[EventRow], criteria: Criteria) ->
 
 
 def _insert(session: Session, events: Sequence[Event], *, now_ns: int, keep: int) -> None:
+    if not events:
+        return
     newest = session.scalar(select(func.max(EventRow.position))) or 0
     for position, event in enumerate(events, newest + 1):
         event.receive_time.FromNanoseconds(now_ns)
@@ -153,6 +152,15 @@ def _insert(session: Session, events: Sequence[Event], *, now_ns: int, keep: int
     session.execute(delete(EventRow).where(EventRow.position <= newest + len(events) - keep))
     session.flush()
     session.info[CHANGED] = True
+
+
+def _number(session: Session, event: Event, now_ns: int) -> Event:
+    """Makes it the controller's next."""
+    source = _own_source(session)
+    source.sequence += 1
+    event.source_id, event.sequence = source.source_id, source.sequence
+    event.time.FromNanoseconds(now_ns)
+    return event
 
 
 def _own_source(session: Session) -> EventSourceRow:
