@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -102,3 +103,30 @@ def test_an_agent_that_stops_in_order_says_so(fleet: Fleet, one: Agent) -> None:
     one.start()
     fleet.wait_for_state(one, "verified")
     wait_for("both events", lambda: types(own(kept(fleet, one), one))[-3:] == ["agent_stopped", "agent_started", "lease_granted"])
+
+
+def test_frames_that_a_live_capture_loses_are_told_with_their_number(fleet: Fleet, one: Agent) -> None:
+    with EventStream(fleet, "--agent", one.agent_id) as stream:
+        fleet.rows("capture", "start", "--agent", one.agent_id, "--interface", "lo", "--buffer-size-mb", "64")
+        # A process that stands still does not empty its ring: of 180 MB that come meanwhile 64 MB fit.
+        assert one.process is not None
+        one.process.send_signal(signal.SIGSTOP)
+        try:
+            flood(datagrams=3_000, size=60_000)
+        finally:
+            one.process.send_signal(signal.SIGCONT)
+        wait_for("the loss", lambda: stream.events("capture_loss"))
+        fleet.jarvisctl("capture", "stop", "--agent", one.agent_id)
+        wait_for("the end", lambda: stream.events("capture_stopped"))
+    (answer,) = fleet.rows("metrics", "--agent", one.agent_id)
+    lost = sum(event["value"] for event in stream.events("capture_loss"))
+    assert lost == answer["metrics"]["dropped_kernel"] > 0
+    assert {event["capture_id"] for event in stream.events("capture_loss")} == {stream.events("capture_stopped")[0]["capture_id"]}
+
+
+def flood(*, datagrams: int, size: int) -> None:
+    """So many datagrams to ourselves."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        receiver.bind(("127.0.0.1", 0))
+        for _ in range(datagrams):
+            sender.sendto(bytes(size), receiver.getsockname())
