@@ -331,7 +331,7 @@ async def test_an_agent_that_cannot_start_says_why_and_with_which_exit_status(
     assert status == 2
     assert "join_file: " in said
     assert "mode 0644" in said
-    (agent.directory / "agent.toml").write_text("pcr = 23\n")
+    (agent.directory / "agent.toml").write_text('pcr = 23\n')
     status, said = await asyncio.to_thread(run)
     assert status == 2
     assert "pcr: 23 is not accepted" in said

@@ -127,7 +127,9 @@ def test_a_real_pcr_follows_its_event_log_over_a_lost_extend(worker: TpmWorker, 
     ask(worker, log.open)
 
     def event(name: str) -> dict[str, str]:
-        return load_attempt(object_name=name, sha256=bytes(32), time=datetime.now(UTC), boot_id=bytes(16), session_id=bytes(16))
+        return load_attempt(
+            object_name=name, sha256=bytes(32), time=datetime.now(UTC), boot_id=bytes(16), session_id=bytes(16)
+        )
 
     ask(worker, lambda device: log.record(device, event("a.so")))
     with log.path.open("ab") as file:  # what a crash between fsync and extend leaves behind
