@@ -142,6 +142,12 @@ static void flow_settings_out_of_range_are_named(void) {
          "fragment_slots",
          "fragment_slots is 128: accepted are 0 (8192) and powers of two from 256 to 1048576"},
         {{.tunnel = 3}, "tunnel", "tunnel is 3: accepted are 0 (outer), 1 (inner) and 2 (both)"},
+        {{.sampling = 3}, "sampling", "sampling is 3: accepted are 0 (none), 1 (systematic) and 2 (flow-hash)"},
+        {{.sampling_interval = 9}, "sampling_interval", "sampling_interval is 9 and sampling is 0 (none): accepted is 0"},
+        {{.sampling = 1}, "sampling_interval",
+         "sampling_interval is 0 and sampling is 1 (systematic): accepted are 1 to 1000000"},
+        {{.sampling = 2, .sampling_interval = 1000001}, "sampling_interval",
+         "sampling_interval is 1000001 and sampling is 2 (flow-hash): accepted are 1 to 1000000"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         capture_t *capture = capture_of(&trace, (struct capture_options){.without_flows = true});

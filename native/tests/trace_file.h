@@ -54,8 +54,8 @@ static inline void trace_forget(struct trace_file *trace) {
 }
 
 struct capture_options {
-    uint32_t workers, log_records, packet_ring_mb, tunnel;
-    uint64_t idle_s, active_s;
+    uint32_t workers, log_records, packet_ring_mb, tunnel, sampling, sampling_interval;
+    uint64_t idle_s, active_s, hash_seed;
     const char *filter;
     bool without_flows;
 };
@@ -73,6 +73,9 @@ static inline capture_t *capture_of(const struct trace_file *trace, struct captu
                                               .max_flows = 65536,
                                               .log_records = options.log_records,
                                               .tunnel = options.tunnel,
+                                              .sampling = options.sampling,
+                                              .sampling_interval = options.sampling_interval,
+                                              .hash_seed = options.hash_seed,
                                               .idle_timeout_ns = options.idle_s * SECOND,
                                               .active_timeout_ns = options.active_s * SECOND};
     capture_t *capture;
@@ -102,8 +105,8 @@ static inline void start(capture_t *capture) {
 }
 
 static inline void check_balance(const struct capture_stats *stats) {
-    CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->non_ip + stats->malformed + stats->paused +
-                                     stats->dropped_nic + stats->dropped_kernel + stats->dropped_user + stats->in_flight);
+    CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->unsampled + stats->non_ip + stats->malformed +
+                                     stats->paused + stats->dropped_nic + stats->dropped_kernel + stats->dropped_user + stats->in_flight);
     uint64_t ended = 0;
     for (int reason = 1; reason <= CAPTURE_FLOW_END_RESOURCES; reason++)
         ended += stats->flows_ended[reason];

@@ -196,9 +196,11 @@ static int enable_worker(struct worker *worker, const struct capture_flow_config
         .hash_seed = config->hash_seed + worker->number,
         .hash_mask = UINT64_MAX,
         .merge_interfaces = config->merge_interfaces,
+        .sampling_interval = config->sampling_interval,
         .emit = log_flow,
         .context = &worker->log,
     };
+    sampler_init(&worker->sampler, config->sampling, config->sampling_interval);
     if (!flow_table_init(&worker->table, &table))
         return no_memory(error, "max_flows", "flow table", flow_table_bytes(&worker->table));
     if (!fragment_cache_init(&worker->fragments, config->fragment_slots, table.hash_seed))

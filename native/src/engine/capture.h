@@ -20,6 +20,7 @@
 #include "flow/flow_table.h"
 #include "flow/fragment_cache.h"
 #include "flow/record_log.h"
+#include "flow/sampling.h"
 #include "jarvis_capture.h"
 #include "packet_ring.h"
 
@@ -38,7 +39,7 @@ enum {
 struct worker_counters {
     counter_t read; /* frames taken from the backend; ahead of the sum below by the batch in work */
     counter_t read_octets;
-    counter_t metered, metered_octets, filtered, non_ip, malformed, paused, dropped_user;
+    counter_t metered, metered_octets, filtered, unsampled, non_ip, malformed, paused, dropped_user;
     counter_t tunnelled, tunnelled_octets;
     counter_t truncated, fragments_matched, fragments_unmatched, time_regressions, packet_ring_dropped;
     counter_t flows_total, flows_ended[6]; /* the difference are the live ones */
@@ -96,6 +97,7 @@ struct worker {
     struct packet_ring *ring; /* NULL: no packet delivery */
     struct flow_table table;
     struct fragment_cache fragments;
+    struct sampler sampler;
     struct record_log log;
     struct flow_scan scan;
     uint64_t packet_id;

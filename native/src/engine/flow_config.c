@@ -2,6 +2,7 @@
 #include "engine/flow_config.h"
 
 #include "error.h"
+#include "flow/sampling.h"
 
 enum {
     MAX_FLOWS_DEFAULT = 1048576,
@@ -44,6 +45,22 @@ static int check_timeout(const char *field, uint64_t value, struct capture_error
                         field, (unsigned long long)value, TIMEOUT_LEAST_NS, TIMEOUT_MOST_NS);
 }
 
+static int check_sampling(const struct capture_flow_config *config, struct capture_error_info *error) {
+    if (config->sampling > CAPTURE_SAMPLING_FLOW_HASH)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "sampling",
+                            "sampling is %u: accepted are 0 (none), 1 (systematic) and 2 (flow-hash)", config->sampling);
+    if (config->sampling == CAPTURE_SAMPLING_NONE && config->sampling_interval)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "sampling_interval",
+                            "sampling_interval is %u and sampling is 0 (none): accepted is 0", config->sampling_interval);
+    if (config->sampling != CAPTURE_SAMPLING_NONE &&
+        (config->sampling_interval < 1 || config->sampling_interval > SAMPLING_INTERVAL_MOST))
+        return capture_fail(error, CAPTURE_ERR_INVALID, "sampling_interval",
+                            "sampling_interval is %u and sampling is %u (%s): accepted are 1 to %d", config->sampling_interval,
+                            config->sampling, config->sampling == CAPTURE_SAMPLING_SYSTEMATIC ? "systematic" : "flow-hash",
+                            SAMPLING_INTERVAL_MOST);
+    return CAPTURE_OK;
+}
+
 static int check_tunnel(uint32_t value, struct capture_error_info *error) {
     if (value <= CAPTURE_TUNNEL_BOTH)
         return CAPTURE_OK;
@@ -69,5 +86,7 @@ int capture_flow_config_resolve(const struct capture_flow_config *config, struct
                                FRAGMENT_SLOTS_MOST, error);
     if (result == CAPTURE_OK)
         result = check_tunnel(out->tunnel, error);
+    if (result == CAPTURE_OK)
+        result = check_sampling(out, error);
     return result;
 }

@@ -7,12 +7,14 @@
 static void add_worker(const struct worker *worker, struct capture_stats *out) {
     const struct worker_counters *counters = &worker->counters;
     uint64_t metered = counter_get(&counters->metered), filtered = counter_get(&counters->filtered);
+    uint64_t unsampled = counter_get(&counters->unsampled);
     uint64_t non_ip = counter_get(&counters->non_ip), malformed = counter_get(&counters->malformed);
     uint64_t paused = counter_get(&counters->paused), dropped = counter_get(&counters->dropped_user);
-    uint64_t done = metered + filtered + non_ip + malformed + paused + dropped;
+    uint64_t done = metered + filtered + unsampled + non_ip + malformed + paused + dropped;
     uint64_t read = counter_get(&counters->read); /* after the others: never less than their sum */
     out->metered += metered;
     out->filtered += filtered;
+    out->unsampled += unsampled;
     out->non_ip += non_ip;
     out->malformed += malformed;
     out->paused += paused;
@@ -86,8 +88,8 @@ int capture_get_stats(capture_t *capture, struct capture_stats *out) {
         out->flow_table_bytes +=
             flow_table_bytes(&worker->table) + record_log_bytes(&worker->log) + fragment_cache_bytes(&worker->fragments);
     }
-    out->received = out->metered + out->filtered + out->non_ip + out->malformed + out->paused + out->dropped_nic +
-                    out->dropped_kernel + out->dropped_user + out->in_flight;
+    out->received = out->metered + out->filtered + out->unsampled + out->non_ip + out->malformed + out->paused +
+                    out->dropped_nic + out->dropped_kernel + out->dropped_user + out->in_flight;
     /* A frame on its way from the kernel's ring to a worker may be in neither count for a moment: it is in flight. */
     if (out->received < capture->received_said && !counter_get(&capture->stop_mono_ns)) {
         out->in_flight += capture->received_said - out->received;

@@ -13,7 +13,7 @@ enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 10, BLOCKED_WAIT_US = 200, AWAIT_
 
 /* Counts of one batch, added to the counters once. */
 struct batch_tally {
-    uint64_t metered_octets, tunnelled, tunnelled_octets, filtered, non_ip, malformed, ring_dropped;
+    uint64_t metered_octets, tunnelled, tunnelled_octets, filtered, unsampled, non_ip, malformed, ring_dropped;
 };
 
 static bool deadline_passed(struct capture *capture) {
@@ -60,13 +60,17 @@ static bool take_tunnelled(const struct worker *worker, struct packet *packet, s
     return both;
 }
 
-/* Makes a decoded packet ready for the table and asks for its bucket. */
-static inline void prepare_packet(struct worker *worker, struct packet *packet) {
+/* The key as the table wants it: ports of fragments, the interface, the lower endpoint first. */
+static inline void complete_key(struct worker *worker, struct packet *packet) {
     if (__builtin_expect(packet->fragment != PACKET_WHOLE, 0))
         fragment_cache_resolve(&worker->fragments, packet);
     if (__builtin_expect(worker->key_interface != 0, 0))
         packet->key.interface = worker->key_interface;
     packet_canonicalise(packet);
+}
+
+/* Asks for the bucket of a packet whose key is complete. */
+static inline void ask_for_flow(struct worker *worker, struct packet *packet) {
     packet->hash = flow_table_hash(&worker->table, &packet->key);
     flow_table_prefetch_bucket(&worker->table, packet->hash);
 }
@@ -87,14 +91,51 @@ static uint32_t decode_frames(struct worker *worker, uint32_t first, uint32_t en
     return packets;
 }
 
-/* The other passes. The hash is one of them because it reads whole words of what the decoder has just stored in pieces. */
-static void meter_batch(struct worker *worker, uint32_t packets) {
+/* Counts as left out what take_frame and take_tunnelled have counted: a packet, and with it the inner one if `count` is 2. */
+static void leave_out(const struct packet *packet, uint32_t count, struct batch_tally *tally) {
+    const struct packet *innermost = &packet[count - 1];
+    tally->unsampled++;
+    tally->metered_octets -= packet->octets;
+    tally->tunnelled -= innermost->key.tunnel_type != 0;
+    tally->tunnelled_octets -= innermost->key.tunnel_type ? innermost->octets : 0;
+}
+
+/* The pass that sampling needs: keeps the packets that are metered, with an outer one its inner one, and returns how many. Every
+ * key is completed first, so that later fragments find their first one though that one is left out. */
+static uint32_t sample_batch(struct worker *worker, uint32_t packets, struct batch_tally *tally) {
+    bool both = worker->capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;
+    struct packet *packet = worker->packets;
+    uint32_t kept = 0;
     for (uint32_t i = 0; i < packets; i++)
-        prepare_packet(worker, &worker->packets[i]);
+        complete_key(worker, &packet[i]);
+    for (uint32_t i = 0, count; i < packets; i += count) {
+        count = both && i + 1 < packets && packet[i + 1].key.tunnel_type ? 2 : 1;
+        if (!sampler_takes(&worker->sampler, &packet[i].key)) {
+            leave_out(&packet[i], count, tally);
+            continue;
+        }
+        memmove(&packet[kept], &packet[i], count * sizeof(*packet));
+        kept += count;
+    }
+    return kept;
+}
+
+/* The other passes; returns how many packets were metered. The hash is one of them because it reads whole words of what the
+ * decoder has just stored in pieces. */
+static uint32_t meter_batch(struct worker *worker, uint32_t packets, struct batch_tally *tally) {
+    bool sampling = worker->capture->flow_config.sampling != CAPTURE_SAMPLING_NONE;
+    if (__builtin_expect(sampling, 0))
+        packets = sample_batch(worker, packets, tally);
+    for (uint32_t i = 0; i < packets; i++) {
+        if (__builtin_expect(!sampling, 1))
+            complete_key(worker, &worker->packets[i]);
+        ask_for_flow(worker, &worker->packets[i]);
+    }
     for (uint32_t i = 0; i < packets; i++)
         flow_table_prefetch_record(&worker->table, worker->packets[i].hash);
     for (uint32_t i = 0; i < packets; i++)
         flow_table_add(&worker->table, &worker->packets[i]);
+    return packets;
 }
 
 static void publish_batch(struct worker *worker, const struct batch_tally *tally, uint64_t metered) {
@@ -104,6 +145,7 @@ static void publish_batch(struct worker *worker, const struct batch_tally *tally
     counter_add(&counters->tunnelled, tally->tunnelled);
     counter_add(&counters->tunnelled_octets, tally->tunnelled_octets);
     counter_add(&counters->filtered, tally->filtered);
+    counter_add(&counters->unsampled, tally->unsampled);
     counter_add(&counters->non_ip, tally->non_ip);
     counter_add(&counters->malformed, tally->malformed);
     counter_add(&counters->packet_ring_dropped, tally->ring_dropped);
@@ -168,7 +210,7 @@ static void process_frames(struct worker *worker, uint32_t end) {
     } else {
         uint32_t packets = decode_frames(worker, first, end, &tally);
         if (capture->metering)
-            meter_batch(worker, packets);
+            packets = meter_batch(worker, packets, &tally);
         bool both = capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;
         publish_batch(worker, &tally, packets - (both ? tally.tunnelled : 0));
     }

@@ -53,6 +53,7 @@ static void record_give_back(struct flow_table *table, uint32_t number) {
 void flow_table_export(const struct flow_table *table, const struct flow_record *record, uint8_t end_reason,
                        struct capture_flow *out) {
     flow_record_export(record, end_reason, out);
+    out->sampling_interval = table->config.sampling_interval;
     if (table->second_interface)
         out->second_interface_index = table->second_interface[record - table->records];
 }

@@ -19,8 +19,9 @@ struct flow_table_config {
     uint64_t idle_timeout_ns;   /* 0: never */
     uint64_t active_timeout_ns; /* 0: never */
     uint64_t hash_seed;
-    uint64_t hash_mask;    /* ANDed to every hash; 0 in tests makes all keys collide, otherwise UINT64_MAX */
-    bool merge_interfaces; /* packets of one flow come from several interfaces: note a second one */
+    uint32_t sampling_interval; /* what records say of it, see struct capture_flow */
+    uint64_t hash_mask;         /* ANDed to every hash; 0 in tests makes all keys collide, otherwise UINT64_MAX */
+    bool merge_interfaces;      /* packets of one flow come from several interfaces: note a second one */
     void (*emit)(void *context, const struct capture_flow *flow); /* a finished record */
     void *context;
 };
