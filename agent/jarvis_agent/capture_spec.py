@@ -12,6 +12,9 @@ from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 from jarvis.capture.v1.capture_pb2 import (
+    SAMPLING_FLOW_HASH,
+    SAMPLING_SYSTEMATIC,
+    SAMPLING_UNSPECIFIED,
     TIMESTAMP_SOURCE_HARDWARE,
     TIMESTAMP_SOURCE_KERNEL,
     TIMESTAMP_SOURCE_NTP,
@@ -23,7 +26,7 @@ from jarvis.capture.v1.capture_pb2 import (
     TUNNEL_UNSPECIFIED,
     CaptureSpec,
 )
-from jarvis_native.engine import TimestampSource, Tunnel
+from jarvis_native.engine import Sampling, TimestampSource, Tunnel
 
 from jarvis_agent.errors import RequestError
 
@@ -42,6 +45,12 @@ _TIMESTAMP_SOURCES: dict[int, TimestampSource] = {
     TIMESTAMP_SOURCE_NTP: "ntp",
 }
 _TUNNELS: dict[int, Tunnel] = {TUNNEL_UNSPECIFIED: "outer", TUNNEL_OUTER: "outer", TUNNEL_INNER: "inner", TUNNEL_BOTH: "both"}
+
+_SAMPLINGS: dict[int, Sampling] = {
+    SAMPLING_UNSPECIFIED: "none",
+    SAMPLING_SYSTEMATIC: "systematic",
+    SAMPLING_FLOW_HASH: "flow-hash",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +73,8 @@ class CapturePlan:
     active_timeout_s: float
     tunnel: Tunnel
     loss_threshold: int
+    sampling: Sampling
+    sampling_interval: int
     workers: int
     """Always threads: the event loop never moves a capture itself."""
     worker_cpus: tuple[int, ...]
@@ -79,7 +90,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
 
     Raises:
         RequestError: interface and files both or neither, a device with arguments, a file (also of a device pcap:FILE) outside
-            the replay directory, an unknown timestamp source or tunnel.
+            the replay directory, an unknown timestamp source, tunnel or sampling.
     """
     if bool(spec.interface) == bool(spec.files):
         found = f"interface {spec.interface!r} and {len(spec.files)} files"
@@ -93,6 +104,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         raise RequestError(("spec.timestamp_source", f"{spec.timestamp_source}; {accepted}"))
     if spec.tunnel not in _TUNNELS:
         raise RequestError(("spec.tunnel", f"{spec.tunnel}; unspecified (0), outer (1), inner (2) and both (3) are accepted"))
+    if spec.sampling not in _SAMPLINGS:
+        raise RequestError(("spec.sampling", f"{spec.sampling}; unspecified (0), systematic (1) and flow hash (2) are accepted"))
     live = bool(spec.interface)
     pinned = live and not spec.interface.startswith(_PCAP_DEVICE)  # what goes through libpcap has one worker
     return CapturePlan(
@@ -111,6 +124,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         active_timeout_s=_seconds(spec.active_timeout) if spec.HasField("active_timeout") else DEFAULT_ACTIVE_S,
         tunnel=_TUNNELS[spec.tunnel],
         loss_threshold=spec.loss_threshold,
+        sampling=_SAMPLINGS[spec.sampling],
+        sampling_interval=spec.sampling_interval,
         workers=len(worker_cpus) or 1 if pinned else 1,
         worker_cpus=worker_cpus if pinned else (),
     )

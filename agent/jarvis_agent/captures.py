@@ -286,5 +286,7 @@ class CaptureManager:
             active_timeout_s=plan.active_timeout_s,
             log_records=self._flow_log_records,
             tunnel=plan.tunnel,
+            sampling=plan.sampling,
+            sampling_interval=plan.sampling_interval,
         )
         return CaptureRun(engine, plan, self._journal, is_paused=self._is_paused)

@@ -34,6 +34,15 @@ def _matching(pattern: re.Pattern[str], convert: Callable[[str], Any]) -> Callab
     return parse
 
 
+def _sampling(text: str) -> Any:
+    from jarvis_agent.meter import parse_sampling  # noqa: PLC0415 - only for this command
+
+    try:
+        return parse_sampling(text)
+    except ValueError as error:
+        raise _NotPlainError from error
+
+
 # Option -> (field of MeterOptions, how its value is read). The same names and meanings as commands.meter's; a test compares them.
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--filter": ("filter", str),
@@ -41,6 +50,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--active": ("active_s", _matching(_DECIMAL, float)),
     "--max-flows": ("max_flows", _matching(_INTEGER, int)),
     "--tunnel": ("tunnel", _matching(re.compile("outer|inner|both"), str)),
+    "--sampling": ("sampling", _sampling),
     "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),
     "-o": ("output_path", Path),
     "--release-key": ("release_key", Path),

@@ -125,6 +125,15 @@ def meter(
     tunnel: Annotated[
         Tunnel, typer.Option("--tunnel", help="IP header that makes a tunnelled packet's flow; both: it counts in two flows.")
     ] = Tunnel.OUTER,
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            "--sampling",
+            metavar="METHOD:N",
+            help="Meter 1 in N: systematic:N every N-th packet, flow-hash:N every packet of one flow in N, the same flows on "
+            "every host. [default: every packet]",
+        ),
+    ] = None,
     output: Annotated[
         Output, typer.Option("--output", help="json: one object a line; csv; parquet (needs -o); none: only the summary.")
     ] = Output.JSON,
@@ -147,6 +156,10 @@ def meter(
     """
     from jarvis_agent import meter as offline  # noqa: PLC0415 - the native façade
 
+    try:
+        sampled = offline.NO_SAMPLING if sampling is None else offline.parse_sampling(sampling)
+    except ValueError as error:
+        _fail(f"--sampling is {error}", 2)
     options = offline.MeterOptions(
         files=tuple(files),
         filter=filter_expression,
@@ -154,6 +167,7 @@ def meter(
         active_s=active,
         max_flows=max_flows,
         tunnel=tunnel.value,
+        sampling=sampled,
         output=output.value,
         output_path=output_path,
         release_key=release_key,

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
-from jarvis_native.engine import PacketCaptureEngine, Tunnel
+from jarvis_native.engine import PacketCaptureEngine, Sampling, Tunnel
 from jarvis_native.errors import CaptureError, FilterError, InvalidArgument
 from jarvis_native.loader import load_firmware, read_release_key
 from jarvis_native.reader import FlowReader
@@ -37,6 +38,7 @@ EXIT_BROKEN_PIPE = 141
 DEFAULT_IDLE_S = 30.0
 DEFAULT_ACTIVE_S = 300.0
 DEFAULT_MAX_FLOWS = 1_048_576
+NO_SAMPLING: tuple[Sampling, int] = ("none", 0)
 
 _SMALLEST_LOG = 1024  # records; nobody reads them when the output is none
 _PROGRESS_S = 1.0
@@ -45,6 +47,7 @@ _OPTIONS = {
     "idle_timeout_s": "--idle",
     "active_timeout_s": "--active",
     "max_flows": "--max-flows",
+    "sampling_interval": "--sampling",
 }
 
 
@@ -64,6 +67,8 @@ class MeterOptions:
     """Live flows, 4,096..16,777,216."""
     tunnel: Tunnel = "outer"
     """Which IP header of a tunnelled packet makes its flow."""
+    sampling: tuple[Sampling, int] = NO_SAMPLING
+    """Which packets are metered, and N of 1 in N."""
     output: OutputFormat = "json"
     output_path: Path | None = None
     """File for the records; None = standard output."""
@@ -71,6 +76,18 @@ class MeterOptions:
     """Public key that must have signed the firmware; None = the default one."""
     firmware_directory: Path | None = None
     """Where the native library is; None = the default directory."""
+
+
+def parse_sampling(text: str) -> tuple[Sampling, int]:
+    """The two halves of METHOD:N; the native core judges how large N may be.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    method, _, interval = text.partition(":")
+    if method in {"systematic", "flow-hash"} and interval.isdecimal() and interval.isascii() and len(interval) < 10:
+        return cast("Sampling", method), int(interval)
+    raise ValueError(f"{text!r}: accepted are systematic:N and flow-hash:N with N from 1 to 1000000")
 
 
 class _Interrupt:
@@ -180,6 +197,8 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
         active_timeout_s=options.active_s,
         log_records=_SMALLEST_LOG if options.output == "none" else 0,
         tunnel=options.tunnel,
+        sampling=options.sampling[0],
+        sampling_interval=options.sampling[1],
     )
     return engine
 
@@ -236,6 +255,7 @@ def _summary(metrics: CaptureMetrics, seconds: float) -> dict[str, int | float]:
         "time_regressions": metrics.time_regressions,
         "tunnelled": metrics.tunnelled,
         "tunnelled_octets": metrics.tunnelled_octets,
+        "unsampled": metrics.unsampled,
     }
 
 

@@ -43,6 +43,12 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
     if spec.tunnel not in capture_pb2.Tunnel.values():
         raise bad_field("spec.tunnel", f"{spec.tunnel}: one of Tunnel's values is accepted")
+    if spec.sampling not in capture_pb2.Sampling.values():
+        raise bad_field("spec.sampling", f"{spec.sampling}: one of Sampling's values is accepted")
+    if bool(spec.sampling) != bool(spec.sampling_interval):
+        accepted = "1..1000000 is accepted with sampling, 0 without"
+        raise bad_field("spec.sampling_interval", f"{spec.sampling_interval} with sampling {spec.sampling}: {accepted}")
+    _range("spec.sampling_interval", spec.sampling_interval, 1, 1_000_000)
     for field in ("idle_timeout", "active_timeout"):
         if spec.HasField(field):
             _duration_range(f"spec.{field}", getattr(spec, field), 0, 24 * 3600 * _S)

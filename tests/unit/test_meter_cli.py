@@ -147,6 +147,15 @@ def test_filter_and_timeouts_reach_the_core(program_environment: Environment) ->
     assert json.loads(meter(program_environment, pauses, "--output", "none", "--idle", "0", "--active", "0").stdout)["flows"] == 1
 
 
+def test_sampling_leaves_packets_out_and_counts_them(program_environment: Environment, many_flows: Path) -> None:
+    for method in ("systematic", "flow-hash"):
+        done = meter(program_environment, str(many_flows), "--sampling", f"{method}:10")
+        summary = json.loads(done.stderr)
+        assert summary["packets"] == summary["ip_packets"] + summary["unsampled"] == 100_000
+        assert 9_500 < summary["ip_packets"] < 10_500
+        assert {json.loads(line)["sampling_interval"] for line in done.stdout.splitlines()} == {10}
+
+
 def test_a_small_table_evicts_and_counts(program_environment: Environment, many_flows: Path) -> None:
     summary = json.loads(meter(program_environment, str(many_flows), "--output", "none", "--max-flows", "4096").stdout)
     assert summary["flows"] == summary["ip_packets"] == 100_000
@@ -157,6 +166,12 @@ def test_a_small_table_evicts_and_counts(program_environment: Environment, many_
     ("arguments", "code", "sentence"),
     [
         ([CONNECTION, "--filter", "port port"], 2, "error: --filter"),
+        ([CONNECTION, "--sampling", "random:5"], 2, "error: --sampling is 'random:5': accepted are systematic:N and flow-hash:N"),
+        (
+            [CONNECTION, "--sampling", "systematic:0"],
+            2,
+            "error: --sampling is 0 and sampling is 1 (systematic): accepted are 1 to 1000000",
+        ),
         ([CONNECTION, "--idle", "0.5"], 2, "error: --idle is 0.5: accepted are 0 (never) and 1 to 86400"),
         ([CONNECTION, "--active", "1e99"], 2, "error: --active is 1e+99: accepted are 0 (never) and 1 to 86400"),
         ([CONNECTION, "--max-flows", "17"], 2, "error: --max-flows is 17: accepted are"),
@@ -203,6 +218,8 @@ LINES = [
     ["--filter", "tcp port 80", "--idle=0", "--active", "60.5", "--max-flows", "4096", "a.pcap"],
     ["--tunnel", "inner", "a.pcap"],
     ["a.pcap", "--tunnel=both"],
+    ["--sampling", "systematic:100", "a.pcap"],
+    ["a.pcap", "--sampling=flow-hash:1"],
     ["a.pcap", "--filter=", "--release-key", "key.pub", "--firmware-dir=/lib/x", "--output=none"],
 ]
 
@@ -224,7 +241,8 @@ def test_a_plain_line_means_the_same_with_and_without_typer(monkeypatch: pytest.
 @pytest.mark.parametrize(
     "line",
     [[], ["-h"], ["a.pcap", "--help"], ["--"], ["a.pcap", "--idle", "-1"], ["a.pcap", "--idle", "1e3"], ["a.pcap", "-oout"],
-     ["a.pcap", "--output", "xml"], ["a.pcap", "--idle"], ["a.pcap", "--idle", "1", "--idle", "2"], ["--fil", "tcp", "a.pcap"]],
+     ["a.pcap", "--output", "xml"], ["a.pcap", "--idle"], ["a.pcap", "--idle", "1", "--idle", "2"], ["--fil", "tcp", "a.pcap"],
+     ["a.pcap", "--sampling", "systematic"], ["a.pcap", "--sampling", "1:2"], ["a.pcap", "--sampling", "flow-hash:-1"]],
     ids=" ".join,
 )  # fmt: skip
 def test_any_other_line_is_left_to_typer(line: list[str]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`jarvisctl capture start|stop|status`: one outcome per agent, as the agents answer."""
 
+import re
 import uuid
 from collections.abc import AsyncIterable
 from enum import StrEnum
@@ -66,6 +67,8 @@ _TUNNELS = {
     Tunnel.BOTH: capture_pb2.TUNNEL_BOTH,
 }
 
+_SAMPLINGS = {"systematic": capture_pb2.SAMPLING_SYSTEMATIC, "flow-hash": capture_pb2.SAMPLING_FLOW_HASH}
+
 
 @app.command()
 def start(
@@ -115,9 +118,20 @@ def start(
     loss_threshold: Annotated[
         int, typer.Option("--loss-threshold", metavar="FRAMES", help="More lost than this within a second is an event; 0: any.")
     ] = 0,
+    sampling: Annotated[
+        str,
+        typer.Option(
+            "--sampling",
+            metavar="METHOD:N",
+            help="Meter 1 in N: systematic:N every N-th packet, flow-hash:N every packet of one flow in N, the same flows on "
+            "every agent. [default: every packet]",
+            autocompletion=lambda: ["systematic:", "flow-hash:"],
+        ),
+    ] = "",
 ) -> None:
     """Starts a capture on every agent addressed. Needs role operator."""
     wanted = make_selector(agent, selector, everybody, changes=True)
+    sampled, interval = _parse_sampling(sampling)
     spec = capture_pb2.CaptureSpec(
         interface=interface,
         files=file or (),
@@ -133,6 +147,8 @@ def start(
         active_timeout=to_duration(parse_duration("--active-timeout", active_timeout)),
         tunnel=_TUNNELS[tunnel],
         loss_threshold=check_range("--loss-threshold", loss_threshold, 0, (1 << 64) - 1, "frames"),
+        sampling=sampled,
+        sampling_interval=interval,
     )
     _check_source(spec)
     request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))
@@ -161,6 +177,16 @@ def status(
     """Shows the state and the counters of captures."""
     request = fleet_pb2.GetCaptureStatusesRequest(selector=make_selector(agent, selector, everybody))
     run(context, lambda fleet: _outcomes(fleet, "asking", fleet.stub.GetCaptureStatuses(request, timeout=fleet.timeout_s)))
+
+
+def _parse_sampling(text: str) -> tuple[capture_pb2.Sampling.ValueType, int]:
+    """The method and N of METHOD:N; nothing: every packet."""
+    if not text:
+        return capture_pb2.SAMPLING_UNSPECIFIED, 0
+    method, _, number = text.partition(":")
+    if method not in _SAMPLINGS or re.fullmatch(r"[0-9]{1,9}", number) is None:
+        raise usage_error(f"--sampling is {text!r}: accepted are systematic:N and flow-hash:N with N from 1 to 1,000,000")
+    return _SAMPLINGS[method], check_range("--sampling", int(number), 1, 1_000_000)
 
 
 def _check_source(spec: capture_pb2.CaptureSpec) -> None:

@@ -108,6 +108,7 @@ _COLUMNS = [
     Column(title="AGENT", cut=12),
     Column(title="RECEIVED", right=True),
     Column(title="METERED", right=True),
+    Column(title="UNSAMPLED", right=True),
     Column(title="RATE", right=True),
     Column(title="THROUGHPUT", right=True),
     Column(title="DROP-NIC", right=True),
@@ -140,6 +141,7 @@ def _numbers(metrics: capture_pb2.CaptureMetrics) -> list[str]:
     return [
         count(metrics.received),
         count(metrics.metered),
+        count(metrics.unsampled),
         scaled(metrics.throughput_pps, "pps"),
         scaled(metrics.throughput_bps, "bit/s"),
         count(metrics.dropped_nic),

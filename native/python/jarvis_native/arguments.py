@@ -17,6 +17,7 @@ from jarvis_native.errors import InvalidArgument
 TIMESTAMP_SOURCES = {"default": 0, "kernel": 1, "hardware": 2, "ptp": 3, "ntp": 4}
 SORT_KEYS = {"none": 0, "packets": 1, "octets": 2, "start": 3, "last": 4, "duration": 5}
 TUNNELS = {"outer": 0, "inner": 1, "both": 2}
+SAMPLINGS = {"none": 0, "systematic": 1, "flow-hash": 2}
 READER_STARTS = {"oldest": 0, "newest": 1, "last": 2, "token": 3}
 
 ACCEPTED = {
@@ -29,6 +30,7 @@ ACCEPTED = {
     "active_timeout_s": "0 (never) and 1 to 86400",
     "log_records": "0 (65536) and powers of two from 1024 to 16777216",
     "fragment_slots": "0 (8192) and powers of two from 256 to 1048576",
+    "sampling_interval": "1 to 1000000, and 0 without sampling",
     "limit": "1 to 100000",
 }
 
@@ -132,6 +134,8 @@ def flow_config(
     fragment_slots: int,
     hash_seed: int,
     tunnel: str,
+    sampling: str,
+    sampling_interval: int,
 ) -> Any:
     """`struct capture_flow_config`."""
     config = ffi.new("struct capture_flow_config *")
@@ -143,6 +147,8 @@ def flow_config(
     config.fragment_slots = unsigned("fragment_slots", fragment_slots)
     config.hash_seed = unsigned("hash_seed", hash_seed, 64)
     config.tunnel = choice("tunnel", tunnel, TUNNELS)
+    config.sampling = choice("sampling", sampling, SAMPLINGS)
+    config.sampling_interval = unsigned("sampling_interval", sampling_interval)
     return config
 
 

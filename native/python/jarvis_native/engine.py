@@ -47,6 +47,7 @@ LIST_FLOWS_BATCH_TAG = b"\x12"
 
 TimestampSource = Literal["default", "kernel", "hardware", "ptp", "ntp"]
 Tunnel = Literal["outer", "inner", "both"]
+Sampling = Literal["none", "systematic", "flow-hash"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
 
@@ -170,6 +171,8 @@ class PacketCaptureEngine:
         fragment_slots: int = 0,
         hash_seed: int = 0,
         tunnel: Tunnel = "outer",
+        sampling: Sampling = "none",
+        sampling_interval: int = 0,
     ) -> None:
         """Turns metering on; before start.
 
@@ -182,6 +185,9 @@ class PacketCaptureEngine:
             hash_seed: 0 = random, which is proof against flooding; tests fix it.
             tunnel: which IP header of a tunnelled packet makes its flow: the "outer"most, the "inner"most, or "both", each
                 counting the packet.
+            sampling: which packets are metered (RFC 5475): all ("none"), every N-th IP packet of a worker ("systematic"), or
+                every packet of one flow in N, the same flows on every host ("flow-hash"). The others count as `unsampled`.
+            sampling_interval: N, 1..1,000,000; without sampling 0.
         """
         config = arguments.flow_config(
             self._ffi,
@@ -192,6 +198,8 @@ class PacketCaptureEngine:
             fragment_slots=fragment_slots,
             hash_seed=hash_seed,
             tunnel=tunnel,
+            sampling=sampling,
+            sampling_interval=sampling_interval,
         )
         info = self._error_info()
         with self._lifecycle:

@@ -101,7 +101,8 @@ class FlowStats:
 class CaptureMetrics:
     """Counters of one capture over its workers; monotonic while it runs but for the gauges.
 
-    received = metered + filtered + non_ip + malformed + paused + dropped_nic + dropped_kernel + dropped_user + in_flight.
+    received = metered + filtered + unsampled + non_ip + malformed + paused + dropped_nic + dropped_kernel + dropped_user +
+    in_flight.
     """
 
     time_unix_ns: int
@@ -118,6 +119,8 @@ class CaptureMetrics:
     """Their IP total lengths, bytes; with tunnel = "both" the outer ones."""
     filtered: int
     """Not matched by the BPF filter."""
+    unsampled: int
+    """IP packets that sampling left out."""
     non_ip: int
     malformed: int
     """Header truncated or inconsistent before a flow key could be read."""

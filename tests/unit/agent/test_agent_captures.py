@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from jarvis.capture.v1.capture_pb2 import (
+    SAMPLING_FLOW_HASH,
+    SAMPLING_SYSTEMATIC,
     TIMESTAMP_SOURCE_HARDWARE,
     TIMESTAMP_SOURCE_PTP,
     TUNNEL_BOTH,
@@ -134,6 +136,16 @@ def test_the_tunnel_of_a_specification_is_outer_unless_asked_otherwise() -> None
         assert plan_capture(spec, replay_directory=None, worker_cpus=()).tunnel == expected
     unknown = CaptureSpec(interface="eth0", tunnel=9)  # type: ignore[arg-type]  # what a newer caller may send
     assert violation(unknown, None) == "spec.tunnel"
+
+
+def test_the_sampling_of_a_specification_is_none_unless_asked_otherwise() -> None:
+    wanted = {None: "none", SAMPLING_SYSTEMATIC: "systematic", SAMPLING_FLOW_HASH: "flow-hash"}
+    for sampling, expected in wanted.items():
+        spec = CaptureSpec(interface="eth0", sampling=sampling, sampling_interval=100)
+        plan = plan_capture(spec, replay_directory=None, worker_cpus=())
+        assert (plan.sampling, plan.sampling_interval) == (expected, 100)
+    unknown = CaptureSpec(interface="eth0", sampling=9)  # type: ignore[arg-type]  # what a newer caller may send
+    assert violation(unknown, None) == "spec.sampling"
 
 
 def test_each_executable_file_is_found_once_and_the_firmware_itself_is_left_out() -> None:

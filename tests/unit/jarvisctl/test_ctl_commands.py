@@ -186,6 +186,7 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
         "capture", "start", "--selector", "role=web", "--interface", "eth0", "--backend", "afpacket", "--filter", "tcp port 80",
         "--snaplen", "128", "--buffer-size-mb", "256", "--timestamp-source", "hardware", "--promiscuous",
         "--max-flows", "4096", "--idle-timeout", "1m30s", "--active-timeout", "0", "--tunnel", "both", "--loss-threshold", "1000",
+        "--sampling", "flow-hash:1000",
     )  # fmt: skip
     assert result.code == 0, result.err
     request = controller.service.requests[-1]
@@ -193,6 +194,7 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
         interface="eth0", backend="afpacket", filter="tcp port 80", snaplen=128, buffer_size_mb=256, max_flows=4096,
         timestamp_source=capture_pb2.TIMESTAMP_SOURCE_HARDWARE, promiscuous=True, tunnel=capture_pb2.TUNNEL_BOTH,
         loss_threshold=1000,
+        sampling=capture_pb2.SAMPLING_FLOW_HASH, sampling_interval=1000,
     )  # fmt: skip
     expected.idle_timeout.seconds = 90
     expected.active_timeout.SetInParent()
@@ -210,6 +212,14 @@ async def test_capture_start_asks_for_an_interface_of_the_hosts_own_only_with_ex
         assert result.code == 0, result.err
         assert controller.service.requests[-1].spec.backend == "xdp"
         assert controller.service.requests[-1].spec.exclusive is bool(option)
+
+
+@pytest.mark.parametrize("value", ["systematic", "random:5", "flow-hash:", "systematic:x", "systematic:0", "flow-hash:1000001"])
+async def test_capture_start_refuses_a_sampling_it_does_not_know(controller: Controller, value: str) -> None:
+    result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--sampling", value)
+    assert result.code == 2
+    assert "--sampling is" in result.err
+    assert "accepted" in result.err
 
 
 async def test_capture_failures_are_shown_per_agent_and_make_exit_1(controller: Controller) -> None:

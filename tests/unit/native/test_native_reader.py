@@ -119,6 +119,19 @@ def test_the_tunnel_of_an_inner_flow_is_the_same_in_every_format(firmware: Firmw
     assert [(record.tunnel_type, record.tunnel_id) for record in batch.records] == tunnels
 
 
+def test_the_sampling_interval_is_the_same_in_every_format(firmware: Firmware) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    with finished(firmware, [DATA / "connection.pcap"], sampling="systematic", sampling_interval=2) as capture:
+        rows = [json.loads(line) for line in capture.open_flow_reader().read_text("json").data.splitlines()]
+        arrow = capture.open_flow_reader().read_arrow(max_records=100).data
+        batch = agent_pb2.StreamFlowsResponse.FromString(capture.open_flow_reader().read_batch().data).batch
+        metrics = capture.get_metrics()
+    assert {row["sampling_interval"] for row in rows} == {2}
+    assert set(arrow.column("sampling_interval").to_pylist()) == {2}
+    assert {record.sampling_interval for record in batch.records} == {2}
+    assert (metrics.metered, metrics.unsampled, metrics.non_ip, metrics.received) == (6, 5, 1, 12)
+
+
 def test_live_inner_flows_are_listed_and_found_by_their_id(firmware: Firmware) -> None:
     with PacketCaptureEngine(files=[DATA / "tunnelled.pcap"], firmware=firmware, workers=0) as capture:
         capture.enable_flow_metering(idle_timeout_s=0, active_timeout_s=0, tunnel="inner")
