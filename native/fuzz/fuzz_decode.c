@@ -37,6 +37,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     if (packet.key.tunnel_type || packet.key.tunnel_id)
         abort();
+    struct mirror_stamp stamp;
+    if (decode_mirror_stamp(&packet, &stamp) &&
+        (stamp.time_ns >= stamp.wrap_ns || stamp.session_id > 1023 || stamp.hardware_id > 63))
+        abort();
     if (decode_tunnelled(&packet, &inner)) {
         if (!inner.key.tunnel_type || inner.key.tunnel_type > CAPTURE_TUNNEL_TYPE_L2TP)
             abort();

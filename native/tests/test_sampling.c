@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which packets a sampler takes: the hash by its golden vectors, and that the parts of an interval are fair, disjoint and whole. */
+/* Which packets a sampler takes: the hash by its golden vectors, and that the parts of an interval are fair, disjoint and whole.
+ */
 #include "check.h"
 #include "flow/sampling.h"
 

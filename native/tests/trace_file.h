@@ -57,7 +57,7 @@ struct capture_options {
     uint32_t workers, log_records, packet_ring_mb, tunnel, sampling, sampling_interval;
     uint64_t idle_s, active_s, hash_seed;
     const char *filter;
-    bool without_flows;
+    bool without_flows, mirror_timestamps;
 };
 
 static inline capture_t *capture_of(const struct trace_file *trace, struct capture_options options) {
@@ -76,6 +76,7 @@ static inline capture_t *capture_of(const struct trace_file *trace, struct captu
                                               .sampling = options.sampling,
                                               .sampling_interval = options.sampling_interval,
                                               .hash_seed = options.hash_seed,
+                                              .mirror_timestamps = options.mirror_timestamps,
                                               .idle_timeout_ns = options.idle_s * SECOND,
                                               .active_timeout_ns = options.active_s * SECOND};
     capture_t *capture;

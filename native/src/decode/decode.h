@@ -27,4 +27,16 @@ enum decode_result decode_frame(const struct frame *frame, struct packet *packet
  * no tunnel that we know, or nothing readable inside; *inner is undefined. The frame must still be there. */
 bool decode_tunnelled(const struct packet *outer, struct packet *inner);
 
+/* When a mirror copied a frame, by its own clock (ERSPAN III). */
+struct mirror_stamp {
+    uint64_t time_ns; /* below wrap_ns: from there the clock begins again at 0; its zero means nothing to us */
+    uint64_t wrap_ns;
+    uint16_t session_id;
+    uint8_t hardware_id;
+};
+
+/* From a packet as decode_tunnelled takes it. False: there is no ERSPAN III header right behind its IP header, or its timestamp has
+ * no unit that we know (granularity 11, 10^9 nanoseconds and more); *stamp is undefined. The frame must still be there. */
+bool decode_mirror_stamp(const struct packet *outer, struct mirror_stamp *stamp);
+
 #endif

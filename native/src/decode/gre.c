@@ -33,6 +33,17 @@ enum erspan {
     ERSPAN_FRAME_IP = 2,
     ERSPAN_OPTIONAL = 0x0001, /* likewise: a subheader of 8 bytes follows */
     ERSPAN_SUBHEADER = 8,
+    ERSPAN_HARDWARE_SHIFT = 4, /* 6 bits, likewise */
+    ERSPAN_HARDWARE_MASK = 0x3f,
+    ERSPAN_GRANULARITY_SHIFT = 1, /* 2 bits, likewise */
+    ERSPAN_GRANULARITY_MASK = 0x03,
+    ERSPAN_100_US = 0,
+    ERSPAN_100_NS = 1,
+    ERSPAN_IEEE_1588 = 2,        /* nanoseconds here, seconds in the subheaders of the platforms that have them: */
+    ERSPAN_PLATFORM_SHIFT = 2,   /* 6 bits of the subheader's first byte */
+    ERSPAN_PLATFORM_SECONDS = 5, /* ... in its last 4 bytes; 6 likewise */
+    ERSPAN_PLATFORM_SECONDS_TOO = 6,
+    PROTOCOL_GRE = 47,
 };
 
 static enum decode_result erspan_frame(struct cursor cursor, uint16_t vlan_id, struct packet *packet) {
@@ -105,6 +116,14 @@ static enum decode_result gre_payload(struct cursor cursor, uint16_t flags, uint
     }
 }
 
+static uint32_t gre_key_at(uint16_t flags) {
+    return flags & GRE_CHECKSUM ? 8 : 4;
+}
+
+static uint32_t gre_header(uint16_t flags) {
+    return gre_key_at(flags) + (flags & GRE_KEY ? 4 : 0) + (flags & GRE_SEQUENCE ? 4 : 0);
+}
+
 enum decode_result tunnel_gre(struct cursor cursor, struct packet *packet) {
     if (cursor.left < 4)
         return DECODE_MALFORMED;
@@ -113,11 +132,57 @@ enum decode_result tunnel_gre(struct cursor cursor, struct packet *packet) {
         return gre_pptp(cursor, flags, packet);
     if (flags & (GRE_VERSION | GRE_ROUTING))
         return DECODE_NON_IP;
-    uint32_t key_at = flags & GRE_CHECKSUM ? 8 : 4;
-    uint32_t header = key_at + (flags & GRE_KEY ? 4 : 0) + (flags & GRE_SEQUENCE ? 4 : 0);
+    uint32_t header = gre_header(flags);
     if (cursor.left < header)
         return DECODE_MALFORMED;
-    tunnel_note(packet, CAPTURE_TUNNEL_TYPE_GRE, flags & GRE_KEY ? load_be32(cursor.at + key_at) : 0);
+    tunnel_note(packet, CAPTURE_TUNNEL_TYPE_GRE, flags & GRE_KEY ? load_be32(cursor.at + gre_key_at(flags)) : 0);
     cursor_skip(&cursor, header);
     return gre_payload(cursor, flags, protocol, packet);
+}
+
+/* The header of type III from its first byte on, with `left` bytes captured of it and what follows. */
+static bool erspan_stamp(const uint8_t *at, uint32_t left, struct mirror_stamp *stamp) {
+    static const uint64_t second_ns = 1000000000, ticks = 1ull << 32;
+    uint16_t last = load_be16(at + 10);
+    uint64_t timestamp = load_be32(at + 4);
+    stamp->session_id = load_be16(at + 2) & ERSPAN_SESSION;
+    stamp->hardware_id = last >> ERSPAN_HARDWARE_SHIFT & ERSPAN_HARDWARE_MASK;
+    switch (last >> ERSPAN_GRANULARITY_SHIFT & ERSPAN_GRANULARITY_MASK) {
+    case ERSPAN_100_US:
+        stamp->time_ns = timestamp * 100000;
+        stamp->wrap_ns = ticks * 100000;
+        return true;
+    case ERSPAN_100_NS:
+        stamp->time_ns = timestamp * 100;
+        stamp->wrap_ns = ticks * 100;
+        return true;
+    case ERSPAN_IEEE_1588:
+        break;
+    default:
+        return false;
+    }
+    stamp->time_ns = timestamp;
+    stamp->wrap_ns = second_ns;
+    if (timestamp >= second_ns)
+        return false;
+    if (!(last & ERSPAN_OPTIONAL) || left < ERSPAN_III_HEADER + ERSPAN_SUBHEADER)
+        return true;
+    uint8_t platform = at[ERSPAN_III_HEADER] >> ERSPAN_PLATFORM_SHIFT;
+    if (platform == ERSPAN_PLATFORM_SECONDS || platform == ERSPAN_PLATFORM_SECONDS_TOO) {
+        stamp->time_ns += load_be32(at + ERSPAN_III_HEADER + 4) * second_ns;
+        stamp->wrap_ns = ticks * second_ns;
+    }
+    return true;
+}
+
+bool decode_mirror_stamp(const struct packet *outer, struct mirror_stamp *stamp) {
+    if (outer->key.protocol != PROTOCOL_GRE || outer->fragment == PACKET_FRAGMENT_LATER || outer->payload_left < 4)
+        return false;
+    uint16_t flags = load_be16(outer->payload);
+    uint32_t header = gre_header(flags);
+    if (flags & (GRE_VERSION | GRE_ROUTING) || load_be16(outer->payload + 2) != GRE_ERSPAN_III ||
+        outer->payload_left < header + ERSPAN_III_HEADER)
+        return false;
+    const uint8_t *erspan = outer->payload + header;
+    return erspan[0] >> 4 == ERSPAN_III_VERSION && erspan_stamp(erspan, outer->payload_left - header, stamp);
 }

@@ -149,6 +149,7 @@ int capture_init(const struct capture_config *config, capture_t **out, struct ca
 static void free_worker(struct worker *worker) {
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
+    mirror_clock_destroy(&worker->mirrors);
     if (worker->log.slots)
         record_log_destroy(&worker->log);
     frame_filter_free(worker->filter);
@@ -205,6 +206,8 @@ static int enable_worker(struct worker *worker, const struct capture_flow_config
         return no_memory(error, "max_flows", "flow table", flow_table_bytes(&worker->table));
     if (!fragment_cache_init(&worker->fragments, config->fragment_slots, table.hash_seed))
         return no_memory(error, "fragment_slots", "fragment cache", fragment_cache_bytes(&worker->fragments));
+    if (config->mirror_timestamps && !mirror_clock_init(&worker->mirrors, table.hash_seed))
+        return no_memory(error, "mirror_timestamps", "mirrors' clocks", mirror_clock_bytes(&worker->mirrors));
     if (!record_log_init(&worker->log, config->log_records))
         return no_memory(error, "log_records", "record log", record_log_bytes(&worker->log));
     return CAPTURE_OK;
@@ -213,6 +216,7 @@ static int enable_worker(struct worker *worker, const struct capture_flow_config
 static void disable_worker(struct worker *worker) {
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
+    mirror_clock_destroy(&worker->mirrors);
     if (worker->log.slots)
         record_log_destroy(&worker->log);
 }

@@ -19,6 +19,7 @@
 #include "filter.h"
 #include "flow/flow_table.h"
 #include "flow/fragment_cache.h"
+#include "flow/mirror_clock.h"
 #include "flow/record_log.h"
 #include "flow/sampling.h"
 #include "jarvis_capture.h"
@@ -98,6 +99,7 @@ struct worker {
     struct flow_table table;
     struct fragment_cache fragments;
     struct sampler sampler;
+    struct mirror_clock mirrors; /* mirror_timestamps, else off */
     struct record_log log;
     struct flow_scan scan;
     uint64_t packet_id;

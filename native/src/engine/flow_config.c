@@ -64,7 +64,15 @@ static int check_sampling(const struct capture_flow_config *config, struct captu
 static int check_tunnel(uint32_t value, struct capture_error_info *error) {
     if (value <= CAPTURE_TUNNEL_BOTH)
         return CAPTURE_OK;
-    return capture_fail(error, CAPTURE_ERR_INVALID, "tunnel", "tunnel is %u: accepted are 0 (outer), 1 (inner) and 2 (both)", value);
+    return capture_fail(error, CAPTURE_ERR_INVALID, "tunnel", "tunnel is %u: accepted are 0 (outer), 1 (inner) and 2 (both)",
+                        value);
+}
+
+static int check_mirror_timestamps(const struct capture_flow_config *config, struct capture_error_info *error) {
+    if (!config->mirror_timestamps || config->tunnel != CAPTURE_TUNNEL_OUTER)
+        return CAPTURE_OK;
+    return capture_fail(error, CAPTURE_ERR_INVALID, "mirror_timestamps",
+                        "mirror_timestamps is true and tunnel is 0 (outer): accepted with tunnel 1 (inner) and 2 (both)");
 }
 
 int capture_flow_config_resolve(const struct capture_flow_config *config, struct capture_flow_config *out,
@@ -88,5 +96,7 @@ int capture_flow_config_resolve(const struct capture_flow_config *config, struct
         result = check_tunnel(out->tunnel, error);
     if (result == CAPTURE_OK)
         result = check_sampling(out, error);
+    if (result == CAPTURE_OK)
+        result = check_mirror_timestamps(out, error);
     return result;
 }

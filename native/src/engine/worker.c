@@ -45,12 +45,21 @@ static bool take_frame(struct worker *worker, const struct frame *frame, uint64_
     return true;
 }
 
+/* A mirrored packet takes its time from the mirror's header where that says one. */
+static void take_mirror_time(struct worker *worker, const struct packet *outer, struct packet *inner) {
+    struct mirror_stamp stamp;
+    if (decode_mirror_stamp(outer, &stamp))
+        inner->ts_ns = mirror_clock_time(&worker->mirrors, outer, &stamp);
+}
+
 /* Looks into the packet's tunnel, if it is one. With CAPTURE_TUNNEL_INNER what is inside takes its place; with _BOTH it is put
  * behind it, and true returned. */
-static bool take_tunnelled(const struct worker *worker, struct packet *packet, struct batch_tally *tally) {
+static bool take_tunnelled(struct worker *worker, struct packet *packet, struct batch_tally *tally) {
     struct packet inner;
     if (!decode_tunnelled(packet, &inner))
         return false;
+    if (worker->mirrors.entries)
+        take_mirror_time(worker, packet, &inner);
     tally->tunnelled++;
     tally->tunnelled_octets += inner.octets;
     bool both = worker->capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;

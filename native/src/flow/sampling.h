@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which packets are metered (RFC 5475): every one, every N-th (systematic count-based, 5.1), or those whose flow's hash falls into
- * the first N-th of its range (hash-based, 6.2). Single-threaded, one sampler a worker. */
+/* Which packets are metered (RFC 5475): every one, every N-th (systematic count-based, 5.1), or those whose flow's hash falls
+ * into the first N-th of its range (hash-based, 6.2). Single-threaded, one sampler a worker. */
 #ifndef JARVIS_SAMPLING_H
 #define JARVIS_SAMPLING_H
 
@@ -19,11 +19,12 @@ struct sampler {
 void sampler_init(struct sampler *sampler, uint32_t mode, uint32_t interval);
 
 /* 32 bits out of the addresses, ports and protocol of a canonical key: the same on every host and in every release, see
- * docs/flow-semantics.md. VLAN and tunnel have no part in it. It has no seed, so whoever sends can choose flows that are left out. */
+ * docs/flow-semantics.md. VLAN and tunnel have no part in it. It has no seed, so whoever sends can choose flows that are left
+ * out. */
 uint32_t sampling_hash(const struct flow_key *key);
 
-/* Which of N equal parts of the hash's range the key falls into, 0..N-1: the parts of a larger N are cut out of those of a smaller
- * one, so that a flow taken 1 in 1,000 is also taken 1 in 100. */
+/* Which of N equal parts of the hash's range the key falls into, 0..N-1: the parts of a larger N are cut out of those of a
+ * smaller one, so that a flow taken 1 in 1,000 is also taken 1 in 100. */
 static inline uint32_t sampling_part(const struct flow_key *key, uint32_t interval) {
     return (uint32_t)((uint64_t)sampling_hash(key) * interval >> 32);
 }
