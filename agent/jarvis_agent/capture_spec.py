@@ -75,6 +75,7 @@ class CapturePlan:
     loss_threshold: int
     sampling: Sampling
     sampling_interval: int
+    mirror_timestamps: bool
     workers: int
     """Always threads: the event loop never moves a capture itself."""
     worker_cpus: tuple[int, ...]
@@ -126,6 +127,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         loss_threshold=spec.loss_threshold,
         sampling=_SAMPLINGS[spec.sampling],
         sampling_interval=spec.sampling_interval,
+        mirror_timestamps=spec.mirror_timestamps,
         workers=len(worker_cpus) or 1 if pinned else 1,
         worker_cpus=worker_cpus if pinned else (),
     )

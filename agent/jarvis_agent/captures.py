@@ -288,5 +288,6 @@ class CaptureManager:
             tunnel=plan.tunnel,
             sampling=plan.sampling,
             sampling_interval=plan.sampling_interval,
+            mirror_timestamps=plan.mirror_timestamps,
         )
         return CaptureRun(engine, plan, self._journal, is_paused=self._is_paused)

@@ -56,6 +56,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--release-key": ("release_key", Path),
     "--firmware-dir": ("firmware_directory", Path),
 }
+# The same for options without a value.
+_FLAGS = {"--mirror-timestamps": "mirror_timestamps"}
 
 
 def main() -> None:
@@ -84,6 +86,9 @@ def plain_meter_options(arguments: Sequence[str]) -> MeterOptions | None:
             name = rest.pop(0)
             if not name.startswith("-"):
                 files.append(Path(name))
+                continue
+            if name in _FLAGS and _FLAGS[name] not in fields:
+                fields[_FLAGS[name]] = True
                 continue
             name, equals, value = name.partition("=")
             field, parse = _OPTIONS[name]

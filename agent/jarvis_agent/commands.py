@@ -134,6 +134,13 @@ def meter(
             "every host. [default: every packet]",
         ),
     ] = None,
+    mirror_timestamps: Annotated[
+        bool,
+        typer.Option(
+            "--mirror-timestamps",
+            help="Inner flows of ERSPAN III take their times from the mirror's header; with --tunnel inner or both.",
+        ),
+    ] = False,
     output: Annotated[
         Output, typer.Option("--output", help="json: one object a line; csv; parquet (needs -o); none: only the summary.")
     ] = Output.JSON,
@@ -168,6 +175,7 @@ def meter(
         max_flows=max_flows,
         tunnel=tunnel.value,
         sampling=sampled,
+        mirror_timestamps=mirror_timestamps,
         output=output.value,
         output_path=output_path,
         release_key=release_key,

@@ -48,6 +48,7 @@ _OPTIONS = {
     "active_timeout_s": "--active",
     "max_flows": "--max-flows",
     "sampling_interval": "--sampling",
+    "mirror_timestamps": "--mirror-timestamps",
 }
 
 
@@ -69,6 +70,8 @@ class MeterOptions:
     """Which IP header of a tunnelled packet makes its flow."""
     sampling: tuple[Sampling, int] = NO_SAMPLING
     """Which packets are metered, and N of 1 in N."""
+    mirror_timestamps: bool = False
+    """Inner flows of ERSPAN III take their times from the mirror's header."""
     output: OutputFormat = "json"
     output_path: Path | None = None
     """File for the records; None = standard output."""
@@ -199,6 +202,7 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
         tunnel=options.tunnel,
         sampling=options.sampling[0],
         sampling_interval=options.sampling[1],
+        mirror_timestamps=options.mirror_timestamps,
     )
     return engine
 

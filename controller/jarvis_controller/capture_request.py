@@ -43,6 +43,8 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
     if spec.tunnel not in capture_pb2.Tunnel.values():
         raise bad_field("spec.tunnel", f"{spec.tunnel}: one of Tunnel's values is accepted")
+    if spec.mirror_timestamps and spec.tunnel not in {capture_pb2.TUNNEL_INNER, capture_pb2.TUNNEL_BOTH}:
+        raise bad_field("spec.mirror_timestamps", "true without inner flows: accepted with tunnel inner (2) and both (3)")
     if spec.sampling not in capture_pb2.Sampling.values():
         raise bad_field("spec.sampling", f"{spec.sampling}: one of Sampling's values is accepted")
     if bool(spec.sampling) != bool(spec.sampling_interval):

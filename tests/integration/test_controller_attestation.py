@@ -307,6 +307,7 @@ async def test_an_agents_own_refusal_reaches_the_operator_with_its_reason(fleet:
         ({"interface": "eth0", "buffer_size_mb": 8193}, "spec.buffer_size_mb"),
         ({"interface": "eth0", "max_flows": 4095}, "spec.max_flows"),
         ({"interface": "eth0", "tunnel": 4}, "spec.tunnel"),
+        ({"interface": "eth0", "mirror_timestamps": True, "tunnel": 1}, "spec.mirror_timestamps"),
         ({"interface": "eth0", "sampling": 3}, "spec.sampling"),
         ({"interface": "eth0", "sampling": 1}, "spec.sampling_interval"),
         ({"interface": "eth0", "sampling": 1, "sampling_interval": 1_000_001}, "spec.sampling_interval"),

@@ -166,6 +166,7 @@ def test_a_small_table_evicts_and_counts(program_environment: Environment, many_
     ("arguments", "code", "sentence"),
     [
         ([CONNECTION, "--filter", "port port"], 2, "error: --filter"),
+        ([CONNECTION, "--mirror-timestamps"], 2, "error: --mirror-timestamps is true and tunnel is 0 (outer): accepted with"),
         ([CONNECTION, "--sampling", "random:5"], 2, "error: --sampling is 'random:5': accepted are systematic:N and flow-hash:N"),
         (
             [CONNECTION, "--sampling", "systematic:0"],
@@ -219,6 +220,7 @@ LINES = [
     ["--tunnel", "inner", "a.pcap"],
     ["a.pcap", "--tunnel=both"],
     ["--sampling", "systematic:100", "a.pcap"],
+    ["a.pcap", "--tunnel", "both", "--mirror-timestamps", "--idle", "5"],
     ["a.pcap", "--sampling=flow-hash:1"],
     ["a.pcap", "--filter=", "--release-key", "key.pub", "--firmware-dir=/lib/x", "--output=none"],
 ]
@@ -242,6 +244,7 @@ def test_a_plain_line_means_the_same_with_and_without_typer(monkeypatch: pytest.
     "line",
     [[], ["-h"], ["a.pcap", "--help"], ["--"], ["a.pcap", "--idle", "-1"], ["a.pcap", "--idle", "1e3"], ["a.pcap", "-oout"],
      ["a.pcap", "--output", "xml"], ["a.pcap", "--idle"], ["a.pcap", "--idle", "1", "--idle", "2"], ["--fil", "tcp", "a.pcap"],
+     ["--mirror-timestamps=yes", "a.pcap"], ["--mirror-timestamps", "a.pcap", "--mirror-timestamps"],
      ["a.pcap", "--sampling", "systematic"], ["a.pcap", "--sampling", "1:2"], ["a.pcap", "--sampling", "flow-hash:-1"]],
     ids=" ".join,
 )  # fmt: skip

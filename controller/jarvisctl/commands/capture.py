@@ -128,6 +128,13 @@ def start(
             autocompletion=lambda: ["systematic:", "flow-hash:"],
         ),
     ] = "",
+    mirror_timestamps: Annotated[
+        bool,
+        typer.Option(
+            "--mirror-timestamps",
+            help="Inner flows of ERSPAN III take their times from the mirror's header; with --tunnel inner or both.",
+        ),
+    ] = False,
 ) -> None:
     """Starts a capture on every agent addressed. Needs role operator."""
     wanted = make_selector(agent, selector, everybody, changes=True)
@@ -149,6 +156,7 @@ def start(
         loss_threshold=check_range("--loss-threshold", loss_threshold, 0, (1 << 64) - 1, "frames"),
         sampling=sampled,
         sampling_interval=interval,
+        mirror_timestamps=mirror_timestamps,
     )
     _check_source(spec)
     request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))

@@ -136,6 +136,7 @@ def flow_config(
     tunnel: str,
     sampling: str,
     sampling_interval: int,
+    mirror_timestamps: bool,
 ) -> Any:
     """`struct capture_flow_config`."""
     config = ffi.new("struct capture_flow_config *")
@@ -149,6 +150,7 @@ def flow_config(
     config.tunnel = choice("tunnel", tunnel, TUNNELS)
     config.sampling = choice("sampling", sampling, SAMPLINGS)
     config.sampling_interval = unsigned("sampling_interval", sampling_interval)
+    config.mirror_timestamps = bool(mirror_timestamps)
     return config
 
 

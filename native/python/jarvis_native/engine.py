@@ -173,6 +173,7 @@ class PacketCaptureEngine:
         tunnel: Tunnel = "outer",
         sampling: Sampling = "none",
         sampling_interval: int = 0,
+        mirror_timestamps: bool = False,
     ) -> None:
         """Turns metering on; before start.
 
@@ -188,6 +189,7 @@ class PacketCaptureEngine:
             sampling: which packets are metered (RFC 5475): all ("none"), every N-th IP packet of a worker ("systematic"), or
                 every packet of one flow in N, the same flows on every host ("flow-hash"). The others count as `unsampled`.
             sampling_interval: N, 1..1,000,000; without sampling 0.
+            mirror_timestamps: inner flows of ERSPAN III take their times from the mirror's header; tunnel "inner" or "both".
         """
         config = arguments.flow_config(
             self._ffi,
@@ -200,6 +202,7 @@ class PacketCaptureEngine:
             tunnel=tunnel,
             sampling=sampling,
             sampling_interval=sampling_interval,
+            mirror_timestamps=mirror_timestamps,
         )
         info = self._error_info()
         with self._lifecycle:

@@ -138,6 +138,12 @@ def test_the_tunnel_of_a_specification_is_outer_unless_asked_otherwise() -> None
     assert violation(unknown, None) == "spec.tunnel"
 
 
+def test_mirrors_times_are_taken_only_when_asked() -> None:
+    for asked in (False, True):
+        spec = CaptureSpec(interface="eth0", tunnel=TUNNEL_INNER, mirror_timestamps=asked)
+        assert plan_capture(spec, replay_directory=None, worker_cpus=()).mirror_timestamps is asked
+
+
 def test_the_sampling_of_a_specification_is_none_unless_asked_otherwise() -> None:
     wanted = {None: "none", SAMPLING_SYSTEMATIC: "systematic", SAMPLING_FLOW_HASH: "flow-hash"}
     for sampling, expected in wanted.items():

@@ -183,6 +183,7 @@ def test_bad_input_names_the_field_and_what_would_be_accepted(
         ({"log_records": 1000}, "log_records"),
         ({"fragment_slots": 3}, "fragment_slots"),
         ({"tunnel": "middle"}, "tunnel"),
+        ({"mirror_timestamps": True}, "mirror_timestamps"),
         ({"sampling": "random", "sampling_interval": 2}, "sampling"),
         ({"sampling": "systematic"}, "sampling_interval"),
         ({"sampling": "flow-hash", "sampling_interval": 1_000_001}, "sampling_interval"),
