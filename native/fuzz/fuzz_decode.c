@@ -42,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         (stamp.time_ns >= stamp.wrap_ns || stamp.session_id > 1023 || stamp.hardware_id > 63))
         abort();
     if (decode_tunnelled(&packet, &inner)) {
-        if (!inner.key.tunnel_type || inner.key.tunnel_type > CAPTURE_TUNNEL_TYPE_L2TP)
+        if (!inner.key.tunnel_type || inner.key.tunnel_type > CAPTURE_TUNNEL_TYPE_L2TP_V3)
             abort();
         check_packet(&inner);
     }

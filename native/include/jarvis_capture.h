@@ -176,7 +176,8 @@ enum capture_tunnel_type {       /* what carries an inner flow; its id is given 
     CAPTURE_TUNNEL_TYPE_GTP_U = 5,    /* TEID */
     CAPTURE_TUNNEL_TYPE_IP_IN_IP = 6, /* 0; 4in4, 6in4, 4in6, 6in6 */
     CAPTURE_TUNNEL_TYPE_TEREDO = 7,   /* 0 */
-    CAPTURE_TUNNEL_TYPE_L2TP = 8      /* tunnel id * 65536 + session id */
+    CAPTURE_TUNNEL_TYPE_L2TP = 8,     /* version 2: tunnel id * 65536 + session id */
+    CAPTURE_TUNNEL_TYPE_L2TP_V3 = 9   /* session id */
 };
 
 /* Flow metering. A timeout of 0 means never; with both 0 nothing splits a flow: one record per key for the whole trace. */

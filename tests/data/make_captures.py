@@ -361,6 +361,33 @@ def tunnelled() -> list[Packet]:
     return [(1000 * number, frame) for number, frame in enumerate(frames)]
 
 
+def with_checksum(packet: bytes) -> bytes:
+    """An IPv4 packet, whose header is 20 bytes, with the checksum that `ip4` leaves out."""
+    total = sum(struct.unpack("!10H", packet[:20]))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return packet[:10] + struct.pack("!H", ~total & 0xFFFF) + packet[12:]
+
+
+def l2tpv3() -> list[Packet]:
+    """Version 3 over IP and over UDP, with cookies and sublayers of different lengths."""
+    there, back = ("10.0.0.1", "10.0.0.2"), ("10.0.0.2", "10.0.0.1")
+    ask, answer = with_checksum(ip4(*there, 17, udp(1000, 2000, 72))), with_checksum(ip4(*back, 17, udp(2000, 1000, 12)))
+    ask6 = ip6(A6, B6, 6, tcp(1000, 80, SYN))
+    cookie, sublayer, version = bytes.fromhex("c00c1e55c00c1e56"), bytes.fromhex("40000007"), bytes.fromhex("00030000")
+    outer = [
+        ip4(A4, B4, 115, struct.pack("!I", 7) + ethernet(0x0800, ask)),
+        ip4(B4, A4, 115, struct.pack("!I", 9) + cookie[:4] + ethernet(0x0800, answer)),
+        ip4(A4, B4, 115, struct.pack("!I", 7) + ask),
+        ip4(A4, B4, 17, in_udp(1701, 1701, version + struct.pack("!I", 0x01020304) + cookie + sublayer
+                               + ethernet(0x8100, tag(5, 0x86DD, ask6)))),
+        ip4(A4, B4, 115, struct.pack("!I", 7) + arp()),  # nothing of ours inside: the tunnel's own flow
+        ip4(A4, B4, 115, struct.pack("!I", 0) + bytes.fromhex("c803000c000000000000000000000006")),  # control messages: likewise
+        ip4(A4, B4, 17, in_udp(1701, 1701, bytes.fromhex("c803000c0000000000000000"))),
+    ]  # fmt: skip
+    return [(1000 * number, ethernet(0x0800, packet)) for number, packet in enumerate(outer)]
+
+
 def dialled() -> list[Packet]:
     return [
         (0, ethernet(0x8863, bytes.fromhex("110900000000"))),  # discovery
@@ -405,6 +432,7 @@ CAPTURES = {
     "damaged.pcap": lambda: pcap(damaged()),
     "pauses.pcap": lambda: pcap(pauses()),
     "tunnelled.pcap": lambda: pcap(tunnelled()),
+    "l2tpv3.pcap": lambda: pcap(l2tpv3()),
     "dialled.pcap": lambda: pcap(dialled()),
     "point-to-point.pcap": lambda: pcap(point_to_point(), link=PPP),
     "wireless.pcap": lambda: pcap(wireless(), link=RADIOTAP),

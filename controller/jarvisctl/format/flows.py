@@ -41,7 +41,7 @@ _ICMP = frozenset({1, 58})
 _ENDS = {0: "-", 1: "idle", 2: "active", 3: "finished", 4: "forced", 5: "resources"}
 
 #: What carries an inner flow, as people read it.
-_TUNNELS = {1: "gre", 2: "erspan", 3: "vxlan", 4: "geneve", 5: "gtp-u", 6: "ip-in-ip", 7: "teredo", 8: "l2tp"}
+_TUNNELS = {1: "gre", 2: "erspan", 3: "vxlan", 4: "geneve", 5: "gtp-u", 6: "ip-in-ip", 7: "teredo", 8: "l2tp", 9: "l2tpv3"}
 
 
 class _Addresses(dict[bytes, str]):

@@ -75,7 +75,7 @@ class FlowStats:
     tunnel_id: int
     """Inner flows: VNI, GRE key, TEID, ... of the tunnel right around it; 0 where it has none, and for all other flows."""
     tunnel_type: int
-    """0 none, 1 GRE, 2 ERSPAN, 3 VXLAN, 4 GENEVE, 5 GTP-U, 6 IP in IP, 7 Teredo, 8 L2TP."""
+    """0 none, 1 GRE, 2 ERSPAN, 3 VXLAN, 4 GENEVE, 5 GTP-U, 6 IP in IP, 7 Teredo, 8 L2TPv2, 9 L2TPv3."""
     second_interface_index: int
     """merge_interfaces: another interface that saw the flow, the first such; else 0."""
     sampling_interval: int

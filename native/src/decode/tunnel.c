@@ -5,7 +5,7 @@
 
 #include "decode/transport.h"
 
-enum tunnel_protocol { PROTOCOL_IPV4 = 4, PROTOCOL_IPV6 = 41, PROTOCOL_GRE = 47 };
+enum tunnel_protocol { PROTOCOL_IPV4 = 4, PROTOCOL_IPV6 = 41, PROTOCOL_GRE = 47, PROTOCOL_L2TP = 115 };
 
 enum tunnel_port {
     PORT_L2TP = 1701,
@@ -49,6 +49,8 @@ static enum decode_result enter_tunnel(const struct packet *carrier, struct pack
         return enter_udp(carrier, cursor, packet);
     case PROTOCOL_GRE:
         return tunnel_gre(cursor, packet);
+    case PROTOCOL_L2TP:
+        return tunnel_l2tp_ip(cursor, packet);
     case PROTOCOL_IPV4:
         tunnel_note(packet, CAPTURE_TUNNEL_TYPE_IP_IN_IP, 0);
         return decode_ipv4(cursor, packet);

@@ -8,6 +8,7 @@
 #include "jarvis_capture.h"
 
 enum decode_result tunnel_gre(struct cursor cursor, struct packet *packet);
+enum decode_result tunnel_l2tp_ip(struct cursor cursor, struct packet *packet); /* L2TPv3 right over IP */
 
 /* From behind the UDP header on. */
 enum decode_result tunnel_vxlan(struct cursor cursor, struct packet *packet);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* VXLAN (RFC 7348), GENEVE (RFC 8926), GTP-U (3GPP TS 29.281), Teredo (RFC 4380), L2TPv2 (RFC 2661): from behind the UDP header.
- */
+/* VXLAN (RFC 7348), GENEVE (RFC 8926), GTP-U (3GPP TS 29.281), Teredo (RFC 4380): from behind the UDP header. */
 #include "decode/tunnel.h"
 
 enum vxlan { VXLAN_HEADER = 8, VXLAN_VNI_VALID = 0x08 };
@@ -30,14 +29,6 @@ enum teredo {
     TEREDO_AUTHENTICATION_FIXED = 13, /* type, two lengths, nonce, confirmation */
     TEREDO_ORIGIN = 0x0000,
     TEREDO_ORIGIN_LENGTH = 8,
-};
-
-enum l2tp_flag {
-    L2TP_CONTROL = 0x8000,
-    L2TP_LENGTH = 0x4000,
-    L2TP_SEQUENCE = 0x0800,
-    L2TP_OFFSET = 0x0200,
-    L2TP_VERSION = 0x000f,
 };
 
 enum decode_result tunnel_vxlan(struct cursor cursor, struct packet *packet) {
@@ -109,24 +100,4 @@ enum decode_result tunnel_teredo(struct cursor cursor, struct packet *packet) {
     if (cursor.left >= TEREDO_ORIGIN_LENGTH && load_be16(cursor.at) == TEREDO_ORIGIN)
         cursor_skip(&cursor, TEREDO_ORIGIN_LENGTH);
     return decode_ipv6(cursor, packet);
-}
-
-/* Data messages of version 2. Version 3 hides the length of its cookie in the sessions' set-up: it cannot be read by itself. */
-enum decode_result tunnel_l2tp(struct cursor cursor, struct packet *packet) {
-    if (cursor.left < 2)
-        return DECODE_MALFORMED;
-    uint16_t flags = load_be16(cursor.at);
-    if (flags & L2TP_CONTROL || (flags & L2TP_VERSION) != 2)
-        return DECODE_NON_IP;
-    uint32_t ids_at = flags & L2TP_LENGTH ? 4 : 2;
-    uint32_t header = ids_at + 4 + (flags & L2TP_SEQUENCE ? 4 : 0) + (flags & L2TP_OFFSET ? 2 : 0);
-    if (cursor.left < header)
-        return DECODE_MALFORMED;
-    tunnel_note(packet, CAPTURE_TUNNEL_TYPE_L2TP, load_be32(cursor.at + ids_at));
-    if (flags & L2TP_OFFSET)
-        header += load_be16(cursor.at + header - 2);
-    if (cursor.left < header)
-        return DECODE_MALFORMED;
-    cursor_skip(&cursor, header);
-    return decode_ppp(cursor, packet);
 }

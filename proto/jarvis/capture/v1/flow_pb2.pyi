@@ -89,7 +89,9 @@ class _TunnelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TunnelType
     TUNNEL_TYPE_IP_IN_IP: _TunnelType.ValueType  # 6
     TUNNEL_TYPE_TEREDO: _TunnelType.ValueType  # 7
     TUNNEL_TYPE_L2TP: _TunnelType.ValueType  # 8
-    """Id: tunnel id * 65536 + session id."""
+    """Version 2. Id: tunnel id * 65536 + session id."""
+    TUNNEL_TYPE_L2TP_V3: _TunnelType.ValueType  # 9
+    """Version 3. Id: the session id."""
 
 class TunnelType(_TunnelType, metaclass=_TunnelTypeEnumTypeWrapper):
     """What carries an inner flow. 0: the flow is not seen inside a tunnel."""
@@ -108,7 +110,9 @@ TUNNEL_TYPE_GTP_U: TunnelType.ValueType  # 5
 TUNNEL_TYPE_IP_IN_IP: TunnelType.ValueType  # 6
 TUNNEL_TYPE_TEREDO: TunnelType.ValueType  # 7
 TUNNEL_TYPE_L2TP: TunnelType.ValueType  # 8
-"""Id: tunnel id * 65536 + session id."""
+"""Version 2. Id: tunnel id * 65536 + session id."""
+TUNNEL_TYPE_L2TP_V3: TunnelType.ValueType  # 9
+"""Version 3. Id: the session id."""
 Global___TunnelType: _TypeAlias = TunnelType  # noqa: Y015
 
 class _LossPoint:
