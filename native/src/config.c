@@ -109,6 +109,16 @@ static int check_sizes(const struct capture_config *config, struct capture_error
     return CAPTURE_OK;
 }
 
+static int check_busy_poll(const struct capture_config *config, struct capture_error_info *error) {
+    if (config->busy_poll_us > CONFIG_BUSY_POLL_US_MAX)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "busy_poll_us", "busy_poll_us is %u: accepted are 0 (off) to %d",
+                            config->busy_poll_us, CONFIG_BUSY_POLL_US_MAX);
+    if (config->files && config->busy_poll_us)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "busy_poll_us",
+                            "busy_poll_us is %u: files have no driver to poll, accepted is 0", config->busy_poll_us);
+    return CAPTURE_OK;
+}
+
 static int check_timestamp_source(const struct capture_config *config, struct capture_error_info *error) {
     static const char *const names[] = {"default", "kernel", "hardware", "ptp", "ntp"};
     if (config->timestamp_source > CAPTURE_TIMESTAMP_NTP)
@@ -146,6 +156,8 @@ int capture_config_validate(const struct capture_config *config, struct capture_
         code = check_workers(config, error);
     if (code == CAPTURE_OK)
         code = check_timestamp_source(config, error);
+    if (code == CAPTURE_OK)
+        code = check_busy_poll(config, error);
     if (code == CAPTURE_OK)
         code = check_eal_args(config, error);
     return code;

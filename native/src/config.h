@@ -5,7 +5,7 @@
 
 #include "jarvis_capture.h"
 
-enum { CONFIG_SNAPLEN_DEFAULT = 262144, CONFIG_BUFFER_MB_DEFAULT = 64, CONFIG_WORKERS_MAX = 64 };
+enum { CONFIG_SNAPLEN_DEFAULT = 262144, CONFIG_BUFFER_MB_DEFAULT = 64, CONFIG_WORKERS_MAX = 64, CONFIG_BUSY_POLL_US_MAX = 1000 };
 
 /* Checks every field but `filter` (see frame_filter_compile) and what depends on the backend (see backend_select).
  * CAPTURE_OK, or CAPTURE_ERR_INVALID with the field, its value and what would be accepted. Any thread. */

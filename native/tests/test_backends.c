@@ -48,6 +48,9 @@ static void sizes_out_of_range_are_refused_with_what_is_accepted(void) {
     CHECK_VALID(live("lo"), buffer_size_mb, 8192);
     CHECK_INVALID(live("lo"), packet_ring_mb, 8193, "packet_ring_mb is 8193: accepted are 0 (off) to 8192");
     CHECK_VALID(live("lo"), packet_ring_mb, 1);
+    CHECK_INVALID(live("lo"), busy_poll_us, 1001, "busy_poll_us is 1001: accepted are 0 (off) to 1000");
+    CHECK_INVALID(offline(), busy_poll_us, 1, "busy_poll_us is 1: files have no driver to poll, accepted is 0");
+    CHECK_VALID(live("lo"), busy_poll_us, 1000);
     CHECK_INVALID(live("lo"), workers, 65, "workers is 65: accepted are 0");
     CHECK_VALID(live("lo"), workers, 64);
     CHECK_INVALID(live("lo"), struct_size, 8, "struct_size is 8: accepted is");

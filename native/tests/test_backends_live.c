@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the live backends deliver and count. Needs root and iproute2; else skips. */
+#include "backend/afpacket.h"
 #include "filter.h"
 #include "live_link.h"
 
@@ -89,6 +90,28 @@ static void a_read_waits_no_longer_than_its_timeout(void) {
         uint64_t waited = now_ns(CLOCK_MONOTONIC) - start;
         CHECK(waited >= 100000000 && waited < 1000000000);
         live_backends[i]->close(state);
+    }
+}
+
+static void afpacket_busy_polls_when_asked_and_says_how_it_captures(void) {
+    for (uint32_t us = 0; us <= 50; us += 50) {
+        struct capture_config config = config_for("jarvis0");
+        config.busy_poll_us = us;
+        struct afpacket_state *state = open_backend(&afpacket_backend, &config);
+        int value = -1;
+        socklen_t length = sizeof value;
+        CHECK_EQUAL(0, getsockopt(state->socket, SOL_SOCKET, SO_BUSY_POLL, &value, &length));
+        CHECK(us ? value == 50 : value >= 0); /* off: what sysctl net.core.busy_read says */
+        char text[128];
+        afpacket_backend.describe(state, text, sizeof text);
+        CHECK_TEXT(us ? "TPACKET_V3, 64 blocks of 1024 KiB a worker, busy poll 50 us" : "TPACKET_V3, 64 blocks of 1024 KiB a worker",
+                   text);
+        int sender = sender_on("jarvis1");
+        for (int i = 0; i < 100; i++)
+            send_frame(sender, 100, 1, 9, -1);
+        CHECK_EQUAL(100, drain(&afpacket_backend, state, NULL, NULL));
+        close(sender);
+        afpacket_backend.close(state);
     }
 }
 
@@ -352,6 +375,7 @@ int main(void) {
     RUN(every_frame_arrives_once_whole_and_in_order);
     RUN(a_single_frame_on_a_quiet_link_is_delivered_soon);
     RUN(a_read_waits_no_longer_than_its_timeout);
+    RUN(afpacket_busy_polls_when_asked_and_says_how_it_captures);
     RUN(frames_that_this_host_sends_are_captured_too);
     RUN(vlan_tags_filter_alike_whether_the_kernel_took_them_off_or_not);
     RUN(frames_longer_than_snaplen_are_cut_and_marked);

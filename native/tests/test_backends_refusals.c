@@ -3,6 +3,8 @@
  * skips. */
 #include "live_link.h"
 
+#include <linux/capability.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static void check_refused(const struct capture_backend_ops *ops, const struct capture_config *config, int code, const char *field,
@@ -84,6 +86,44 @@ static void without_cap_net_raw_the_error_says_so(void) {
     CHECK_EQUAL(0, status);
 }
 
+static void drop_net_admin(void) {
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    CHECK_EQUAL(0, syscall(SYS_capget, &header, data));
+    data[0].effective &= ~(1u << CAP_NET_ADMIN);
+    CHECK_EQUAL(0, syscall(SYS_capset, &header, data));
+}
+
+static void busy_polling_needs_cap_net_admin_and_says_so(void) {
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        drop_net_admin();
+        struct capture_config config = config_for("jarvis0");
+        afpacket_backend.close(open_backend(&afpacket_backend, &config));
+        config.busy_poll_us = 50;
+        check_refused(&afpacket_backend, &config, CAPTURE_ERR_PERMISSION, "busy_poll_us",
+                      "busy_poll_us is 50: the kernel refuses it on interface jarvis0: CAP_NET_ADMIN is missing");
+        _exit(0);
+    }
+    int status;
+    CHECK_EQUAL(child, waitpid(child, &status, 0));
+    CHECK_EQUAL(0, status);
+}
+
+static void a_backend_that_cannot_busy_poll_is_refused_with_it_and_passed_by(void) {
+    struct capture_config config = config_for("jarvis0");
+    struct capture_error_info error = {0};
+    char name[16];
+    config.busy_poll_us = 50;
+    CHECK_EQUAL(CAPTURE_OK, capture_select_backend(&config, name, &error));
+    CHECK_TEXT("afpacket", name);
+    config.backend = "pcap";
+    CHECK_EQUAL(CAPTURE_ERR_INVALID, capture_select_backend(&config, name, &error));
+    CHECK_TEXT("busy_poll_us", error.field);
+    CHECK_TEXT("busy_poll_us is 50: with backend pcap accepted is 0 (afpacket and xdp: to 1000)", error.message);
+}
+
 /* The error may come once what the ring held was read; one that goes may be seen to go down first. */
 static void check_failure(const struct capture_backend_ops *ops, void *state, int code, const char *word) {
     struct frame_batch batch;
@@ -135,6 +175,8 @@ int main(void) {
     RUN(auto_takes_afpacket_where_it_can_and_pcap_where_not);
     RUN(an_interface_that_is_down_is_refused_before_anything_is_opened);
     RUN(without_cap_net_raw_the_error_says_so);
+    RUN(busy_polling_needs_cap_net_admin_and_says_so);
+    RUN(a_backend_that_cannot_busy_poll_is_refused_with_it_and_passed_by);
     RUN(an_interface_that_is_down_is_told_and_delivers_again_when_it_is_up_and_one_that_is_gone_is_an_error);
     return 0;
 }

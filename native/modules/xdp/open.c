@@ -38,6 +38,8 @@ static int open_sockets(struct xdp_state *state, const struct capture_config *co
     for (uint32_t at = queue; at < found->queues; at += queues) {
         int code = xdp_socket_open(&state->sockets[state->socket_count++], state->interface, at, state->program->native,
                                    frame_size_for(found->mtu), bytes_of_queue(config, found->queues), error);
+        if (code == CAPTURE_OK)
+            code = interface_busy_poll(state->sockets[state->socket_count - 1].fd, state->interface, config->busy_poll_us, error);
         if (code != CAPTURE_OK)
             return code;
     }
@@ -97,6 +99,7 @@ int xdp_open(const struct capture_config *config, uint32_t queue, uint32_t queue
         return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "interface", "no memory for the capture");
     pthread_mutex_init(&state->lock, NULL);
     state->examiner = -1;
+    state->busy_poll_us = config->busy_poll_us;
     state->snaplen = capture_config_snaplen(config);
     snprintf(state->interface, sizeof state->interface, "%s", config->interface);
     int code = prepare(state, config, queue, queues, error);

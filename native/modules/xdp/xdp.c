@@ -7,7 +7,8 @@
  *
  * Waiting: the kernel wakes a socket's reader for every frame, which costs more than metering it. So while frames come the reader
  * naps and takes what has gathered, and only when that is nothing does it wait to be woken. A nap is so short that a queue's
- * memory holds what 30 million frames a second bring meanwhile, and 1 ms at most.
+ * memory holds what 30 million frames a second bring meanwhile, and 1 ms at most. With busy_poll_us it does not nap but has the
+ * kernel poll the driver for so long.
  *
  * Time: the XDP program reads the kernel's CLOCK_MONOTONIC for each frame before it goes into the ring; the wall clock's distance
  * from it is measured here every MEASURE_NS of that time, and taken over when it has moved (the wall clock was set) by more than
@@ -223,12 +224,25 @@ static void nap(const struct xdp_state *state) {
     (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL); /* a signal may end it early */
 }
 
+/* Asked for frames, the kernel runs the driver's poll itself (busy_poll_us: for so long before it sleeps). */
+static void busy_poll(struct xdp_state *state, struct frame_batch *batch) {
+    int64_t until = clock_ns(CLOCK_MONOTONIC) + (int64_t)state->busy_poll_us * 1000;
+    do {
+        for (uint32_t i = 0; i < state->socket_count; i++)
+            (void)recvfrom(state->sockets[i].fd, NULL, 0, MSG_DONTWAIT, NULL, NULL); /* poll() below tells of errors */
+    } while (collect(state, batch) == 0 && clock_ns(CLOCK_MONOTONIC) < until);
+}
+
 static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, struct capture_error_info *error) {
     struct xdp_state *state = opaque;
     batch->count = 0;
-    if (collect(state, batch) == 0 && state->busy && timeout_ms > 0) {
-        nap(state);
-        collect(state, batch);
+    if (collect(state, batch) == 0 && timeout_ms > 0) {
+        if (state->busy_poll_us) {
+            busy_poll(state, batch);
+        } else if (state->busy) {
+            nap(state);
+            collect(state, batch);
+        }
     }
     int result = batch->count > 0 || timeout_ms == 0 ? 0 : wait_for_frames(state, timeout_ms, error);
     if (result > 0)
@@ -308,6 +322,8 @@ static void describe(void *opaque, char *text, size_t size) {
                         state->program->native ? "native" : "generic", first->zero_copy ? "zero-copy" : "copy",
                         state->socket_count, state->socket_count == 1 ? "" : "s", first->frame_count, first->frame_size,
                         first->huge_pages ? "huge" : "normal");
+    if (state->busy_poll_us && used > 0 && (size_t)used < size)
+        used += snprintf(text + used, size - (size_t)used, ", busy poll %u us", state->busy_poll_us);
     if (unstamped && used > 0 && (size_t)used < size)
         used +=
             snprintf(text + used, size - (size_t)used, "; %llu frames stamped late, when read", (unsigned long long)unstamped);
@@ -321,6 +337,7 @@ static const struct capture_backend_ops xdp_backend = {
     .description = "Linux AF_XDP, takes frames before the host's stack, a socket per receive queue",
     .live = true,
     .many_queues = true,
+    .busy_polls = true,
     .rank = 30,
     .probe = probe,
     .automatic = automatic,

@@ -111,6 +111,7 @@ struct xdp_state {
     char interface[IFNAMSIZ];
     int index;
     uint32_t snaplen;
+    uint32_t busy_poll_us;
     bool loses_tags; /* the card takes VLAN tags off before the program sees the frame */
     struct xdp_program *program;
     struct xdp_socket *sockets;

@@ -172,11 +172,19 @@ static void quiesce(void *opaque) {
     interface_shut(state->socket);
 }
 
+static void describe(void *opaque, char *text, size_t size) {
+    const struct afpacket_state *state = opaque;
+    int used = snprintf(text, size, "TPACKET_V3, %u blocks of %u KiB a worker", state->block_count, state->block_size >> 10);
+    if (state->busy_poll_us && used > 0 && (size_t)used < size)
+        snprintf(text + used, size - (size_t)used, ", busy poll %u us", state->busy_poll_us);
+}
+
 const struct capture_backend_ops afpacket_backend = {
     .name = "afpacket",
     .description = "Linux AF_PACKET, mapped TPACKET_V3 ring, a queue per worker",
     .live = true,
     .many_queues = true,
+    .busy_polls = true,
     .rank = 20,
     .probe = probe,
     .open = afpacket_open,
@@ -185,5 +193,6 @@ const struct capture_backend_ops afpacket_backend = {
     .release = release,
     .stats = stats,
     .quiesce = quiesce,
+    .describe = describe,
     .close = afpacket_close,
 };

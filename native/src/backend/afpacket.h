@@ -20,6 +20,7 @@ struct afpacket_state {
     bool loopback;
     uint8_t *ring;
     uint32_t block_size, block_count;
+    uint32_t busy_poll_us;
     struct fanout_group *group; /* NULL: only queue */
 
     /* the reader's place */

@@ -247,6 +247,8 @@ static int prepare(struct afpacket_state *state, const struct capture_config *co
     if (code == CAPTURE_OK)
         code = join_fanout(state, config, queues, error);
     if (code == CAPTURE_OK)
+        code = interface_busy_poll(state->socket, state->interface, config->busy_poll_us, error);
+    if (code == CAPTURE_OK)
         code = admit_frames(state, config, error);
     return code;
 }
@@ -257,6 +259,7 @@ int afpacket_open(const struct capture_config *config, uint32_t queue, uint32_t 
     if (!state)
         return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "interface", "no memory for the capture");
     pthread_mutex_init(&state->lock, NULL);
+    state->busy_poll_us = config->busy_poll_us;
     snprintf(state->interface, sizeof state->interface, "%s", config->interface);
     int code = prepare(state, config, queue, queues, error);
     if (code != CAPTURE_OK) {

@@ -15,6 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { BUSY_POLL_FRAMES = 64 }; /* taken from the driver at a time: a batch of ours */
+
 bool interface_may_capture(char *reason, size_t size) {
     int probe = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
     if (probe >= 0) {
@@ -26,6 +28,25 @@ bool interface_may_capture(char *reason, size_t size) {
     else
         snprintf(reason, size, "packet sockets cannot be opened: %s", strerror(errno));
     return false;
+}
+
+static bool set_option(int socket, int option, uint32_t value) {
+    return setsockopt(socket, SOL_SOCKET, option, &value, sizeof value) == 0;
+}
+
+int interface_busy_poll(int socket, const char *name, uint32_t busy_poll_us, struct capture_error_info *error) {
+    if (busy_poll_us == 0)
+        return CAPTURE_OK;
+    bool set = set_option(socket, SO_BUSY_POLL, busy_poll_us);
+    /* Linux 5.11 has the other two. */
+    if (set && ((set_option(socket, SO_PREFER_BUSY_POLL, 1) && set_option(socket, SO_BUSY_POLL_BUDGET, BUSY_POLL_FRAMES)) ||
+                errno == ENOPROTOOPT))
+        return CAPTURE_OK;
+    return capture_fail(error, errno == EPERM ? CAPTURE_ERR_PERMISSION : CAPTURE_ERR_IO, "busy_poll_us",
+                        "busy_poll_us is %u: the kernel refuses it on interface %s: %s", busy_poll_us, name,
+                        errno == EPERM         ? "CAP_NET_ADMIN is missing"
+                        : errno == ENOPROTOOPT ? "it was built without CONFIG_NET_RX_BUSY_POLL"
+                                               : strerror(errno));
 }
 
 int interface_examine(int socket, const char *name, int *index, int *hardware, struct capture_error_info *error) {

@@ -36,6 +36,10 @@ int interface_failed(const char *name, int index, int reason, struct capture_err
  * socket's error. */
 int interface_check(int socket, const char *name, int index, struct capture_error_info *error);
 
+/* Has the kernel poll the driver for busy_poll_us (0: does nothing) before a reader of this socket sleeps, in preference to
+ * interrupts and in larger batches where the kernel knows that. Needs CAP_NET_ADMIN. `name` is for the error. */
+int interface_busy_poll(int socket, const char *name, uint32_t busy_poll_us, struct capture_error_info *error);
+
 /* Lets no new frame into a packet socket; its ring stays. Cannot fail on a packet socket but for lack of memory, and then frames
  * go on coming: whoever drains must bound the time. */
 void interface_shut(int socket);

@@ -60,6 +60,10 @@ static int check_fit(const struct capture_config *config, const struct capture_b
     if (config->workers > 1 && !ops->many_queues)
         return capture_fail(error, CAPTURE_ERR_INVALID, "workers", "workers is %u: with backend %s accepted are 0 and 1",
                             config->workers, ops->name);
+    if (config->busy_poll_us && !ops->busy_polls)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "busy_poll_us",
+                            "busy_poll_us is %u: with backend %s accepted is 0 (afpacket and xdp: to 1000)", config->busy_poll_us,
+                            ops->name);
     return ops->check ? ops->check(config, error) : CAPTURE_OK;
 }
 

@@ -95,6 +95,22 @@ static void a_single_frame_on_a_quiet_link_is_delivered_at_once(void) {
     xdp->close(state);
 }
 
+static void busy_polling_delivers_every_frame_and_is_told(void) {
+    struct capture_config config = config_for("jarvis0");
+    config.busy_poll_us = 50;
+    void *state = open_backend(xdp, &config);
+    int sender = sender_on("jarvis1");
+    struct order order = {.next_port = 1000};
+    for (uint16_t port = 1000; port < 6000; port++)
+        send_frame(sender, 100, port, 9, -1);
+    CHECK_EQUAL(5000, drain(xdp, state, check_order, &order));
+    char text[256];
+    xdp->describe(state, text, sizeof text);
+    CHECK(strstr(text, ", busy poll 50 us") != NULL);
+    close(sender);
+    xdp->close(state);
+}
+
 static void check_tag(const struct frame *frame, void *context) {
     (void)context;
     CHECK_EQUAL(0, frame->flags);
@@ -271,6 +287,7 @@ int main(void) {
     RUN(every_frame_arrives_once_whole_and_in_order);
     RUN(a_frame_has_the_time_of_its_arrival_and_not_of_its_reading);
     RUN(a_single_frame_on_a_quiet_link_is_delivered_at_once);
+    RUN(busy_polling_delivers_every_frame_and_is_told);
     RUN(vlan_tags_stay_in_the_frame);
     RUN(frames_longer_than_snaplen_are_cut_and_marked);
     RUN(the_longest_frame_an_mtu_allows_arrives_whole);
