@@ -68,6 +68,7 @@ class CapturePlan:
     timestamp_source: TimestampSource
     promiscuous: bool
     exclusive: bool
+    busy_poll_us: int
     max_flows: int
     idle_timeout_s: float
     active_timeout_s: float
@@ -120,6 +121,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         timestamp_source=_TIMESTAMP_SOURCES[spec.timestamp_source],
         promiscuous=spec.promiscuous,
         exclusive=spec.exclusive,
+        busy_poll_us=spec.busy_poll_us,
         max_flows=spec.max_flows or DEFAULT_MAX_FLOWS,
         idle_timeout_s=_seconds(spec.idle_timeout) if spec.HasField("idle_timeout") else DEFAULT_IDLE_S,
         active_timeout_s=_seconds(spec.active_timeout) if spec.HasField("active_timeout") else DEFAULT_ACTIVE_S,

@@ -273,6 +273,7 @@ class CaptureManager:
             filter=plan.filter,
             promiscuous=plan.promiscuous,
             exclusive=plan.exclusive,
+            busy_poll_us=plan.busy_poll_us,
             timestamp_source=plan.timestamp_source,
             workers=plan.workers,
             worker_cpus=plan.worker_cpus,

@@ -41,6 +41,17 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     _range("spec.snaplen", spec.snaplen, 64, 262_144)
     _range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
     _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
+    _check_selection(spec)
+    for field in ("idle_timeout", "active_timeout"):
+        if spec.HasField(field):
+            _duration_range(f"spec.{field}", getattr(spec, field), 0, 24 * 3600 * _S)
+
+
+def _check_selection(spec: capture_pb2.CaptureSpec) -> None:
+    """Which packets make which flows, and how they are waited for."""
+    _range("spec.busy_poll_us", spec.busy_poll_us, 0, 1000)
+    if spec.busy_poll_us and spec.files:
+        raise bad_field("spec.busy_poll_us", f"{spec.busy_poll_us} with files: they have no driver to poll, 0 is accepted")
     if spec.tunnel not in capture_pb2.Tunnel.values():
         raise bad_field("spec.tunnel", f"{spec.tunnel}: one of Tunnel's values is accepted")
     if spec.mirror_timestamps and spec.tunnel not in {capture_pb2.TUNNEL_INNER, capture_pb2.TUNNEL_BOTH}:
@@ -51,9 +62,6 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
         accepted = "1..1000000 is accepted with sampling, 0 without"
         raise bad_field("spec.sampling_interval", f"{spec.sampling_interval} with sampling {spec.sampling}: {accepted}")
     _range("spec.sampling_interval", spec.sampling_interval, 1, 1_000_000)
-    for field in ("idle_timeout", "active_timeout"):
-        if spec.HasField(field):
-            _duration_range(f"spec.{field}", getattr(spec, field), 0, 24 * 3600 * _S)
 
 
 def check_query(query: capture_pb2.FlowQuery) -> None:

@@ -308,6 +308,8 @@ async def test_an_agents_own_refusal_reaches_the_operator_with_its_reason(fleet:
         ({"interface": "eth0", "max_flows": 4095}, "spec.max_flows"),
         ({"interface": "eth0", "tunnel": 4}, "spec.tunnel"),
         ({"interface": "eth0", "mirror_timestamps": True, "tunnel": 1}, "spec.mirror_timestamps"),
+        ({"interface": "eth0", "busy_poll_us": 1001}, "spec.busy_poll_us"),
+        ({"files": ["a.pcap"], "busy_poll_us": 10}, "spec.busy_poll_us"),
         ({"interface": "eth0", "sampling": 3}, "spec.sampling"),
         ({"interface": "eth0", "sampling": 1}, "spec.sampling_interval"),
         ({"interface": "eth0", "sampling": 1, "sampling_interval": 1_000_001}, "spec.sampling_interval"),

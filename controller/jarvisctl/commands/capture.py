@@ -105,6 +105,14 @@ def start(
         bool,
         typer.Option("--exclusive", help="Let backend xdp take an interface's frames away from a host that uses it itself."),
     ] = False,
+    busy_poll_us: Annotated[
+        int,
+        typer.Option(
+            "--busy-poll-us",
+            metavar="US",
+            help="With afpacket and xdp the kernel polls the driver for so long before it sleeps: 0 (off) to 1,000.",
+        ),
+    ] = 0,
     max_flows: Annotated[int, typer.Option("--max-flows", metavar="N", help="Live flows: 4,096 to 16,777,216.")] = 1_048_576,
     idle_timeout: Annotated[
         str, typer.Option("--idle-timeout", metavar="TIME", help="Ends a flow without packets: 30s, 5m, seconds; 0: never.")
@@ -149,6 +157,7 @@ def start(
         timestamp_source=_TIMESTAMP_SOURCES[timestamp_source],
         promiscuous=promiscuous,
         exclusive=exclusive,
+        busy_poll_us=check_range("--busy-poll-us", busy_poll_us, 0, 1000, "us"),
         max_flows=check_range("--max-flows", max_flows, 4096, 16_777_216, "flows"),
         idle_timeout=to_duration(parse_duration("--idle-timeout", idle_timeout)),
         active_timeout=to_duration(parse_duration("--active-timeout", active_timeout)),
@@ -211,6 +220,8 @@ def _check_source(spec: capture_pb2.CaptureSpec) -> None:
         )
     if spec.exclusive and spec.backend != Backend.XDP:
         raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with it is xdp")
+    if spec.files and spec.busy_poll_us:
+        raise usage_error(f"--busy-poll-us is {spec.busy_poll_us} and --file is {spec.files[0]!r}: accepted for files is 0")
     if spec.files and spec.backend not in {Backend.AUTO, Backend.FILE}:
         raise usage_error(f"--backend is {spec.backend!r} and --file is {spec.files[0]!r}: accepted for files are auto and file")
 

@@ -24,6 +24,7 @@ ACCEPTED = {
     "snaplen": "0 (262144) and 64 to 262144",
     "buffer_size_mb": "0 (64) and 64 to 8192",
     "workers": "0 to 64",
+    "busy_poll_us": "0 (off) to 1000",
     "packet_ring_mb": "0 (off) and 1 to 8192",
     "max_flows": "0 (1048576) and 4096 to 16777216",
     "idle_timeout_s": "0 (never) and 1 to 86400",
@@ -95,6 +96,7 @@ def capture_config(
     exclusive: bool,
     dpdk_eal_args: Sequence[str],
     loss_threshold: int,
+    busy_poll_us: int,
 ) -> Kept:
     """`struct capture_config`."""
     config = ffi.new("struct capture_config *")
@@ -121,6 +123,7 @@ def capture_config(
     config.packet_ring_mb = unsigned("packet_ring_mb", packet_ring_mb)
     config.exclusive = bool(exclusive)
     config.loss_threshold = unsigned("loss_threshold", loss_threshold, 64)
+    config.busy_poll_us = unsigned("busy_poll_us", busy_poll_us)
     return config, kept
 
 

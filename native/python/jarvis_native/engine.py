@@ -77,6 +77,8 @@ class PacketCaptureEngine:
         exclusive: backends "xdp" and "dpdk" may take the frames of an interface away from a host that uses the interface itself.
         dpdk_eal_args: for backend "dpdk", what DPDK is started with, once for the process: see docs/dpdk.md.
         loss_threshold: more frames lost than this within one second raise an event (`next_events`); 0 = any.
+        busy_poll_us: backends "afpacket" and "xdp": microseconds for which the kernel polls the driver before it sleeps, 0 (off)
+            to 1,000. Needs CAP_NET_ADMIN.
         firmware: from `load_firmware`; default: the process's, or loaded from the default directory.
         allow_unsigned: passed to `load_firmware` when it is called here; for scripts only.
 
@@ -102,6 +104,7 @@ class PacketCaptureEngine:
         exclusive: bool = False,
         dpdk_eal_args: Sequence[str] = (),
         loss_threshold: int = 0,
+        busy_poll_us: int = 0,
         firmware: Firmware | None = None,
         allow_unsigned: bool = False,
     ) -> None:
@@ -131,6 +134,7 @@ class PacketCaptureEngine:
             exclusive=exclusive,
             dpdk_eal_args=dpdk_eal_args,
             loss_threshold=loss_threshold,
+            busy_poll_us=busy_poll_us,
         )
         self._backend = self._select_backend(config)
         out, info = self._ffi.new("capture_t **"), self._error_info()

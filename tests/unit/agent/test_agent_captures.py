@@ -138,6 +138,13 @@ def test_the_tunnel_of_a_specification_is_outer_unless_asked_otherwise() -> None
     assert violation(unknown, None) == "spec.tunnel"
 
 
+def test_busy_polling_reaches_the_engine_as_asked() -> None:
+    for us in (0, 50):
+        assert (
+            plan_capture(CaptureSpec(interface="eth0", busy_poll_us=us), replay_directory=None, worker_cpus=()).busy_poll_us == us
+        )
+
+
 def test_mirrors_times_are_taken_only_when_asked() -> None:
     for asked in (False, True):
         spec = CaptureSpec(interface="eth0", tunnel=TUNNEL_INNER, mirror_timestamps=asked)

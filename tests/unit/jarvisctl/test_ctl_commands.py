@@ -187,6 +187,7 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
         "--snaplen", "128", "--buffer-size-mb", "256", "--timestamp-source", "hardware", "--promiscuous",
         "--max-flows", "4096", "--idle-timeout", "1m30s", "--active-timeout", "0", "--tunnel", "both", "--loss-threshold", "1000",
         "--sampling", "flow-hash:1000", "--mirror-timestamps",
+        "--busy-poll-us", "50",
     )  # fmt: skip
     assert result.code == 0, result.err
     request = controller.service.requests[-1]
@@ -194,7 +195,7 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
         interface="eth0", backend="afpacket", filter="tcp port 80", snaplen=128, buffer_size_mb=256, max_flows=4096,
         timestamp_source=capture_pb2.TIMESTAMP_SOURCE_HARDWARE, promiscuous=True, tunnel=capture_pb2.TUNNEL_BOTH,
         loss_threshold=1000,
-        sampling=capture_pb2.SAMPLING_FLOW_HASH, sampling_interval=1000, mirror_timestamps=True,
+        sampling=capture_pb2.SAMPLING_FLOW_HASH, sampling_interval=1000, mirror_timestamps=True, busy_poll_us=50,
     )  # fmt: skip
     expected.idle_timeout.seconds = 90
     expected.active_timeout.SetInParent()

@@ -142,6 +142,8 @@ def test_backends_are_listed_with_reasons(firmware: Firmware) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "field", "shown"),
     [
+        ({"busy_poll_us": 1001}, InvalidArgument, "busy_poll_us", "1001"),
+        ({"busy_poll_us": 5}, InvalidArgument, "busy_poll_us", "files have no driver to poll"),
         ({"snaplen": 12}, InvalidArgument, "snaplen", "12"),
         ({"snaplen": -1}, InvalidArgument, "snaplen", "-1"),
         ({"buffer_size_mb": 9000}, InvalidArgument, "buffer_size_mb", "9000"),
