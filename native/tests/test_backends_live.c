@@ -104,7 +104,8 @@ static void afpacket_busy_polls_when_asked_and_says_how_it_captures(void) {
         CHECK(us ? value == 50 : value >= 0); /* off: what sysctl net.core.busy_read says */
         char text[128];
         afpacket_backend.describe(state, text, sizeof text);
-        CHECK_TEXT(us ? "TPACKET_V3, 64 blocks of 1024 KiB a worker, busy poll 50 us" : "TPACKET_V3, 64 blocks of 1024 KiB a worker",
+        CHECK_TEXT(us ? "TPACKET_V3, 64 blocks of 1024 KiB a worker, busy poll 50 us"
+                      : "TPACKET_V3, 64 blocks of 1024 KiB a worker",
                    text);
         int sender = sender_on("jarvis1");
         for (int i = 0; i < 100; i++)

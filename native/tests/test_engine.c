@@ -147,9 +147,11 @@ static void flow_settings_out_of_range_are_named(void) {
          "mirror_timestamps is true and tunnel is 0 (outer): accepted with tunnel 1 (inner) and 2 (both)"},
         {{.sampling = 3}, "sampling", "sampling is 3: accepted are 0 (none), 1 (systematic) and 2 (flow-hash)"},
         {{.sampling_interval = 9}, "sampling_interval", "sampling_interval is 9 and sampling is 0 (none): accepted is 0"},
-        {{.sampling = 1}, "sampling_interval",
+        {{.sampling = 1},
+         "sampling_interval",
          "sampling_interval is 0 and sampling is 1 (systematic): accepted are 1 to 1000000"},
-        {{.sampling = 2, .sampling_interval = 1000001}, "sampling_interval",
+        {{.sampling = 2, .sampling_interval = 1000001},
+         "sampling_interval",
          "sampling_interval is 1000001 and sampling is 2 (flow-hash): accepted are 1 to 1000000"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -69,8 +69,8 @@ static capture_t *capture_loopback(const char *backend, uint32_t workers, uint64
 static struct capture_stats stats_of(capture_t *capture) {
     struct capture_stats s;
     CHECK_EQUAL(CAPTURE_OK, capture_get_stats(capture, &s));
-    CHECK_EQUAL(s.received, s.metered + s.filtered + s.unsampled + s.non_ip + s.malformed + s.paused + s.dropped_nic + s.dropped_kernel +
-                                s.dropped_user + s.in_flight);
+    CHECK_EQUAL(s.received, s.metered + s.filtered + s.unsampled + s.non_ip + s.malformed + s.paused + s.dropped_nic +
+                                s.dropped_kernel + s.dropped_user + s.in_flight);
     return s;
 }
 

@@ -107,7 +107,8 @@ static inline void start(capture_t *capture) {
 
 static inline void check_balance(const struct capture_stats *stats) {
     CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->unsampled + stats->non_ip + stats->malformed +
-                                     stats->paused + stats->dropped_nic + stats->dropped_kernel + stats->dropped_user + stats->in_flight);
+                                     stats->paused + stats->dropped_nic + stats->dropped_kernel + stats->dropped_user +
+                                     stats->in_flight);
     uint64_t ended = 0;
     for (int reason = 1; reason <= CAPTURE_FLOW_END_RESOURCES; reason++)
         ended += stats->flows_ended[reason];

@@ -35,8 +35,8 @@ struct mirror_stamp {
     uint8_t hardware_id;
 };
 
-/* From a packet as decode_tunnelled takes it. False: there is no ERSPAN III header right behind its IP header, or its timestamp has
- * no unit that we know (granularity 11, 10^9 nanoseconds and more); *stamp is undefined. The frame must still be there. */
+/* From a packet as decode_tunnelled takes it. False: there is no ERSPAN III header right behind its IP header, or its timestamp
+ * has no unit that we know (granularity 11, 10^9 nanoseconds and more); *stamp is undefined. The frame must still be there. */
 bool decode_mirror_stamp(const struct packet *outer, struct mirror_stamp *stamp);
 
 #endif

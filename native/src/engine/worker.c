@@ -132,13 +132,15 @@ static uint32_t sample_batch(struct worker *worker, uint32_t packets, struct bat
 /* The other passes; returns how many packets were metered. The hash is one of them because it reads whole words of what the
  * decoder has just stored in pieces. */
 static uint32_t meter_batch(struct worker *worker, uint32_t packets, struct batch_tally *tally) {
-    bool sampling = worker->capture->flow_config.sampling != CAPTURE_SAMPLING_NONE;
-    if (__builtin_expect(sampling, 0))
+    if (__builtin_expect(worker->capture->flow_config.sampling != CAPTURE_SAMPLING_NONE, 0)) {
         packets = sample_batch(worker, packets, tally);
-    for (uint32_t i = 0; i < packets; i++) {
-        if (__builtin_expect(!sampling, 1))
+        for (uint32_t i = 0; i < packets; i++)
+            ask_for_flow(worker, &worker->packets[i]);
+    } else {
+        for (uint32_t i = 0; i < packets; i++) {
             complete_key(worker, &worker->packets[i]);
-        ask_for_flow(worker, &worker->packets[i]);
+            ask_for_flow(worker, &worker->packets[i]);
+        }
     }
     for (uint32_t i = 0; i < packets; i++)
         flow_table_prefetch_record(&worker->table, worker->packets[i].hash);

@@ -78,8 +78,8 @@ static inline void run_until(capture_t *capture, uint64_t frames) {
 }
 
 static inline uint64_t accounted(const struct capture_stats *stats) {
-    return stats->metered + stats->filtered + stats->unsampled + stats->non_ip + stats->malformed + stats->paused + stats->dropped_nic +
-           stats->dropped_kernel + stats->dropped_user + stats->in_flight;
+    return stats->metered + stats->filtered + stats->unsampled + stats->non_ip + stats->malformed + stats->paused +
+           stats->dropped_nic + stats->dropped_kernel + stats->dropped_user + stats->in_flight;
 }
 
 /* Stops gracefully; the counters then, which must add up. */
