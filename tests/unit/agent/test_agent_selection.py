@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the wire's specification to the core's counters: which packets an agent's capture selects, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from jarvis.capture.v1.capture_pb2 import (
+    CAPTURE_STATE_RUNNING,
+    SAMPLING_FLOW_HASH,
+    SAMPLING_SYSTEMATIC,
+    TUNNEL_INNER,
+    CaptureSpec,
+    CaptureStatus,
+)
+from jarvis_agent.captures import CaptureManager
+from jarvis_native.errors import InvalidArgument
+from jarvis_native.loader import Firmware
+
+from tests.support import DATA
+
+
+@pytest.fixture
+async def captures(firmware: Firmware) -> AsyncIterator[CaptureManager]:
+    manager = CaptureManager(
+        firmware=firmware,
+        replay_directory=DATA,
+        worker_cpus=(),
+        dpdk_eal_args=(),
+        flow_log_records=1024,
+        deadline_ns=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**11,
+        clock=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    )
+    yield manager
+    if manager.run is not None:
+        manager.run.stop(graceful=False)
+
+
+def wait_for_the_end(captures: CaptureManager) -> None:
+    while captures.status().state == CAPTURE_STATE_RUNNING:
+        time.sleep(0.01)
+
+
+async def replayed(captures: CaptureManager, spec: CaptureSpec) -> CaptureStatus:
+    await captures.start(spec)
+    async with asyncio.timeout(15):
+        await asyncio.to_thread(wait_for_the_end, captures)
+    return captures.status()
+
+
+async def test_a_sampled_capture_counts_what_it_leaves_out(captures: CaptureManager) -> None:
+    status = await replayed(captures, CaptureSpec(files=["connection.pcap"], sampling=SAMPLING_SYSTEMATIC, sampling_interval=2))
+    metrics = status.metrics
+    assert (metrics.received, metrics.metered, metrics.unsampled, metrics.non_ip) == (12, 6, 5, 1)
+    assert status.spec.sampling_interval == 2
+
+
+async def test_a_mirrors_times_are_asked_of_the_core_too(captures: CaptureManager) -> None:
+    status = await replayed(captures, CaptureSpec(files=["tunnelled.pcap"], tunnel=TUNNEL_INNER, mirror_timestamps=True))
+    assert status.metrics.tunnelled > 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (CaptureSpec(sampling=SAMPLING_FLOW_HASH), "sampling_interval"),
+        (CaptureSpec(sampling_interval=7), "sampling_interval"),
+        (CaptureSpec(mirror_timestamps=True), "mirror_timestamps"),
+        (CaptureSpec(busy_poll_us=20), "busy_poll_us"),
+    ],
+)
+async def test_what_the_core_refuses_names_the_field(captures: CaptureManager, spec: CaptureSpec, field: str) -> None:
+    spec.files.append("connection.pcap")
+    with pytest.raises(InvalidArgument) as refused:
+        await captures.start(spec)
+    assert refused.value.field == field
