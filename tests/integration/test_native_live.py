@@ -45,7 +45,7 @@ def test_datagrams_over_loopback_are_metered_exactly(
         capture.stop()
         metrics = capture.get_metrics()
         assert (metrics.metered, metrics.metered_octets, metrics.dropped, metrics.in_flight) == (PACKETS, PACKETS * 128, 0, 0)
-        parts = metrics.metered + metrics.filtered + metrics.non_ip + metrics.malformed
+        parts = metrics.metered + metrics.filtered + metrics.unsampled + metrics.non_ip + metrics.malformed
         assert metrics.received == parts
         with capture.open_flow_reader() as reader:
             batch = reader.read_batch()

@@ -32,7 +32,15 @@ CONNECTION = DATA / "connection.pcap"
 
 def test_the_counters_of_a_file_add_up(firmware: Firmware) -> None:
     metrics = meter_files(firmware, [DATA / "damaged.pcap", CONNECTION], filter="not icmp").metrics
-    parts = metrics.metered + metrics.filtered + metrics.non_ip + metrics.malformed + metrics.paused + metrics.dropped
+    parts = (
+        metrics.metered
+        + metrics.filtered
+        + metrics.unsampled
+        + metrics.non_ip
+        + metrics.malformed
+        + metrics.paused
+        + metrics.dropped
+    )
     assert metrics.received == parts + metrics.in_flight
     assert (metrics.received, metrics.in_flight) == (18, 0)
     assert metrics.filtered == 2  # the echo
