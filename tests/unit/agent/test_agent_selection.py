@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from jarvis.capture.v1.capture_pb2 import (
@@ -17,6 +18,8 @@ from jarvis.capture.v1.capture_pb2 import (
     CaptureStatus,
 )
 from jarvis_agent.captures import CaptureManager
+from jarvis_agent.event_file import EventFile
+from jarvis_agent.events import EventJournal
 from jarvis_native.errors import InvalidArgument
 from jarvis_native.loader import Firmware
 
@@ -24,13 +27,14 @@ from tests.support import DATA
 
 
 @pytest.fixture
-async def captures(firmware: Firmware) -> AsyncIterator[CaptureManager]:
+async def captures(firmware: Firmware, tmp_path: Path) -> AsyncIterator[CaptureManager]:
     manager = CaptureManager(
         firmware=firmware,
         replay_directory=DATA,
         worker_cpus=(),
         dpdk_eal_args=(),
         flow_log_records=1024,
+        journal=EventJournal(EventFile(tmp_path / "events.journal"), agent_id="a" * 32),
         deadline_ns=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**11,
         clock=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     )
