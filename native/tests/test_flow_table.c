@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "check.h"
+#include "chosen_keys.h"
 #include "flow/flow_table.h"
 #include "frames.h"
 
@@ -163,15 +164,100 @@ static void the_largest_table_is_ready_at_once_and_no_size_takes_more_than_160_b
     }
 }
 
-static void the_least_recently_used_of_the_candidates_leaves(void) {
-    struct flow_table table = new_table(64, 0);
+static void a_flow_that_was_found_again_outlives_those_that_were_not(void) {
+    struct flow_table table = new_table(64, 0); /* all in one bucket, and its second one */
     for (uint32_t flow = 0; flow < 16; flow++)
         add(&table, flow, 0, SECOND + flow, 40);
-    add(&table, 0, 1, SECOND + 100, 40); /* flow 1 is the oldest now */
-    add(&table, 16, 0, SECOND + 101, 40);
-    CHECK_EQUAL(1, emitted_full);
+    add(&table, 0, 1, SECOND + 100, 40);
+    for (uint32_t flow = 16; flow < 23; flow++) { /* the seven others of the bucket leave, in their order */
+        add(&table, flow, 0, SECOND + 100 + flow, 40);
+        CHECK_EQUAL(flow - 15, emitted_full);
+        CHECK_EQUAL(1, seen[flow - 15].ended);
+    }
+    CHECK_EQUAL(0, seen[0].ended);
+    add(&table, 23, 0, SECOND + 200, 40); /* its second chance is over */
+    add(&table, 24, 0, SECOND + 201, 40);
+    CHECK_EQUAL(1, seen[0].ended);
+    finish(&table);
+}
+
+static void a_bucket_of_flows_that_were_all_found_again_still_gives_one(void) {
+    struct flow_table table = new_table(16, 0);
+    for (uint32_t flow = 0; flow < 16; flow++) {
+        add(&table, flow, 0, SECOND + flow, 40);
+        add(&table, flow, 1, SECOND + flow, 40);
+    }
+    add(&table, 16, 0, SECOND + 100, 40);
+    add(&table, 17, 0, SECOND + 101, 40);
+    CHECK_EQUAL(2, emitted_full);
+    CHECK_EQUAL(1, seen[0].ended);
     CHECK_EQUAL(1, seen[1].ended);
     finish(&table);
+}
+
+static uint64_t ended_by(struct flow_table *table, uint64_t now_ns) {
+    flow_table_set_time(table, now_ns, 1);
+    while (flow_table_expire(table, 1024) == 1024)
+        continue;
+    return table->ended[CAPTURE_FLOW_END_IDLE];
+}
+
+/* It takes the other's record and timer over: neither must it end with it, nor later than it would have. */
+static void a_flow_in_the_place_of_an_evicted_one_ends_at_its_own_time(void) {
+    enum { FLOWS = 64, LATE = 2 * FLOWS };
+    struct flow_table table;
+    struct flow_table_config config = {
+        .max_flows = FLOWS, .idle_timeout_ns = 10ull * SECOND, .hash_seed = 42, .hash_mask = UINT64_MAX, .emit = collect};
+    memset(model, 0, sizeof(model));
+    memset(seen, 0, sizeof(seen));
+    CHECK(flow_table_init(&table, &config));
+    for (uint32_t flow = 0; flow < 2 * FLOWS; flow++)
+        add(&table, flow, 0, (flow < FLOWS ? 1 : 5) * (uint64_t)SECOND + flow, 40);
+    add(&table, LATE, 0, SECOND / 2, 40); /* older than the flow that it replaces */
+    CHECK_EQUAL(FLOWS + 1, table.ended[CAPTURE_FLOW_END_RESOURCES]);
+    uint32_t old = 0; /* in buckets where others left */
+    for (uint32_t flow = 0; flow < FLOWS; flow++)
+        old += seen[flow].ended == 0;
+    CHECK(old < FLOWS / 2);
+    CHECK_EQUAL(0, ended_by(&table, 10ull * SECOND));
+    CHECK_EQUAL(1, ended_by(&table, 11ull * SECOND));
+    CHECK_EQUAL(1, seen[LATE].ended);
+    CHECK_EQUAL(1 + old, ended_by(&table, 14ull * SECOND));
+    CHECK_EQUAL(FLOWS, ended_by(&table, 16ull * SECOND));
+    CHECK_EQUAL(0, table.live);
+    flow_table_destroy(&table);
+}
+
+enum { CHOSEN_KEYS = 1 << 17, CHOSEN_BUCKETS = CHOSEN_KEYS / 4 };
+
+/* Pearson's statistic of the keys' number in each bucket, against an even spread; about CHOSEN_BUCKETS for a random one. */
+static double unevenness(const uint32_t *counts) {
+    double sum = 0, expected = (double)CHOSEN_KEYS / CHOSEN_BUCKETS;
+    for (uint32_t i = 0; i < CHOSEN_BUCKETS; i++)
+        sum += (counts[i] - expected) * (counts[i] - expected) / expected;
+    return sum;
+}
+
+static void keys_chosen_against_fnv1a_spread_over_the_buckets_like_any_others(void) {
+    static uint32_t counts[CHOSEN_BUCKETS], counts_of_ids[CHOSEN_BUCKETS];
+    struct chosen_keys maker;
+    struct hash_seed seed;
+    hash_seed_expand(&seed, 42);
+    CHECK(chosen_keys_begin(&maker));
+    for (uint32_t i = 0; i < CHOSEN_KEYS; i++) {
+        struct chosen_key chosen = chosen_keys_next(&maker);
+        struct flow_key key = {.port = {chosen.low_port, chosen.high_port}, .protocol = 17, .ip_version = 4};
+        uint32_t low = htobe32(chosen.low_address), high = htobe32(chosen.high_address);
+        memcpy(key.addr[0], &low, 4);
+        memcpy(key.addr[1], &high, 4);
+        CHECK_EQUAL(CHOSEN_END, flow_key_id(&key) & CHOSEN_MASK);
+        counts_of_ids[flow_key_id(&key) % CHOSEN_BUCKETS]++;
+        counts[flow_key_hash(&key, &seed) % CHOSEN_BUCKETS]++;
+    }
+    chosen_keys_end(&maker);
+    CHECK_EQUAL(CHOSEN_KEYS, counts_of_ids[CHOSEN_END % CHOSEN_BUCKETS]); /* so they are chosen well */
+    /* five standard deviations, of sqrt(2 * buckets) each */
+    CHECK(unevenness(counts) > CHOSEN_BUCKETS - 1280 && unevenness(counts) < CHOSEN_BUCKETS + 1280);
 }
 
 static void forward_is_the_direction_of_the_first_packet(void) {
@@ -224,7 +310,10 @@ int main(void) {
     RUN(a_full_table_loses_nothing_and_merges_nothing);
     RUN(as_many_live_flows_as_configured_never_evict);
     RUN(the_largest_table_is_ready_at_once_and_no_size_takes_more_than_160_bytes_a_flow);
-    RUN(the_least_recently_used_of_the_candidates_leaves);
+    RUN(a_flow_that_was_found_again_outlives_those_that_were_not);
+    RUN(a_bucket_of_flows_that_were_all_found_again_still_gives_one);
+    RUN(a_flow_in_the_place_of_an_evicted_one_ends_at_its_own_time);
+    RUN(keys_chosen_against_fnv1a_spread_over_the_buckets_like_any_others);
     RUN(forward_is_the_direction_of_the_first_packet);
     RUN(flow_ids_are_fnv1a_of_the_canonical_key);
     RUN(the_hash_depends_on_its_seed_and_on_every_byte);

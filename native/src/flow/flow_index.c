@@ -38,6 +38,7 @@ static bool bucket_put(struct flow_bucket *bucket, uint16_t tag, uint32_t record
 static void bucket_clear(struct flow_bucket *bucket, int slot) {
     bucket->tag[slot] = 0;
     bucket->foreign &= (uint8_t) ~(1u << slot);
+    bucket->again &= (uint8_t) ~(1u << slot);
 }
 
 /* Moves one entry of a full bucket to its other bucket. False when those are all full too. */
@@ -73,6 +74,21 @@ bool flow_index_insert(struct flow_index *index, uint64_t hash, uint32_t record)
     }
     index->buckets[first].overflow++;
     return true;
+}
+
+void flow_index_replace(struct flow_index *index, uint64_t hash, int slot, uint32_t record) {
+    uint32_t first = flow_index_first(index, hash);
+    struct flow_bucket *bucket = &index->buckets[first];
+    if (bucket->foreign >> slot & 1) {
+        index->buckets[flow_index_other(index, first, bucket->tag[slot])].overflow--;
+        bucket->foreign &= (uint8_t) ~(1u << slot);
+    }
+    bucket->tag[slot] = flow_index_tag(hash);
+    bucket->record[slot] = record;
+    /* What the hand passes has had its second chance; when all were found again it has gone all the way round. */
+    uint32_t passed = ((2u << ((uint32_t)slot - bucket->hand) % BUCKET_SLOTS) - 1) << bucket->hand;
+    bucket->again = bucket->again >> slot & 1 ? 0 : bucket->again & (uint8_t) ~(passed | passed >> BUCKET_SLOTS);
+    bucket->hand = (uint8_t)((slot + 1) % BUCKET_SLOTS);
 }
 
 static int bucket_find_record(const struct flow_bucket *bucket, uint16_t tag, uint32_t record) {

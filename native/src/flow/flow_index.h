@@ -17,7 +17,9 @@ struct flow_bucket {
     uint32_t record[BUCKET_SLOTS];
     uint32_t overflow; /* entries of this bucket that live in their second one */
     uint8_t foreign;   /* bit per slot: the entry's first bucket is the other one */
-    uint8_t reserved[11];
+    uint8_t again;     /* bit per slot: found since the hand passed it last */
+    uint8_t hand;      /* slot at which the search for a victim begins */
+    uint8_t reserved[9];
 };
 static_assert(sizeof(struct flow_bucket) == 64, "one cache line");
 
@@ -62,9 +64,27 @@ static inline uint32_t flow_bucket_used(const struct flow_bucket *bucket) {
     return ~flow_bucket_match(bucket, 0) & 0xff;
 }
 
+/* The entry was found: it gets a second chance. */
+static inline void flow_bucket_note_use(struct flow_bucket *bucket, int slot) {
+    uint8_t again = bucket->again | (uint8_t)(1u << slot);
+    if (__builtin_expect(again != bucket->again, 0))
+        bucket->again = again;
+}
+
+/* The slot whose entry has to leave when room is needed, or -1 if none is used: from the hand on the first that was not found
+ * again since the hand passed it (the clock algorithm, which comes near to least recently used without a look at the records). */
+static inline int flow_bucket_victim(const struct flow_bucket *bucket) {
+    uint32_t used = flow_bucket_used(bucket), idle = used & ~(uint32_t)bucket->again;
+    uint32_t twice = (idle ? idle : used) * 0x101u >> bucket->hand; /* bit n: slot hand + n, round the end */
+    return twice ? (int)((uint32_t)__builtin_ctz(twice) + bucket->hand) % BUCKET_SLOTS : -1;
+}
+
 /* Puts an entry into its first bucket, else its second, else makes room by moving one neighbour to its other bucket.
  * False: all that is full; the caller evicts one of the entries in the two buckets. */
 bool flow_index_insert(struct flow_index *index, uint64_t hash, uint32_t record);
+
+/* The victim of `hash`'s first bucket, in that slot, makes place for the new entry. Moves the hand. */
+void flow_index_replace(struct flow_index *index, uint64_t hash, int slot, uint32_t record);
 
 /* The entry must be there. */
 void flow_index_remove(struct flow_index *index, uint64_t hash, uint32_t record);

@@ -65,14 +65,19 @@ static void emit_record(struct flow_table *table, const struct flow_record *reco
     table->config.emit(table->config.context, &flow);
 }
 
-/* Emits a record, if it holds packets, and frees its place. The wheel must have let go of it already. */
+/* Emits a record, if it holds packets. */
+static void close_flow(struct flow_table *table, uint32_t number, uint8_t reason) {
+    const struct flow_record *record = &table->records[number];
+    if (record->state == FLOW_STATE_REMAINDER)
+        return;
+    emit_record(table, record, reason);
+    table->live--;
+}
+
+/* Closes a flow and frees its place. The wheel must have let go of it already. */
 static void end_flow(struct flow_table *table, uint32_t number, uint8_t reason) {
-    struct flow_record *record = &table->records[number];
-    if (record->state != FLOW_STATE_REMAINDER) {
-        emit_record(table, record, reason);
-        table->live--;
-    }
-    flow_index_remove(&table->index, flow_table_hash(table, &record->key), number);
+    close_flow(table, number, reason);
+    flow_index_remove(&table->index, flow_table_hash(table, &table->records[number].key), number);
     record_give_back(table, number);
 }
 
@@ -88,27 +93,28 @@ static void reset_timer(struct flow_table *table, uint32_t number) {
     set_timer(table, number);
 }
 
-static uint32_t older_in_bucket(const struct flow_table *table, uint32_t bucket_number, uint32_t oldest) {
-    const struct flow_bucket *bucket = &table->index.buckets[bucket_number];
-    for (uint32_t used = flow_bucket_used(bucket); used; used &= used - 1) {
-        uint32_t number = bucket->record[__builtin_ctz(used)];
-        if (oldest == WHEEL_NONE || table->records[number].last_ns < table->records[oldest].last_ns)
-            oldest = number;
-    }
-    return oldest;
+/* A place in the index. */
+struct flow_place {
+    uint32_t bucket;
+    int slot;
+};
+
+/* Who leaves to make room for a key: the flow of its bucket that was not used for long. Should that be empty, its second one
+ * gives one, or the nearest bucket that can; a table that is full has one a few steps away. */
+static struct flow_place choose_victim(const struct flow_table *table, uint64_t hash) {
+    const struct flow_index *index = &table->index;
+    uint32_t bucket = flow_index_first(index, hash);
+    int slot = flow_bucket_victim(&index->buckets[bucket]);
+    if (__builtin_expect(slot >= 0, 1))
+        return (struct flow_place){bucket, slot};
+    uint32_t other = flow_index_other(index, bucket, flow_index_tag(hash));
+    while ((slot = flow_bucket_victim(&index->buckets[other])) < 0)
+        other = ++bucket & index->mask;
+    return (struct flow_place){other, slot};
 }
 
-/* The table is full: the least recently used flow of the key's two buckets leaves. Should both be empty, the nearest bucket that
- * is not gives one; a table that is full has one a few steps away. */
-static void evict(struct flow_table *table, uint64_t hash) {
-    uint32_t first = flow_index_first(&table->index, hash);
-    uint32_t oldest = older_in_bucket(table, first, WHEEL_NONE);
-    oldest = older_in_bucket(table, flow_index_other(&table->index, first, flow_index_tag(hash)), oldest);
-    while (oldest == WHEEL_NONE)
-        oldest = older_in_bucket(table, first = (first + 1) & table->index.mask, WHEEL_NONE);
-    if (table->timed)
-        timer_wheel_remove(&table->wheel, oldest);
-    end_flow(table, oldest, CAPTURE_FLOW_END_RESOURCES);
+static uint32_t record_at(const struct flow_table *table, struct flow_place place) {
+    return table->index.buckets[place.bucket].record[place.slot];
 }
 
 static void note_interface(struct flow_table *table, uint32_t number, const struct packet *packet) {
@@ -145,20 +151,49 @@ static void begin_record(struct flow_table *table, uint32_t number, const struct
         table->second_interface[number] = 0;
     table->created++;
     table->live++;
-    set_timer(table, number);
+}
+
+static void index_flow(struct flow_table *table, uint64_t hash, uint32_t number) {
+    if (flow_index_insert(&table->index, hash, number))
+        return;
+    /* Both buckets are full, of a table that is not: the first one's victim leaves. */
+    int slot = choose_victim(table, hash).slot;
+    uint32_t victim = table->index.buckets[flow_index_first(&table->index, hash)].record[slot];
+    if (table->timed)
+        timer_wheel_remove(&table->wheel, victim);
+    close_flow(table, victim, CAPTURE_FLOW_END_RESOURCES);
+    flow_index_replace(&table->index, hash, slot, number);
+    record_give_back(table, victim);
+}
+
+/* The table is full: a flow leaves, and its record becomes the new one's. So does its place on the wheel, which is not later than
+ * when the flow that left would have ended: a packet after its last one makes a flow that ends no earlier. */
+static void replace_flow(struct flow_table *table, const struct packet *packet) {
+    struct flow_place place = choose_victim(table, packet->hash);
+    uint32_t number = record_at(table, place);
+    bool in_order = packet->ts_ns > table->records[number].last_ns;
+    close_flow(table, number, CAPTURE_FLOW_END_RESOURCES);
+    if (__builtin_expect(place.bucket == flow_index_first(&table->index, packet->hash), 1)) {
+        flow_index_replace(&table->index, packet->hash, place.slot, number);
+    } else {
+        flow_index_remove(&table->index, flow_table_hash(table, &table->records[number].key), number);
+        flow_index_insert(&table->index, packet->hash, number);
+    }
+    begin_record(table, number, packet);
+    if (!in_order)
+        reset_timer(table, number);
+    count_packet(table, number, packet);
 }
 
 static void add_flow(struct flow_table *table, const struct packet *packet) {
     uint32_t number = record_take(table);
     if (number == WHEEL_NONE) {
-        evict(table, packet->hash);
-        number = record_take(table);
+        replace_flow(table, packet);
+        return;
     }
-    if (!flow_index_insert(&table->index, packet->hash, number)) {
-        evict(table, packet->hash);
-        flow_index_insert(&table->index, packet->hash, number);
-    }
+    index_flow(table, packet->hash, number);
     begin_record(table, number, packet);
+    set_timer(table, number);
     count_packet(table, number, packet);
 }
 
@@ -175,6 +210,7 @@ static void restart_flow(struct flow_table *table, uint32_t number, const struct
     carry = (carry || (remainder && reason == CAPTURE_FLOW_END_NONE)) && !(packet->tcp_flags & TCP_SYN);
     timer_wheel_remove(&table->wheel, number);
     begin_record(table, number, packet);
+    set_timer(table, number);
     if (carry) {
         record->fin_from = fin_from;
         record->state = CAPTURE_FLOW_STATE_CLOSING;
@@ -192,11 +228,14 @@ static inline bool key_equal(const struct flow_key *a, const struct flow_key *b)
 }
 
 static inline uint32_t find_in_bucket(const struct flow_table *table, uint32_t number, uint16_t tag, const struct flow_key *key) {
-    const struct flow_bucket *bucket = &table->index.buckets[number];
+    struct flow_bucket *bucket = &table->index.buckets[number];
     for (uint32_t match = flow_bucket_match(bucket, tag); match; match &= match - 1) {
-        uint32_t record = bucket->record[__builtin_ctz(match)];
-        if (key_equal(&table->records[record].key, key))
+        int slot = __builtin_ctz(match);
+        uint32_t record = bucket->record[slot];
+        if (key_equal(&table->records[record].key, key)) {
+            flow_bucket_note_use(bucket, slot);
             return record;
+        }
     }
     return WHEEL_NONE;
 }

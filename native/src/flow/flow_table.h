@@ -65,7 +65,12 @@ static inline void flow_table_prefetch_record(const struct flow_table *table, ui
     uint32_t first = flow_index_first(&table->index, hash);
     uint16_t tag = flow_index_tag(hash);
     const struct flow_bucket *bucket = &table->index.buckets[first];
-    for (uint32_t match = flow_bucket_match(bucket, tag); match; match &= match - 1) {
+    uint32_t match = flow_bucket_match(bucket, tag);
+    if (__builtin_expect(match == 0 && table->live == table->config.max_flows, 0)) {
+        int victim = flow_bucket_victim(bucket); /* a new flow, in a full table: in a flood it is every packet that ends one */
+        match = victim < 0 ? 0 : 1u << victim;
+    }
+    for (; match; match &= match - 1) {
         const char *record = (const char *)&table->records[bucket->record[__builtin_ctz(match)]];
         prefetch_line(record);
         prefetch_line(record + 64);
