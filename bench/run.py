@@ -20,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import dpdk, instructions, live, meters, start_up, stream
+from bench import dpdk, floods, instructions, live, meters, start_up, stream
 from bench.captures import capture_file
 from bench.peers import NFSTREAM, OURS
 
@@ -42,6 +42,7 @@ def _meters(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 JOBS: dict[str, Job] = {
     "meters": _meters,
     "start-up": lambda arguments, console: start_up.report(cpu=arguments.cpu, console=console),
+    "floods": lambda arguments, console: floods.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
     "stream": lambda _arguments, console: stream.report(console),
     "live": lambda arguments, console: live.report(console, rounds=arguments.rounds),
     "dpdk": lambda arguments, console: dpdk.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
