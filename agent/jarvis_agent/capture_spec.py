@@ -108,8 +108,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         raise RequestError(("spec.tunnel", f"{spec.tunnel}; unspecified (0), outer (1), inner (2) and both (3) are accepted"))
     if spec.sampling not in _SAMPLINGS:
         raise RequestError(("spec.sampling", f"{spec.sampling}; unspecified (0), systematic (1) and flow hash (2) are accepted"))
-    live = bool(spec.interface)
-    pinned = live and not spec.interface.startswith(_PCAP_DEVICE)  # what goes through libpcap has one worker
+    # What goes through libpcap has one worker; and a replayed packet can only be in two flows where one worker meets them all.
+    many = not spec.interface.startswith(_PCAP_DEVICE) if spec.interface else _TUNNELS[spec.tunnel] != "both"
     return CapturePlan(
         spec=spec,
         interface=_device(spec.interface, replay_directory) or None,
@@ -130,8 +130,8 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         sampling=_SAMPLINGS[spec.sampling],
         sampling_interval=spec.sampling_interval,
         mirror_timestamps=spec.mirror_timestamps,
-        workers=len(worker_cpus) or 1 if pinned else 1,
-        worker_cpus=worker_cpus if pinned else (),
+        workers=len(worker_cpus) or 1 if many else 1,
+        worker_cpus=worker_cpus if many else (),
     )
 
 

@@ -137,7 +137,7 @@ class CaptureManager:
         Args:
             firmware: the loaded library.
             replay_directory: where capture files may be read from; None = nowhere.
-            worker_cpus: CPU of each worker of a live capture; empty = one worker, not pinned.
+            worker_cpus: CPU of each worker of a capture; empty = one worker, not pinned.
             dpdk_eal_args: what DPDK is started with, by the first capture that uses it.
             flow_log_records: finished records kept for readers, a worker.
             journal: told what happens to captures.

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from jarvis_agent.meter import MeterOptions
 
 _INTEGER = re.compile(r"[0-9]{1,18}")
+_NUMBERS = re.compile(r"[0-9]{1,4}(?:,[0-9]{1,4})*")
 _DECIMAL = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?")
 
 
 class _NotPlainError(Exception):
     """An argument that only typer can judge."""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 def _matching(pattern: re.Pattern[str], convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -49,6 +54,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--idle": ("idle_s", _matching(_DECIMAL, float)),
     "--active": ("active_s", _matching(_DECIMAL, float)),
     "--max-flows": ("max_flows", _matching(_INTEGER, int)),
+    "--workers": ("workers", _matching(_INTEGER, int)),
+    "--worker-cpus": ("worker_cpus", _matching(_NUMBERS, _numbers)),
     "--tunnel": ("tunnel", _matching(re.compile("outer|inner|both"), str)),
     "--sampling": ("sampling", _sampling),
     "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),

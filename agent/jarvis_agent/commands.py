@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jarvis_native.loader import Firmware
     from jarvis_native.types import BackendInfo
 
+_CPU_DIGITS = 4
 DEFAULT_CONFIG = Path("/etc/jarvis-capture/agent.toml")
 
 app = typer.Typer(
@@ -102,6 +103,17 @@ def run(
         _fail(str(error), 1)
 
 
+def _cpu_numbers(text: str) -> tuple[int, ...]:
+    """CPUs separated by commas."""
+    numbers = text.split(",") if text else []
+    for number in numbers:
+        if not (number.isascii() and number.isdigit() and len(number) <= _CPU_DIGITS):
+            raise typer.BadParameter(
+                f"{text!r}: accepted are CPU numbers separated by commas, as 0,1", param_hint="--worker-cpus"
+            )
+    return tuple(int(number) for number in numbers)
+
+
 @app.command()
 def meter(
     files: Annotated[
@@ -122,6 +134,12 @@ def meter(
     max_flows: Annotated[
         int, typer.Option("--max-flows", metavar="N", help="Flows in the table at a time, 4096 to 16777216.")
     ] = 1_048_576,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Threads that meter, 1 to 64, each some of the hosts; 0: one a CPU.")
+    ] = 1,
+    worker_cpus: Annotated[
+        str, typer.Option("--worker-cpus", metavar="N,N", help="CPU of each worker, as 0,1. [default: as the system places them]")
+    ] = "",
     tunnel: Annotated[
         Tunnel, typer.Option("--tunnel", help="IP header that makes a tunnelled packet's flow; both: it counts in two flows.")
     ] = Tunnel.OUTER,
@@ -173,6 +191,8 @@ def meter(
         idle_s=idle,
         active_s=active,
         max_flows=max_flows,
+        workers=workers,
+        worker_cpus=_cpu_numbers(worker_cpus),
         tunnel=tunnel.value,
         sampling=sampled,
         mirror_timestamps=mirror_timestamps,

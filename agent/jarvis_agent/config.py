@@ -53,7 +53,7 @@ class AgentConfig:
     replay_directory: Path | None = None
     """Capture files may be replayed from below this directory; unset = none may."""
     worker_cpus: tuple[int, ...] = ()
-    """CPU for each capture worker of a live capture; empty = one worker, not pinned."""
+    """CPU for each worker of a capture; empty = one worker, not pinned."""
     dpdk_eal_args: tuple[str, ...] = ()
     """Arguments of DPDK's EAL, for captures with backend dpdk; the host's devices with arguments are --vdev here."""
     flow_log_records: int = 262_144

@@ -42,6 +42,7 @@ NO_SAMPLING: tuple[Sampling, int] = ("none", 0)
 
 _SMALLEST_LOG = 1024  # records; nobody reads them when the output is none
 _PROGRESS_S = 1.0
+_MOST_WORKERS = 64
 _OPTIONS = {
     "filter": "--filter",
     "idle_timeout_s": "--idle",
@@ -49,6 +50,10 @@ _OPTIONS = {
     "max_flows": "--max-flows",
     "sampling_interval": "--sampling",
     "mirror_timestamps": "--mirror-timestamps",
+    "tunnel": "--tunnel",
+    "workers": "--workers",
+    "worker_cpus": "--worker-cpus",
+    "worker_cpu_count": "--worker-cpus: the number of CPUs",
 }
 
 
@@ -66,6 +71,10 @@ class MeterOptions:
     """Seconds after which a flow that goes on is reported; 0 = never."""
     max_flows: int = DEFAULT_MAX_FLOWS
     """Live flows, 4,096..16,777,216."""
+    workers: int = 1
+    """Threads that meter, 1..64; 0 = one for each CPU that this process may use. More than one take no tunnel = "both"."""
+    worker_cpus: tuple[int, ...] = ()
+    """CPU of each worker; empty = not pinned."""
     tunnel: Tunnel = "outer"
     """Which IP header of a tunnelled packet makes its flow."""
     sampling: tuple[Sampling, int] = NO_SAMPLING
@@ -193,7 +202,14 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
     """An engine on the files with metering on."""
     key = None if options.release_key is None else read_release_key(options.release_key)
     firmware = load_firmware(options.firmware_directory, release_key=key)
-    engine = PacketCaptureEngine(files=options.files, backend="file", filter=options.filter, firmware=firmware)
+    engine = PacketCaptureEngine(
+        files=options.files,
+        backend="file",
+        filter=options.filter,
+        workers=_threads(options),
+        worker_cpus=options.worker_cpus,
+        firmware=firmware,
+    )
     engine.enable_flow_metering(
         max_flows=options.max_flows,
         idle_timeout_s=options.idle_s,
@@ -207,26 +223,30 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
     return engine
 
 
+def _threads(options: MeterOptions) -> int:
+    """Capture threads. One worker that is not pinned needs none: this thread does its work."""
+    workers = options.workers
+    if workers == 0:
+        workers = 1 if options.tunnel == "both" else min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    return 0 if workers == 1 and not options.worker_cpus else workers
+
+
 def _pump(engine: PacketCaptureEngine, sink: Sink | None, interrupt: _Interrupt, progress: _Progress) -> list[CaptureError]:
     """Meters until the end of the files or an interrupt, the records into the sink. Returns what was damaged on the way."""
     reader = engine.open_flow_reader(lossless=True) if sink is not None else None
-    damage: dict[str, CaptureError] = {}
     more = True
     while more and not interrupt.seen:
         try:
             more = engine.poll()
-        except CaptureError as error:  # reading failed: what was metered so far is kept
-            damage[error.message], more = error, False
+        except CaptureError:  # reading failed: what was metered so far is kept, and the error is among engine.errors()
+            more = False
         if reader is not None and sink is not None:
             _drain(reader, sink, to_the_end=False)
-        noted = engine.last_error()
-        if noted is not None:
-            damage.setdefault(noted.message, noted)
         progress.show(engine)
     engine.stop(graceful=False)
     if reader is not None and sink is not None:
         _drain(reader, sink, to_the_end=True)
-    return list(damage.values())
+    return engine.errors()
 
 
 def _drain(reader: FlowReader, sink: Sink, *, to_the_end: bool) -> None:

@@ -77,8 +77,8 @@ struct capture_config {
     const char *filter;            /* BPF expression, or NULL or "" for everything */
     uint32_t snaplen;              /* bytes kept of each frame, 64..262144; 0 = 262144 */
     uint32_t buffer_size_mb;       /* kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64 */
-    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (afpacket, xdp, dpdk, pfring;
-                                    * others 1) */
+    uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (pcap: 1). Of files
+                                    * each reads all and meters the flows of its share of the address pairs */
     const int32_t *worker_cpus;    /* CPU per worker, worker_cpu_count of them, or NULL for no pinning */
     uint32_t worker_cpu_count;
     bool promiscuous;
@@ -266,7 +266,7 @@ struct capture_flow {
     uint64_t rev_octets;
     uint64_t start_time_ns;
     uint64_t end_time_ns;        /* of the last packet, never before start */
-    uint64_t first_packet_id;    /* number of the packet within its worker, from 1 */
+    uint64_t first_packet_id;    /* number of the packet within its worker, of files within the trace, from 1 */
     uint64_t last_packet_id;
     uint16_t fwd_tcp_flags;      /* union over the packets, IE 6 */
     uint16_t rev_tcp_flags;
@@ -397,7 +397,7 @@ struct capture_backend_info {
 
 /* One frame in the packet ring, valid until capture_packets_release. */
 struct capture_packet {
-    uint64_t packet_id;          /* number within its worker, from 1: FlowRecord's first/last_packet_id count the same way */
+    uint64_t packet_id;          /* number within its worker, of files within the trace, from 1: FlowRecord's first/last_packet_id count the same way */
     uint64_t timestamp_ns;
     uint64_t offset;             /* of its first byte from the ring's base */
     uint32_t captured_length;
@@ -473,6 +473,10 @@ CAPTURE_API void capture_destroy(capture_t *capture);
 
 /* Message of the last asynchronous failure (interface gone, file damaged in the middle), or "". Any thread; copied out. */
 CAPTURE_API int capture_get_error(capture_t *capture, struct capture_error_info *error);
+
+/* Every asynchronous failure so far, in the order in which they came, each once: writes at most `capacity`, returns how many
+ * there are. The first 64 are kept. Any thread; copied out. */
+CAPTURE_API int capture_get_errors(capture_t *capture, struct capture_error_info *errors, uint32_t capacity);
 
 /* The oldest kept event after `after_sequence` (0: of all). 1: written to *out, and a gap in `sequence` is events that were
  * overwritten; 0: there is none yet. Any thread; never waits. */

@@ -122,7 +122,9 @@ static void check_selection(struct capture_config config, const char *backend, i
 static void files_are_read_by_the_file_backend(void) {
     check_selection(offline(), NULL, CAPTURE_OK, "file");
     check_selection(offline(), "auto", CAPTURE_OK, "file");
-    check_selection(offline(), "file", CAPTURE_OK, "file");
+    struct capture_config config = offline();
+    config.workers = 2;
+    check_selection(config, "file", CAPTURE_OK, "file");
 }
 
 static void a_backend_that_does_not_fit_is_refused_with_those_that_do(void) {
@@ -130,9 +132,9 @@ static void a_backend_that_does_not_fit_is_refused_with_those_that_do(void) {
     check_selection(live("lo"), "file", CAPTURE_ERR_BACKEND, "for an interface accepted are auto, afpacket, pcap and pfring");
     check_selection(live("lo"), "dpdk", CAPTURE_ERR_BACKEND,
                     "backend is \"dpdk\": accepted are auto, afpacket, pcap, pfring and file");
-    struct capture_config config = offline();
+    struct capture_config config = live("lo");
     config.workers = 2;
-    check_selection(config, NULL, CAPTURE_ERR_INVALID, "workers is 2: with backend file accepted are 0 and 1");
+    check_selection(config, "pcap", CAPTURE_ERR_INVALID, "workers is 2: with backend pcap accepted are 0 and 1");
     config = offline();
     config.snaplen = 1;
     check_selection(config, NULL, CAPTURE_ERR_INVALID, "snaplen is 1");

@@ -105,7 +105,7 @@ static void *observe(void *capture) {
 
 static void readers_queries_and_snapshots_run_beside_the_packet_path(void) {
     struct trace_file trace = trace_of_flows(FLOWS, PACKETS);
-    for (uint32_t workers = 0; workers <= 1; workers++) {
+    for (uint32_t workers = 0; workers <= 2; workers++) {
         capture_t *capture =
             capture_of(&trace, (struct capture_options){.workers = workers, .log_records = 1024, .idle_s = 4, .active_s = 5});
         pthread_t subscribers[2], observer;

@@ -139,6 +139,16 @@ def test_a_full_disk_is_an_error(program_environment: Environment) -> None:
 # ---- options
 
 
+@pytest.mark.parametrize(
+    "options", [["--workers", "3"], ["--workers", "0"], ["--workers", "2", "--worker-cpus", "0,0"]], ids=" ".join
+)
+def test_several_workers_write_the_records_of_one(program_environment: Environment, many_flows: Path, options: list[str]) -> None:
+    one = meter(program_environment, str(many_flows))
+    several = meter(program_environment, str(many_flows), *options)
+    assert (several.returncode, one.returncode) == (0, 0)
+    assert sorted(several.stdout.splitlines()) == sorted(one.stdout.splitlines())
+
+
 def test_filter_and_timeouts_reach_the_core(program_environment: Environment) -> None:
     summary = json.loads(meter(program_environment, CONNECTION, "--output=none", "--filter", "icmp or ip6").stdout)
     assert (summary["packets"], summary["ip_packets"], summary["filtered"], summary["flows"]) == (12, 4, 8, 2)
@@ -177,6 +187,19 @@ def test_a_small_table_evicts_and_counts(program_environment: Environment, many_
         ([CONNECTION, "--active", "1e99"], 2, "error: --active is 1e+99: accepted are 0 (never) and 1 to 86400"),
         ([CONNECTION, "--max-flows", "17"], 2, "error: --max-flows is 17: accepted are"),
         ([CONNECTION, "--max-flows", "-17"], 2, "error: --max-flows is -17: accepted are"),
+        ([CONNECTION, "--workers", "65"], 2, "error: --workers is 65: accepted are"),
+        ([CONNECTION, "--workers", "-1"], 2, "error: --workers is -1: accepted are"),
+        (
+            [CONNECTION, "--worker-cpus", "4095"],
+            2,
+            "error: --worker-cpus: worker_cpus[0] is 4095: this machine has the CPUs 0 to",
+        ),
+        ([CONNECTION, "--worker-cpus", "0,0"], 2, "error: --worker-cpus: the number of CPUs is 2: accepted is one CPU for each"),
+        (
+            [CONNECTION, "--workers", "2", "--tunnel", "both"],
+            2,
+            "error: --tunnel is 2 (both): with files and 2 workers accepted are",
+        ),
         ([CONNECTION, "--output", "none", "-o", "x"], 2, "error: -o x: --output none writes no records"),
         ([CONNECTION, "--output", "parquet"], 2, "error: --output parquet writes a file: name it with -o PATH"),
         ([CONNECTION, "-o", "/nonexistent/flows.json"], 1, "error: -o /nonexistent/flows.json"),
@@ -199,7 +222,14 @@ def test_bad_input_gets_one_sentence_and_its_exit_code(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--output", "xml", CONNECTION], [CONNECTION, "--idle", "soon"], [CONNECTION, "--speed"], [CONNECTION, "-o"]],
+    [
+        [],
+        ["--output", "xml", CONNECTION],
+        [CONNECTION, "--idle", "soon"],
+        [CONNECTION, "--speed"],
+        [CONNECTION, "-o"],
+        [CONNECTION, "--worker-cpus", "0;1"],
+    ],
 )
 def test_what_is_no_command_line_exits_with_2(program_environment: Environment, arguments: list[str]) -> None:
     done = meter(program_environment, *arguments)
@@ -222,6 +252,7 @@ LINES = [
     ["--sampling", "systematic:100", "a.pcap"],
     ["a.pcap", "--tunnel", "both", "--mirror-timestamps", "--idle", "5"],
     ["a.pcap", "--sampling=flow-hash:1"],
+    ["a.pcap", "--workers", "2", "--worker-cpus=0,1"],
     ["a.pcap", "--filter=", "--release-key", "key.pub", "--firmware-dir=/lib/x", "--output=none"],
 ]
 
@@ -264,8 +295,10 @@ def test_a_cut_tail_is_a_warning_that_names_the_file(program_environment: Enviro
     assert json.loads(done.stdout)["ip_packets"] == 10
 
 
-def test_every_cut_file_is_named(program_environment: Environment) -> None:
-    done = meter(program_environment, str(DATA / "cut.pcap"), CONNECTION, str(DATA / "cut.pcapng"), "--output", "none")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_cut_file_is_named(program_environment: Environment, workers: str) -> None:
+    files = [str(DATA / "cut.pcap"), CONNECTION, str(DATA / "cut.pcapng")]
+    done = meter(program_environment, *files, "--output", "none", "--workers", workers)
     assert done.returncode == 0
     _summary, *warnings = done.stderr.splitlines()
     assert ["cut.pcap is" in line for line in warnings] == [True, False]

@@ -70,7 +70,8 @@ class PacketCaptureEngine:
         promiscuous: put the interface into promiscuous mode.
         timestamp_source: "default", "kernel", "hardware", "ptp" (the kernel's, carried over to the interface's PTP hardware
             clock) or "ntp" (the kernel's, refused while the system clock is not synchronised).
-        workers: capture threads, 1..64; 0 processes frames inside `poll`. Default: 0 for files, 1 for an interface.
+        workers: capture threads, 1..64; 0 processes frames inside `poll`. Default: 0 for files, 1 for an interface. Of files each
+            reads all and meters the flows of its share of the address pairs.
         worker_cpus: a CPU number per worker; empty = not pinned.
         packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off. When it is full, a live capture drops frames from it, and one
             of files waits until they are taken: with it, files must be read through `packets`.
@@ -330,6 +331,13 @@ class PacketCaptureEngine:
             steps=clock.steps,
             detail=self._text(clock.detail),
         )
+
+    def errors(self) -> list[CaptureError]:
+        """Every asynchronous failure so far in the order in which they came, each once; the first 64."""
+        capacity = 64
+        infos = self._ffi.new("struct capture_error_info[]", capacity)
+        count = self._check(self._lib.capture_get_errors(self._open_capture(), infos, capacity))
+        return [error_from_info(self._ffi, self._lib, infos[number].code, infos[number]) for number in range(count)]
 
     def get_flows(
         self,

@@ -15,7 +15,7 @@ class PacketInfo:
     """One frame of a PacketBatch, made on demand by `PacketBatch.info`."""
 
     packet_id: int
-    """Number of the frame within its worker, from 1; flow records' first/last packet ids count the same way."""
+    """Number of the frame within its worker, of files within the trace, from 1; flow records' packet ids count the same way."""
     timestamp_ns: int
     """Nanoseconds since the Unix epoch."""
     captured_length: int

@@ -25,6 +25,7 @@ struct capture_backend_ops {
     bool live;
     bool many_queues;  /* takes a worker a queue; else workers is 0 or 1 */
     bool busy_polls;   /* knows busy_poll_us; else it must be 0 */
+    bool whole_input;  /* each queue hands out all frames, in the same batches: the workers share them out (engine/shard.h) */
     bool device_names; /* `interface` is the library's name for a device, which the kernel need not know */
     int rank;          /* "auto" takes the usable live backend of the highest rank; 0: only when asked for by name, or by a
                         * device's name that is no interface's and that `automatic` says is its own */

@@ -76,7 +76,7 @@ static int check_files(struct file_state *state, struct capture_error_info *erro
 static int open_state(const struct capture_config *config, uint32_t queue, uint32_t queues, void **out,
                       struct capture_error_info *error) {
     (void)queue;
-    (void)queues; /* backend_select allows one worker */
+    (void)queues; /* each reads everything */
     struct file_state *state = calloc(1, sizeof *state);
     if (!state || !copy_paths(state, config)) {
         if (state)
@@ -157,6 +157,8 @@ const struct capture_backend_ops file_backend = {
     .name = "file",
     .description = "pcap and pcapng files, read in place",
     .live = false,
+    .many_queues = true,
+    .whole_input = true,
     .probe = probe,
     .open = open_state,
     .read = read_batch,

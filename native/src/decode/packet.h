@@ -35,7 +35,7 @@ struct packet {
     struct flow_key key;
     uint64_t hash;        /* of the canonical key; set by the worker */
     uint64_t ts_ns;       /* ns since the Unix epoch */
-    uint64_t packet_id;   /* number within the worker, from 1 */
+    uint64_t packet_id;   /* number within the worker, of files within the trace, from 1 */
     uint32_t octets;      /* IP total length */
     uint32_t fragment_id; /* IPv4 identification or the IPv6 fragment header's */
     uint16_t tcp_flags;   /* 12 bits: reserved, CWR .. FIN (IE 6) */

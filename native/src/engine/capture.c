@@ -101,6 +101,10 @@ static void init_locks(struct capture *capture) {
 static int init_worker(struct worker *worker, struct capture_error_info *error) {
     const struct capture *capture = worker->capture;
     const struct capture_config *config = &capture->config;
+    bool shared = capture->sources[0]->ops->whole_input;
+    worker->shard = (struct shard){.number = worker->number, .count = shared ? capture->worker_count : 1};
+    for (uint32_t place = 0; place < FRAME_BATCH; place++)
+        worker->input.places[place] = (uint8_t)place;
     int result = frame_filter_compile(config->filter, capture_config_snaplen(config), &worker->filter, error);
     if (result == CAPTURE_OK && config->packet_ring_mb) {
         uint32_t share = config->packet_ring_mb / capture->worker_count;
@@ -221,12 +225,25 @@ static void disable_worker(struct worker *worker) {
         record_log_destroy(&worker->log);
 }
 
+/* A frame goes to one worker: its outer and its inner flow would have to be that one's, and so would all that they meet. */
+static int check_sharing(struct capture *capture, struct capture_error_info *error) {
+    if (capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH && capture->workers[0].shard.count > 1)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "tunnel",
+                            "tunnel is 2 (both): with files and %u workers accepted are 0 (outer) and 1 (inner), or one worker",
+                            capture->worker_count);
+    for (uint32_t i = 0; i < capture->worker_count; i++)
+        capture->workers[i].shard.inner = capture->flow_config.tunnel == CAPTURE_TUNNEL_INNER;
+    return CAPTURE_OK;
+}
+
 int capture_flow_enable(capture_t *capture, const struct capture_flow_config *config, struct capture_error_info *error) {
     if (capture->state != CAPTURE_CREATED)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "flow metering can only be enabled before the capture is started");
     if (capture->metering)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "flow metering is enabled already");
     int result = capture_flow_config_resolve(config, &capture->flow_config, error);
+    if (result == CAPTURE_OK)
+        result = check_sharing(capture, error);
     if (result == CAPTURE_OK && !capture->flow_config.hash_seed)
         result = random_bytes(&capture->flow_config.hash_seed, sizeof(uint64_t), error);
     for (uint32_t i = 0; i < capture->worker_count && result == CAPTURE_OK; i++)

@@ -15,6 +15,7 @@
 
 #include "engine/events.h"
 #include "engine/monitor.h"
+#include "engine/shard.h"
 #include "engine/source.h"
 #include "filter.h"
 #include "flow/flow_table.h"
@@ -28,12 +29,13 @@
 enum {
     WORKERS_MAX = 64,
     LOSSLESS_READERS_MAX = 8,
-    BATCH_PACKETS_MAX = 2 * FRAME_BATCH, /* one a frame, or with CAPTURE_TUNNEL_BOTH two */
+    BATCH_PACKETS_MAX = 2 * FRAME_BATCH,       /* one a frame, or with CAPTURE_TUNNEL_BOTH two */
     BATCH_RECORDS_MAX = 2 * BATCH_PACKETS_MAX, /* records one batch of packets can finish, see flow_table_add */
-    EXPIRY_BUDGET = 1024,                /* flows looked at between two batches */
-    FLUSH_BUDGET = 4096,                 /* flows ended in one turn at the end of the input */
-    QUERY_SLICE = 4096,                  /* records a live-table query looks at between two batches */
-    TURN_WAIT_MS = 20,                   /* longest wait for frames: what a query or a stop may have to wait too */
+    EXPIRY_BUDGET = 1024,                      /* flows looked at between two batches */
+    FLUSH_BUDGET = 4096,                       /* flows ended in one turn at the end of the input */
+    QUERY_SLICE = 4096,                        /* records a live-table query looks at between two batches */
+    ERRORS_MAX = 64,                           /* kept for capture_get_errors */
+    TURN_WAIT_MS = 20,                         /* longest wait for frames: what a query or a stop may have to wait too */
 };
 
 /* Written by the worker's owner alone, read by any thread. */
@@ -102,8 +104,10 @@ struct worker {
     struct mirror_clock mirrors; /* mirror_timestamps, else off */
     struct record_log log;
     struct flow_scan scan;
-    uint64_t packet_id;
-    uint64_t newest_ns; /* packet time of the newest frame, and the monotonic clock when it came */
+    struct shard shard;       /* of an input that the workers share; count 1: it is all this worker's */
+    struct shard_batch input; /* of the batch in work */
+    uint64_t packet_id;       /* frames of the input before the batch in work */
+    uint64_t newest_ns;       /* packet time of the newest frame, and the monotonic clock when it came */
     uint64_t newest_mono_ns;
     uint64_t rate_mono_ns, rate_frames, rate_octets; /* when the rates were last taken, and the counters then */
     uint64_t look_mono_ns;                           /* when sources_look_after is due: the first worker's job */
@@ -143,7 +147,9 @@ struct capture {
 
     pthread_mutex_t error_mutex;
     struct capture_error_info last_error;
-    atomic_uint errors_noted; /* how many there were: an inline poll returns at each, so that none is overwritten unseen */
+    struct capture_error_info errors[ERRORS_MAX]; /* the first ones, each once */
+    uint32_t error_count;
+    atomic_uint errors_noted; /* how many there were: an inline poll returns at each, so that its caller can tell when */
     atomic_bool failed;       /* the input ended by an error */
 
     struct event_log events;

@@ -63,9 +63,19 @@ int capture_start(capture_t *capture, struct capture_error_info *error) {
     return result;
 }
 
+/* Workers that share an input find the same fault in it. */
+static void keep_error(struct capture *capture, const struct capture_error_info *error) {
+    for (uint32_t i = 0; i < capture->error_count; i++)
+        if (capture->errors[i].code == error->code && strcmp(capture->errors[i].message, error->message) == 0)
+            return;
+    if (capture->error_count < ERRORS_MAX)
+        capture->errors[capture->error_count++] = *error;
+}
+
 void capture_note_error(struct capture *capture, const struct capture_error_info *error) {
     pthread_mutex_lock(&capture->error_mutex);
     capture->last_error = *error;
+    keep_error(capture, error);
     atomic_fetch_add(&capture->errors_noted, 1);
     pthread_mutex_unlock(&capture->error_mutex);
 }
@@ -75,6 +85,14 @@ int capture_get_error(capture_t *capture, struct capture_error_info *error) {
     *error = capture->last_error;
     pthread_mutex_unlock(&capture->error_mutex);
     return CAPTURE_OK;
+}
+
+int capture_get_errors(capture_t *capture, struct capture_error_info *errors, uint32_t capacity) {
+    pthread_mutex_lock(&capture->error_mutex);
+    uint32_t count = capture->error_count;
+    memcpy(errors, capture->errors, (count < capacity ? count : capacity) * sizeof(*errors));
+    pthread_mutex_unlock(&capture->error_mutex);
+    return (int)count;
 }
 
 int capture_set_deadline(capture_t *capture, uint64_t boottime_ns) {

@@ -91,7 +91,7 @@ static uint32_t decode_frames(struct worker *worker, uint32_t first, uint32_t en
     for (uint32_t i = first; i < end; i++) {
         const struct frame *frame = &worker->frames.frames[i];
         struct packet *packet = &worker->packets[packets];
-        if (!take_frame(worker, frame, worker->packet_id + i + 1, packet, tally))
+        if (!take_frame(worker, frame, worker->packet_id + worker->input.places[i] + 1, packet, tally))
             continue;
         packets++;
         if (__builtin_expect(tunnels, 0) && take_tunnelled(worker, packet, tally))
@@ -203,7 +203,8 @@ static void process_frames(struct worker *worker, uint32_t end) {
     struct capture *capture = worker->capture;
     struct batch_tally tally = {0};
     uint32_t first = worker->frames_done, count = end - first;
-    uint64_t newest = 0, octets = 0, truncated = 0;
+    bool last = end == worker->frames.count;
+    uint64_t newest = last ? worker->input.newest_ns : 0, octets = 0, truncated = 0;
     int64_t offset_ns = atomic_load_explicit(&capture->monitor.clock.applied_ns, memory_order_relaxed);
     if (__builtin_expect(offset_ns != 0, 0))
         shift_times(&worker->frames.frames[first], count, offset_ns);
@@ -228,12 +229,12 @@ static void process_frames(struct worker *worker, uint32_t end) {
     if (newest) { /* damaged frames have no time */
         worker->newest_ns = newest;
         if (capture->metering)
-            flow_table_set_time(&worker->table, newest, count);
+            flow_table_set_time(&worker->table, newest, last ? worker->input.span - first : count);
     }
     worker->frames_done = end;
-    if (end < worker->frames.count)
+    if (!last)
         return;
-    worker->packet_id += end;
+    worker->packet_id += worker->input.span;
     worker->frames_done = worker->frames.count = 0;
     worker->queue->source->ops->release(worker->queue->backend);
 }
@@ -302,6 +303,15 @@ static bool holds_damaged_frame(const struct frame_batch *batch) {
     return flags & FRAME_DAMAGED;
 }
 
+/* What the worker has of the batch that was read: all of it, or of an input that the workers share its shard. */
+static void take_share(struct worker *worker) {
+    if (worker->shard.count > 1)
+        shard_keep(&worker->shard, &worker->frames, &worker->input);
+    else
+        worker->input.span = worker->frames.count;
+    counter_add(&worker->counters.read, worker->frames.count);
+}
+
 /* Goes on with the batch in work, else reads and begins one. Positive: there was one; else the backend's answer. */
 static int read_batch(struct worker *worker, uint32_t wait_ms) {
     struct capture *capture = worker->capture;
@@ -313,7 +323,7 @@ static int read_batch(struct worker *worker, uint32_t wait_ms) {
     int count = sources_read(worker, wait_ms, &error);
     if (count > 0) {
         worker->key_interface = capture->flow_config.merge_interfaces ? 0 : worker->queue->source->number;
-        counter_add(&worker->counters.read, (uint64_t)count);
+        take_share(worker);
         if (holds_damaged_frame(&worker->frames))
             capture_note_error(capture, &error);
         process_frames(worker, processable_end(worker));

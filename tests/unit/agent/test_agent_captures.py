@@ -51,10 +51,14 @@ def test_a_timeout_of_zero_is_never_and_not_the_default() -> None:
     assert (plan.idle_timeout_s, plan.active_timeout_s, plan.timestamp_source) == (0.0, 1.5, "hardware")
 
 
-def test_a_live_capture_has_a_worker_for_each_configured_cpu_and_a_replay_has_one() -> None:
+def test_a_capture_has_a_worker_for_each_configured_cpu_but_a_replay_of_both_headers_has_one(tmp_path: Path) -> None:
     assert plan_capture(CaptureSpec(interface="eth0"), replay_directory=None, worker_cpus=(2, 3)).workers == 2
-    with pytest.raises(RequestError):
-        plan_capture(CaptureSpec(files=["a"]), replay_directory=None, worker_cpus=(2, 3))
+    (tmp_path / "a.pcap").write_bytes(b"x")
+    replay, both = CaptureSpec(files=["a.pcap"]), CaptureSpec(files=["a.pcap"], tunnel=TUNNEL_BOTH)
+    plan = plan_capture(replay, replay_directory=tmp_path, worker_cpus=(2, 3))
+    assert (plan.workers, plan.worker_cpus) == (2, (2, 3))
+    plan = plan_capture(both, replay_directory=tmp_path, worker_cpus=(2, 3))
+    assert (plan.workers, plan.worker_cpus) == (1, ())
 
 
 def test_replay_files_stay_below_their_directory(tmp_path: Path) -> None:
@@ -65,7 +69,7 @@ def test_replay_files_stay_below_their_directory(tmp_path: Path) -> None:
     (root / "link.pcap").symlink_to(tmp_path / "secret.pcap")
     plan = plan_capture(CaptureSpec(files=["deep/a.pcap", "deep/../deep/a.pcap"]), replay_directory=root, worker_cpus=(2,))
     assert plan.files == (root.resolve() / "deep" / "a.pcap",) * 2
-    assert (plan.workers, plan.worker_cpus, plan.is_live) == (1, (), False)
+    assert (plan.workers, plan.worker_cpus, plan.is_live) == (1, (2,), False)
     for name in ("../secret.pcap", str(tmp_path / "secret.pcap"), "link.pcap", "deep", "", "missing", "a\0b", "x" * 5000):
         assert violation(CaptureSpec(files=["deep/a.pcap", name]), root) == "spec.files[1]", name
 

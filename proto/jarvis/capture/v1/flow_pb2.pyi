@@ -274,7 +274,7 @@ class FlowRecord(_message.Message):
     """type * 256 + code of the first ICMP or ICMPv6 packet (IE 32, 139)."""
     dscp: _builtins.int
     first_packet_id: _builtins.int
-    """Numbers of the flow's first and last packet within its worker, from 1."""
+    """Numbers of the flow's first and last packet within its worker, of files within the trace, from 1."""
     last_packet_id: _builtins.int
     tunnel_id: _builtins.int
     """Inner flows: VNI, GRE key, TEID, ... of the tunnel right around it, part of the flow's key; 0 where it has none."""
