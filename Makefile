@@ -80,6 +80,9 @@ test-c:
 	CC=clang-14 cmake -S native -B build/c-asan -G Ninja -Wno-dev -DJARVIS_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug
 	cmake --build build/c-asan -j$(JOBS)
 	ctest --test-dir build/c-asan --output-on-failure -j$(JOBS)
+	CC=clang-14 cmake -S native -B build/c-tsan -G Ninja -Wno-dev -DJARVIS_SANITIZE=thread
+	cmake --build build/c-tsan -j$(JOBS)
+	ctest --test-dir build/c-tsan -L threads --output-on-failure -j$(JOBS)
 
 test-python:
 	$(BIN)/pytest
