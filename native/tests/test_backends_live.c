@@ -2,7 +2,7 @@
 /* What the live backends deliver and count. Needs root and iproute2; else skips. */
 #include "backend/afpacket.h"
 #include "filter.h"
-#include "live_link.h"
+#include "live_cases.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -10,73 +10,34 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 
-struct order {
-    uint64_t frames, last_ts_ns;
-    uint16_t next_port;
-};
-
-static void check_order(const struct frame *frame, void *context) {
-    struct order *order = context;
-    uint8_t expected[100];
-    make_frame(expected, 100, order->next_port++, 9, -1);
-    CHECK_EQUAL(100, frame->caplen);
-    CHECK_EQUAL(100, frame->wirelen);
-    CHECK_EQUAL(1, frame->link_type);
-    CHECK_EQUAL(if_nametoindex("jarvis0"), frame->interface_index);
-    CHECK_EQUAL(0, frame->flags);
-    CHECK(memcmp(expected, frame->data, 100) == 0);
-    CHECK(frame->ts_ns >= order->last_ts_ns);
-    order->last_ts_ns = frame->ts_ns;
-    order->frames++;
-}
-
 static void every_frame_arrives_once_whole_and_in_order(void) {
     for (int i = 0; i < 2; i++) {
-        const struct capture_backend_ops *ops = live_backends[i];
-        struct capture_config config = config_for("jarvis0");
-        void *state = open_backend(ops, &config);
-        int sender = sender_on("jarvis1");
-        uint64_t before = now_ns(CLOCK_REALTIME);
-        struct order order = {.next_port = 1000, .last_ts_ns = before};
-        for (uint16_t port = 1000; port < 11000; port++)
-            send_frame(sender, 100, port, 9, -1);
-        CHECK_EQUAL(10000, drain(ops, state, check_order, &order));
-        CHECK_EQUAL(10000, order.frames);
-        CHECK(order.last_ts_ns <= now_ns(CLOCK_REALTIME));
-        struct backend_stats stats;
-        ops->stats(state, &stats);
-        CHECK_EQUAL(0, stats.dropped_kernel);
-        CHECK_EQUAL(0, stats.dropped_nic);
-        CHECK_EQUAL(0, stats.in_flight);
-        close(sender);
-        ops->close(state);
+        struct rig rig = rig_on(live_backends[i]);
+        check_every_frame_arrives_once_whole_and_in_order(&rig, 0);
+        rig_close(&rig);
     }
 }
 
 static void a_single_frame_on_a_quiet_link_is_delivered_soon(void) {
     for (int i = 0; i < 2; i++) {
-        const struct capture_backend_ops *ops = live_backends[i];
-        struct capture_config config = config_for("jarvis0");
-        void *state = open_backend(ops, &config);
-        int sender = sender_on("jarvis1");
+        struct rig rig = rig_on(live_backends[i]);
         struct frame_batch batch;
         uint64_t slowest = 0;
         for (int turn = 0; turn < 5; turn++) {
-            CHECK_EQUAL(0, ops->read(state, &batch, 0, NULL));
+            CHECK_EQUAL(0, rig.ops->read(rig.state, &batch, 0, NULL));
             uint64_t sent = now_ns(CLOCK_MONOTONIC);
-            send_frame(sender, 60, 1, 2, -1);
+            rig_send(&rig, 1, 60, -1);
             int count = 0;
             while (count == 0 && now_ns(CLOCK_MONOTONIC) - sent < 2000000000u)
-                count = ops->read(state, &batch, 1000, NULL);
+                count = rig.ops->read(rig.state, &batch, 1000, NULL);
             uint64_t delay = now_ns(CLOCK_MONOTONIC) - sent;
             CHECK_EQUAL(1, count);
-            ops->release(state);
+            rig.ops->release(rig.state);
             slowest = delay > slowest ? delay : slowest;
         }
-        printf("#   %s: at most %.1f ms\n", ops->name, (double)slowest / 1e6);
+        printf("#   %s: at most %.1f ms\n", rig.ops->name, (double)slowest / 1e6);
         CHECK(slowest < ONE_BLOCK_MS * UINT64_C(1000000)); /* 100 ms are meant; the machine may be busy */
-        close(sender);
-        ops->close(state);
+        rig_close(&rig);
     }
 }
 
@@ -148,37 +109,16 @@ static void check_tag(const struct frame *frame, void *context) {
 
 static void vlan_tags_filter_alike_whether_the_kernel_took_them_off_or_not(void) {
     for (int i = 0; i < 2; i++) {
-        struct capture_config config = config_for("jarvis0");
-        void *state = open_backend(live_backends[i], &config);
-        int sender = sender_on("jarvis1");
-        for (int j = 0; j < 10; j++)
-            send_frame(sender, 100, 1, 2, 3 << 13 | 5);
-        CHECK_EQUAL(10, drain(live_backends[i], state, check_tag, (void *)(uintptr_t)live_backends[i]));
-        close(sender);
-        live_backends[i]->close(state);
+        struct rig rig = rig_on(live_backends[i]);
+        rig_send(&rig, 10, 100, 3 << 13 | 5);
+        CHECK_EQUAL(10, rig_drain(&rig, check_tag, (void *)(uintptr_t)live_backends[i]));
+        rig_close(&rig);
     }
-}
-
-static void check_cut(const struct frame *frame, void *context) {
-    (void)context;
-    CHECK_EQUAL(64, frame->caplen);
-    CHECK_EQUAL(1000, frame->wirelen);
-    CHECK_EQUAL(FRAME_TRUNCATED, frame->flags);
 }
 
 static void frames_longer_than_snaplen_are_cut_and_marked(void) {
-    for (int i = 0; i < 2; i++) {
-        struct capture_config config = config_for("jarvis0");
-        config.snaplen = 64;
-        config.promiscuous = true;
-        void *state = open_backend(live_backends[i], &config);
-        int sender = sender_on("jarvis1");
-        for (int j = 0; j < 10; j++)
-            send_frame(sender, 1000, 1, 2, -1);
-        CHECK_EQUAL(10, drain(live_backends[i], state, check_cut, NULL));
-        close(sender);
-        live_backends[i]->close(state);
-    }
+    for (int i = 0; i < 2; i++)
+        check_frames_longer_than_snaplen_are_cut_and_marked(live_backends[i]);
 }
 
 static void a_frame_on_the_loopback_is_seen_once(void) {
@@ -205,50 +145,29 @@ static void a_frame_on_the_loopback_is_seen_once(void) {
 static void every_frame_is_either_delivered_or_counted_as_dropped(void) {
     enum { SENT = 12000 };
     for (int i = 0; i < 2; i++) {
-        const struct capture_backend_ops *ops = live_backends[i];
-        struct capture_config config = config_for("jarvis0");
-        void *state = open_backend(ops, &config);
-        int sender = sender_on("jarvis1");
-        struct backend_stats full, stats;
-        for (int j = 0; j < SENT; j++)
-            send_frame(sender, 9000, 1, 2, -1);
-        ops->stats(state, &full);
-        ops->quiesce(state);
-        uint64_t delivered = drain(ops, state, NULL, NULL);
-        ops->stats(state, &stats);
-        printf("#   %s: %" PRIu64 " delivered, %" PRIu64 " dropped, ring %.0f %% full\n", ops->name, delivered,
+        struct rig rig = rig_on(live_backends[i]);
+        rig_send(&rig, SENT, 9000, -1);
+        struct backend_stats full = rig_stats(&rig);
+        rig.ops->quiesce(rig.state);
+        uint64_t delivered = rig_drain(&rig, NULL, NULL);
+        struct backend_stats stats = rig_stats(&rig);
+        printf("#   %s: %" PRIu64 " delivered, %" PRIu64 " dropped, ring %.0f %% full\n", rig.ops->name, delivered,
                stats.dropped_kernel, 100 * full.ring_usage);
         CHECK_EQUAL(SENT, delivered + stats.dropped_kernel);
         CHECK(delivered > 1000 && stats.dropped_kernel > 1000);
         CHECK_EQUAL(0, stats.in_flight);
-        if (ops == &afpacket_backend) {
+        if (rig.ops == &afpacket_backend) {
             CHECK(full.ring_usage > 0.9);
             CHECK_EQUAL(SENT, full.in_flight + full.dropped_kernel);
             CHECK(stats.ring_usage < 0.1);
         }
-        close(sender);
-        ops->close(state);
+        rig_close(&rig);
     }
 }
 
 static void after_quiesce_the_ring_is_read_out_and_nothing_new_comes_in(void) {
-    for (int i = 0; i < 2; i++) {
-        struct capture_config config = config_for("jarvis0");
-        void *state = open_backend(live_backends[i], &config);
-        int sender = sender_on("jarvis1");
-        for (int j = 0; j < 100; j++)
-            send_frame(sender, 60, 1, 2, -1);
-        live_backends[i]->quiesce(state);
-        for (int j = 0; j < 100; j++)
-            send_frame(sender, 60, 1, 2, -1);
-        CHECK_EQUAL(100, drain(live_backends[i], state, NULL, NULL));
-        struct backend_stats stats;
-        live_backends[i]->stats(state, &stats);
-        CHECK_EQUAL(0, stats.dropped_kernel);
-        CHECK_EQUAL(0, stats.in_flight);
-        close(sender);
-        live_backends[i]->close(state);
-    }
+    for (int i = 0; i < 2; i++)
+        check_after_quiesce_the_ring_is_read_out_and_nothing_new_comes_in(live_backends[i]);
 }
 
 enum { QUEUES = 3, FLOWS = 300 };

@@ -2,49 +2,16 @@
 /* What backend "xdp" delivers, counts and leaves behind, on veth pairs (copy mode). Needs root and iproute2; else skips. */
 #include "xdp_link.h"
 
-struct order {
-    uint64_t frames, last_ts_ns;
-    uint16_t next_port;
-};
-
-static void check_order(const struct frame *frame, void *context) {
-    struct order *order = context;
-    uint8_t expected[100];
-    make_frame(expected, 100, order->next_port++, 9, -1);
-    CHECK_EQUAL(100, frame->caplen);
-    CHECK_EQUAL(100, frame->wirelen);
-    CHECK_EQUAL(1, frame->link_type);
-    CHECK_EQUAL(if_nametoindex("jarvis0"), frame->interface_index);
-    CHECK_EQUAL(0, frame->flags);
-    CHECK(memcmp(expected, frame->data, 100) == 0);
-    CHECK(frame->ts_ns >= order->last_ts_ns);
-    order->last_ts_ns = frame->ts_ns;
-    order->frames++;
-}
-
 static void every_frame_arrives_once_whole_and_in_order(void) {
-    struct capture_config config = config_for("jarvis0");
-    void *state = open_backend(xdp, &config);
-    int sender = sender_on("jarvis1");
-    struct order order = {.next_port = 1000, .last_ts_ns = now_ns(CLOCK_REALTIME) - 1000};
-    for (uint16_t port = 1000; port < 11000; port++)
-        send_frame(sender, 100, port, 9, -1);
-    CHECK_EQUAL(10000, drain(xdp, state, check_order, &order));
-    CHECK_EQUAL(10000, order.frames);
-    CHECK(order.last_ts_ns <= now_ns(CLOCK_REALTIME));
-    struct backend_stats stats;
-    xdp->stats(state, &stats);
-    CHECK_EQUAL(0, stats.dropped_kernel);
-    CHECK_EQUAL(0, stats.dropped_nic);
-    CHECK_EQUAL(0, stats.in_flight);
-    CHECK(stats.ring_usage < 0.001);
+    struct rig rig = rig_on(xdp);
+    check_every_frame_arrives_once_whole_and_in_order(&rig, 1000);
+    CHECK(rig_stats(&rig).ring_usage < 0.001);
     char text[256];
-    xdp->describe(state, text, sizeof text);
+    xdp->describe(rig.state, text, sizeof text);
     printf("#   %s\n", text);
     CHECK(strstr(text, " mode, copy, 1 receive queue a worker, need-wakeup, 32768 frames of 2048 bytes in ") != NULL);
     CHECK(strstr(text, "stamped late") == NULL);
-    close(sender);
-    xdp->close(state);
+    rig_close(&rig);
 }
 
 struct times {
@@ -61,38 +28,32 @@ static void check_time(const struct frame *frame, void *context) {
 }
 
 static void a_frame_has_the_time_of_its_arrival_and_not_of_its_reading(void) {
-    struct capture_config config = config_for("jarvis0");
-    void *state = open_backend(xdp, &config);
-    int sender = sender_on("jarvis1");
+    struct rig rig = rig_on(xdp);
     struct times times = {0};
     for (uint64_t turn = 1; turn <= 3; turn++) {
         times.sent_ns = now_ns(CLOCK_REALTIME);
-        send_frame(sender, 60, 1, 2, -1);
+        rig_send(&rig, 1, 60, -1);
         usleep(100000);
-        drain(xdp, state, check_time, &times);
+        rig_drain(&rig, check_time, &times);
         CHECK_EQUAL(turn, times.count);
     }
-    close(sender);
-    xdp->close(state);
+    rig_close(&rig);
 }
 
 static void a_single_frame_on_a_quiet_link_is_delivered_at_once(void) {
-    struct capture_config config = config_for("jarvis0");
-    void *state = open_backend(xdp, &config);
-    int sender = sender_on("jarvis1");
+    struct rig rig = rig_on(xdp);
     struct frame_batch batch;
-    CHECK_EQUAL(0, xdp->read(state, &batch, 0, NULL));
+    CHECK_EQUAL(0, xdp->read(rig.state, &batch, 0, NULL));
     uint64_t sent = now_ns(CLOCK_MONOTONIC);
-    send_frame(sender, 60, 1, 2, -1);
-    CHECK_EQUAL(1, xdp->read(state, &batch, 1000, NULL));
+    rig_send(&rig, 1, 60, -1);
+    CHECK_EQUAL(1, xdp->read(rig.state, &batch, 1000, NULL));
     CHECK(now_ns(CLOCK_MONOTONIC) - sent < 100000000);
-    xdp->release(state);
+    xdp->release(rig.state);
     uint64_t start = now_ns(CLOCK_MONOTONIC);
-    CHECK_EQUAL(0, xdp->read(state, &batch, 120, NULL));
+    CHECK_EQUAL(0, xdp->read(rig.state, &batch, 120, NULL));
     uint64_t waited = now_ns(CLOCK_MONOTONIC) - start;
     CHECK(waited >= 100000000 && waited < 1000000000);
-    close(sender);
-    xdp->close(state);
+    rig_close(&rig);
 }
 
 static void busy_polling_delivers_every_frame_and_is_told(void) {
@@ -120,34 +81,14 @@ static void check_tag(const struct frame *frame, void *context) {
 }
 
 static void vlan_tags_stay_in_the_frame(void) {
-    struct capture_config config = config_for("jarvis0");
-    void *state = open_backend(xdp, &config);
-    int sender = sender_on("jarvis1");
-    for (int j = 0; j < 10; j++)
-        send_frame(sender, 100, 1, 2, 3 << 13 | 5);
-    CHECK_EQUAL(10, drain(xdp, state, check_tag, NULL));
-    close(sender);
-    xdp->close(state);
-}
-
-static void check_cut(const struct frame *frame, void *context) {
-    (void)context;
-    CHECK_EQUAL(64, frame->caplen);
-    CHECK_EQUAL(1000, frame->wirelen);
-    CHECK_EQUAL(FRAME_TRUNCATED, frame->flags);
+    struct rig rig = rig_on(xdp);
+    rig_send(&rig, 10, 100, 3 << 13 | 5);
+    CHECK_EQUAL(10, rig_drain(&rig, check_tag, NULL));
+    rig_close(&rig);
 }
 
 static void frames_longer_than_snaplen_are_cut_and_marked(void) {
-    struct capture_config config = config_for("jarvis0");
-    config.snaplen = 64;
-    config.promiscuous = true;
-    void *state = open_backend(xdp, &config);
-    int sender = sender_on("jarvis1");
-    for (int j = 0; j < 10; j++)
-        send_frame(sender, 1000, 1, 2, -1);
-    CHECK_EQUAL(10, drain(xdp, state, check_cut, NULL));
-    close(sender);
-    xdp->close(state);
+    check_frames_longer_than_snaplen_are_cut_and_marked(xdp);
 }
 
 static void the_longest_frame_an_mtu_allows_arrives_whole(void) {
@@ -178,45 +119,25 @@ static void the_longest_frame_an_mtu_allows_arrives_whole(void) {
 /* More than the memory holds, before anything is read. */
 static void every_frame_is_either_delivered_or_counted_as_dropped(void) {
     enum { HELD = 32768, SENT = 50000 };
-    struct capture_config config = config_for("jarvis0");
-    void *state = open_backend(xdp, &config);
-    int sender = sender_on("jarvis1");
-    struct backend_stats full, stats;
-    for (int j = 0; j < SENT; j++)
-        send_frame(sender, 100, 1, 2, -1);
+    struct rig rig = rig_on(xdp);
+    rig_send(&rig, SENT, 100, -1);
     usleep(50000);
-    xdp->stats(state, &full);
+    struct backend_stats full = rig_stats(&rig);
     CHECK_EQUAL(HELD, full.in_flight);
     CHECK_EQUAL(SENT - HELD, full.dropped_kernel);
     CHECK_EQUAL(0, full.dropped_nic);
     CHECK(full.ring_usage > 0.999);
-    CHECK_EQUAL(HELD, drain(xdp, state, NULL, NULL));
-    for (int j = 0; j < 100; j++) /* and it goes on */
-        send_frame(sender, 100, 1, 2, -1);
-    CHECK_EQUAL(100, drain(xdp, state, NULL, NULL));
-    xdp->stats(state, &stats);
+    CHECK_EQUAL(HELD, rig_drain(&rig, NULL, NULL));
+    rig_send(&rig, 100, 100, -1); /* and it goes on */
+    CHECK_EQUAL(100, rig_drain(&rig, NULL, NULL));
+    struct backend_stats stats = rig_stats(&rig);
     CHECK_EQUAL(SENT - HELD, stats.dropped_kernel);
     CHECK_EQUAL(0, stats.dropped_nic + stats.in_flight);
-    close(sender);
-    xdp->close(state);
+    rig_close(&rig);
 }
 
 static void after_quiesce_the_ring_is_read_out_and_nothing_new_comes_in(void) {
-    struct capture_config config = config_for("jarvis0");
-    void *state = open_backend(xdp, &config);
-    int sender = sender_on("jarvis1");
-    for (int j = 0; j < 100; j++)
-        send_frame(sender, 60, 1, 2, -1);
-    usleep(20000); /* a veth pair hands frames over in a soft interrupt */
-    xdp->quiesce(state);
-    for (int j = 0; j < 100; j++)
-        send_frame(sender, 60, 1, 2, -1);
-    CHECK_EQUAL(100, drain(xdp, state, NULL, NULL));
-    struct backend_stats stats;
-    xdp->stats(state, &stats);
-    CHECK_EQUAL(0, stats.dropped_kernel + stats.in_flight);
-    close(sender);
-    xdp->close(state);
+    check_after_quiesce_the_ring_is_read_out_and_nothing_new_comes_in(xdp);
 }
 
 /* Reads until something other than silence comes, or than `passing`. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* live_link.h with an MTU that XDP takes, and the module's backend added to the core. */
+/* live_cases.h with an MTU that XDP takes, and the module's backend added to the core. */
 #ifndef JARVIS_XDP_LINK_H
 #define JARVIS_XDP_LINK_H
 
-#include "live_link.h"
+#include "live_cases.h"
 #include "module.h"
 
 static const struct capture_backend_ops *xdp;
