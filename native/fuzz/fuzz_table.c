@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The flow table on arbitrary packets of few flows, times that jump, a table of 16 to 64 records with and without colliding keys:
- * every packet and every octet leaves in exactly one record. */
+/* The flow table on arbitrary packets of few flows, a table of 16 to 64 records with and without colliding keys. With times that
+ * jump every packet and every octet leaves in exactly one record; with times that go on every record is the model's. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "flow/flow_table.h"
+#include "table_model.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -28,6 +29,19 @@ static uint64_t time_after(uint64_t now, uint8_t step) {
     return step == 255 ? UINT64_MAX - 3 : now + (step - 229) * 3600 * second;
 }
 
+static void follow_model(struct flow_table_config config, const uint8_t *data, size_t size) {
+    static struct table_model model;
+    config.idle_timeout_ns /= 10; /* so that a few steps reach it */
+    if (!table_model_begin(&model, &config))
+        return;
+    for (; size >= 4; data += 4, size -= 4) {
+        table_model_add(&model, data[0], data[3] >> 7, 20u + data[2], data[1] * (data[3] & 1 ? 100000000ull : 1ull));
+        if (data[3] & 2)
+            table_model_expire(&model, data[2]);
+    }
+    table_model_end(&model);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct flow_table table;
     uint64_t packets = 0, octets = 0, now = 1700000000000000000;
@@ -43,6 +57,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                      : UINT64_MAX,
         .emit = count_record,
     };
+    if (data[0] & 8) {
+        follow_model(config, data + 2, size - 2);
+        return 0;
+    }
     packets_out = octets_out = records_out = 0;
     if (!flow_table_init(&table, &config))
         return 0;
