@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jarvis_native import CaptureMetrics, FlowReader, PacketCaptureEngine
-from jarvis_native.engine import Tunnel
+from jarvis_native.engine import Statistic, Tunnel
 from jarvis_native.errors import CaptureError
 from jarvis_native.loader import Firmware
 
@@ -50,11 +50,14 @@ def meter_files(
     idle_s: float = 0,
     active_s: float = 0,
     tunnel: Tunnel = "outer",
+    statistics: Sequence[Statistic] = (),
     **engine: Any,
 ) -> Metered:
     """Meters to the end; with the default timeouts of 0 nothing splits a flow."""
     with PacketCaptureEngine(files=files, firmware=firmware, **engine) as capture:
-        capture.enable_flow_metering(max_flows=65_536, idle_timeout_s=idle_s, active_timeout_s=active_s, tunnel=tunnel)
+        capture.enable_flow_metering(
+            max_flows=65_536, idle_timeout_s=idle_s, active_timeout_s=active_s, tunnel=tunnel, statistics=statistics
+        )
         with capture.open_flow_reader(lossless=True) as reader:
             capture.start()
             records = list(json_records(capture, reader))

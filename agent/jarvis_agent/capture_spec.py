@@ -12,6 +12,9 @@ from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 from jarvis.capture.v1.capture_pb2 import (
+    FLOW_STATISTICS_INTERVALS,
+    FLOW_STATISTICS_SIZES,
+    FLOW_STATISTICS_TCP,
     SAMPLING_FLOW_HASH,
     SAMPLING_SYSTEMATIC,
     SAMPLING_UNSPECIFIED,
@@ -26,7 +29,7 @@ from jarvis.capture.v1.capture_pb2 import (
     TUNNEL_UNSPECIFIED,
     CaptureSpec,
 )
-from jarvis_native.engine import Sampling, TimestampSource, Tunnel
+from jarvis_native.engine import Sampling, Statistic, TimestampSource, Tunnel
 
 from jarvis_agent.errors import RequestError
 
@@ -45,6 +48,11 @@ _TIMESTAMP_SOURCES: dict[int, TimestampSource] = {
     TIMESTAMP_SOURCE_NTP: "ntp",
 }
 _TUNNELS: dict[int, Tunnel] = {TUNNEL_UNSPECIFIED: "outer", TUNNEL_OUTER: "outer", TUNNEL_INNER: "inner", TUNNEL_BOTH: "both"}
+_STATISTICS: dict[int, Statistic] = {
+    FLOW_STATISTICS_TCP: "tcp",
+    FLOW_STATISTICS_SIZES: "sizes",
+    FLOW_STATISTICS_INTERVALS: "intervals",
+}
 
 _SAMPLINGS: dict[int, Sampling] = {
     SAMPLING_UNSPECIFIED: "none",
@@ -77,6 +85,7 @@ class CapturePlan:
     sampling: Sampling
     sampling_interval: int
     mirror_timestamps: bool
+    statistics: tuple[Statistic, ...]
     workers: int
     """Always threads: the event loop never moves a capture itself."""
     worker_cpus: tuple[int, ...]
@@ -92,7 +101,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
 
     Raises:
         RequestError: interface and files both or neither, a device with arguments, a file (also of a device pcap:FILE) outside
-            the replay directory, an unknown timestamp source, tunnel or sampling.
+            the replay directory, an unknown timestamp source, tunnel, sampling or statistic.
     """
     if bool(spec.interface) == bool(spec.files):
         found = f"interface {spec.interface!r} and {len(spec.files)} files"
@@ -108,6 +117,9 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         raise RequestError(("spec.tunnel", f"{spec.tunnel}; unspecified (0), outer (1), inner (2) and both (3) are accepted"))
     if spec.sampling not in _SAMPLINGS:
         raise RequestError(("spec.sampling", f"{spec.sampling}; unspecified (0), systematic (1) and flow hash (2) are accepted"))
+    for index, kind in enumerate(spec.statistics):
+        if kind not in _STATISTICS:
+            raise RequestError((f"spec.statistics[{index}]", f"{kind}; tcp (1), sizes (2) and intervals (3) are accepted"))
     # What goes through libpcap has one worker; and a replayed packet can only be in two flows where one worker meets them all.
     many = not spec.interface.startswith(_PCAP_DEVICE) if spec.interface else _TUNNELS[spec.tunnel] != "both"
     return CapturePlan(
@@ -130,6 +142,7 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         sampling=_SAMPLINGS[spec.sampling],
         sampling_interval=spec.sampling_interval,
         mirror_timestamps=spec.mirror_timestamps,
+        statistics=tuple(_STATISTICS[kind] for kind in spec.statistics),
         workers=len(worker_cpus) or 1 if many else 1,
         worker_cpus=worker_cpus if many else (),
     )

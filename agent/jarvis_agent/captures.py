@@ -290,5 +290,6 @@ class CaptureManager:
             sampling=plan.sampling,
             sampling_interval=plan.sampling_interval,
             mirror_timestamps=plan.mirror_timestamps,
+            statistics=plan.statistics,
         )
         return CaptureRun(engine, plan, self._journal, is_paused=self._is_paused)

@@ -48,6 +48,10 @@ def _sampling(text: str) -> Any:
         raise _NotPlainError from error
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 # Option -> (field of MeterOptions, how its value is read). The same names and meanings as commands.meter's; a test compares them.
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--filter": ("filter", str),
@@ -58,6 +62,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--worker-cpus": ("worker_cpus", _matching(_NUMBERS, _numbers)),
     "--tunnel": ("tunnel", _matching(re.compile("outer|inner|both"), str)),
     "--sampling": ("sampling", _sampling),
+    "--statistics": ("statistics", _matching(re.compile("(?:tcp|sizes|intervals)(?:,(?:tcp|sizes|intervals))*"), _names)),
     "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),
     "-o": ("output_path", Path),
     "--release-key": ("release_key", Path),

@@ -16,6 +16,7 @@ import typer
 from jarvis_agent import __version__
 
 if TYPE_CHECKING:
+    from jarvis_native.engine import Statistic
     from jarvis_native.loader import Firmware
     from jarvis_native.types import BackendInfo
 
@@ -47,6 +48,25 @@ class Tunnel(StrEnum):
     OUTER = "outer"
     INNER = "inner"
     BOTH = "both"
+
+
+_STATISTICS: dict[str, Statistic] = {"tcp": "tcp", "sizes": "sizes", "intervals": "intervals"}
+
+
+def _complete_statistics(typed: str) -> list[str]:
+    """Lists that go on from what is typed."""
+    before, comma, _ = typed.rpartition(",")
+    return [f"{before}{comma}{name}" for name in _STATISTICS if name not in before.split(",")]
+
+
+def _statistics(text: str) -> tuple[Statistic, ...]:
+    names = text.split(",") if text else []
+    for name in names:
+        if name not in _STATISTICS:
+            raise typer.BadParameter(
+                f"{name!r}: accepted are tcp, sizes and intervals, comma-separated", param_hint="--statistics"
+            )
+    return tuple(_STATISTICS[name] for name in names)
 
 
 class Listing(StrEnum):
@@ -159,6 +179,15 @@ def meter(
             help="Inner flows of ERSPAN III take their times from the mirror's header; with --tunnel inner or both.",
         ),
     ] = False,
+    statistics: Annotated[
+        str,
+        typer.Option(
+            "--statistics",
+            metavar="LIST",
+            help="What else each flow carries, comma-separated: tcp, sizes, intervals. Each takes memory of its own.",
+            autocompletion=_complete_statistics,
+        ),
+    ] = "",
     output: Annotated[
         Output, typer.Option("--output", help="json: one object a line; csv; parquet (needs -o); none: only the summary.")
     ] = Output.JSON,
@@ -196,6 +225,7 @@ def meter(
         tunnel=tunnel.value,
         sampling=sampled,
         mirror_timestamps=mirror_timestamps,
+        statistics=_statistics(statistics),
         output=output.value,
         output_path=output_path,
         release_key=release_key,

@@ -13,13 +13,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import cast
 
-from jarvis_native.engine import PacketCaptureEngine, Sampling, Tunnel
+from jarvis_native.engine import PacketCaptureEngine, Sampling, Statistic, Tunnel
 from jarvis_native.errors import CaptureError, FilterError, InvalidArgument
 from jarvis_native.loader import load_firmware, read_release_key
 from jarvis_native.reader import FlowReader
@@ -54,6 +54,7 @@ _OPTIONS = {
     "workers": "--workers",
     "worker_cpus": "--worker-cpus",
     "worker_cpu_count": "--worker-cpus: the number of CPUs",
+    "statistics": "--statistics",
 }
 
 
@@ -81,6 +82,8 @@ class MeterOptions:
     """Which packets are metered, and N of 1 in N."""
     mirror_timestamps: bool = False
     """Inner flows of ERSPAN III take their times from the mirror's header."""
+    statistics: tuple[Statistic, ...] = ()
+    """What else each flow carries."""
     output: OutputFormat = "json"
     output_path: Path | None = None
     """File for the records; None = standard output."""
@@ -179,8 +182,9 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
 def _meter(options: MeterOptions) -> int:
     began = time.monotonic()
     interrupt, progress = _Interrupt(), _Progress()
-    with interrupt.armed(), _engine(options) as engine, open_sink(options.output, options.output_path) as sink:
+    with interrupt.armed(), _engine(options) as engine, _sink(options) as sink:
         try:
+            _say_memory(engine)
             engine.start()
             damage = _pump(engine, sink, interrupt, progress)
         finally:
@@ -219,6 +223,7 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
         sampling=options.sampling[0],
         sampling_interval=options.sampling[1],
         mirror_timestamps=options.mirror_timestamps,
+        statistics=options.statistics,
     )
     return engine
 
@@ -229,6 +234,18 @@ def _threads(options: MeterOptions) -> int:
     if workers == 0:
         workers = 1 if options.tunnel == "both" else min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
     return 0 if workers == 1 and not options.worker_cpus else workers
+
+
+def _sink(options: MeterOptions) -> AbstractContextManager[Sink | None]:
+    return open_sink(options.output, options.output_path, options.statistics)
+
+
+def _say_memory(engine: PacketCaptureEngine) -> None:
+    """What the optional statistics take of the flow table, before anything is metered; nothing when there are none."""
+    metrics = engine.get_metrics()
+    if metrics.statistics_bytes:
+        share = f"{metrics.statistics_bytes / 2**20:.1f} MiB of the flow table's {metrics.flow_table_bytes / 2**20:.1f} MiB"
+        sys.stderr.write(f"statistics take {share}\n")
 
 
 def _pump(engine: PacketCaptureEngine, sink: Sink | None, interrupt: _Interrupt, progress: _Progress) -> list[CaptureError]:
@@ -280,6 +297,8 @@ def _summary(metrics: CaptureMetrics, seconds: float) -> dict[str, int | float]:
         "tunnelled": metrics.tunnelled,
         "tunnelled_octets": metrics.tunnelled_octets,
         "unsampled": metrics.unsampled,
+        "flow_table_bytes": metrics.flow_table_bytes,
+        "statistics_bytes": metrics.statistics_bytes,
     }
 
 

@@ -11,7 +11,7 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -63,10 +63,10 @@ class TextSink:
 class ParquetSink:
     """A Parquet file with the columns of jarvis_native.arrow_schema, zstd-compressed, a row group a read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, statistics: Sequence[str]) -> None:
         from pyarrow import parquet  # noqa: PLC0415 - optional dependency, imported where it is used
 
-        self._writer = parquet.ParquetWriter(path, arrow_schema(), compression="zstd")
+        self._writer = parquet.ParquetWriter(path, arrow_schema(statistics), compression="zstd")
 
     def take(self, reader: FlowReader) -> FlowBatch[Any]:
         """Writes the next records as one row group."""
@@ -95,8 +95,10 @@ def check_output(form: OutputFormat, path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def open_sink(form: OutputFormat, path: Path | None) -> Iterator[Sink | None]:
-    """The sink for a format and place; None for "none". What is left of a named file after an exception is removed.
+def open_sink(form: OutputFormat, path: Path | None, statistics: Sequence[str]) -> Iterator[Sink | None]:
+    """The sink for a format and place, of records with these statistics; None for "none".
+
+    What is left of a named file after an exception is removed.
 
     Raises:
         OutputError: the file cannot be made.
@@ -105,7 +107,7 @@ def open_sink(form: OutputFormat, path: Path | None) -> Iterator[Sink | None]:
         yield None
     elif form == "parquet":
         with _replaced(Path(path or "")) as target:
-            sink = ParquetSink(target)
+            sink = ParquetSink(target, statistics)
             try:
                 yield sink
             finally:

@@ -12,7 +12,7 @@ _SAME_NAME = (
     "received", "received_octets", "metered", "metered_octets", "filtered", "non_ip", "malformed", "paused", "dropped_nic",
     "dropped_kernel", "dropped_user", "in_flight", "truncated", "fragments_matched", "fragments_unmatched", "time_regressions",
     "flows_active", "flows_total", "throughput_bps", "throughput_pps", "ring_usage", "flow_table_bytes",
-    "tunnelled", "tunnelled_octets", "unsampled", "clock_steps",
+    "tunnelled", "tunnelled_octets", "unsampled", "clock_steps", "statistics_bytes",
 )  # fmt: skip
 
 

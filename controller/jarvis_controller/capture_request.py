@@ -56,6 +56,9 @@ def _check_selection(spec: capture_pb2.CaptureSpec) -> None:
         raise bad_field("spec.tunnel", f"{spec.tunnel}: one of Tunnel's values is accepted")
     if spec.mirror_timestamps and spec.tunnel not in {capture_pb2.TUNNEL_INNER, capture_pb2.TUNNEL_BOTH}:
         raise bad_field("spec.mirror_timestamps", "true without inner flows: accepted with tunnel inner (2) and both (3)")
+    for index, kind in enumerate(spec.statistics):
+        if not kind or kind not in capture_pb2.FlowStatistics.values():
+            raise bad_field(f"spec.statistics[{index}]", f"{kind}: one of FlowStatistics' values but UNSPECIFIED is accepted")
     if spec.sampling not in capture_pb2.Sampling.values():
         raise bad_field("spec.sampling", f"{spec.sampling}: one of Sampling's values is accepted")
     if bool(spec.sampling) != bool(spec.sampling_interval):

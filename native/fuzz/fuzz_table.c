@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The flow table on arbitrary packets of few flows, a table of 16 to 64 records with and without colliding keys. With times that
- * jump every packet and every octet leaves in exactly one record; with times that go on every record is the model's. */
+/* The flow table on arbitrary packets of few flows, a table of 16 to 64 records with and without colliding keys, with and without
+ * statistics. With times that jump every packet and every octet leaves in exactly one record; with times that go on every record
+ * is the model's. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +12,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static uint64_t packets_out, octets_out, records_out;
 
-static void count_record(void *context, const struct capture_flow *flow) {
+static bool spread_is_sound(const struct capture_spread *spread) {
+    return spread->min <= spread->max && spread->mean >= 0 && spread->mean <= (double)spread->max && spread->stddev >= 0 &&
+           spread->stddev <= (double)spread->max;
+}
+
+static void count_record(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
     (void)context;
+    if (statistics && !(spread_is_sound(&statistics->fwd_payload) && spread_is_sound(&statistics->rev_payload) &&
+                        spread_is_sound(&statistics->fwd_interval) && spread_is_sound(&statistics->rev_interval)))
+        abort();
     if (flow->fwd_packets == 0 || flow->end_time_ns < flow->start_time_ns || flow->end_reason < 1 || flow->end_reason > 5)
         abort();
     packets_out += flow->fwd_packets + flow->rev_packets;
@@ -32,6 +41,7 @@ static uint64_t time_after(uint64_t now, uint8_t step) {
 static void follow_model(struct flow_table_config config, const uint8_t *data, size_t size) {
     static struct table_model model;
     config.idle_timeout_ns /= 10; /* so that a few steps reach it */
+    config.statistics = 0;        /* its packets have no transport header */
     if (!table_model_begin(&model, &config))
         return;
     for (; size >= 4; data += 4, size -= 4) {
@@ -55,6 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .hash_mask = data[0] & 64    ? 0
                      : data[0] & 128 ? 0xffff000000000007
                                      : UINT64_MAX,
+        .statistics = data[1] & 1 ? STATISTICS_ALL : 0,
         .emit = count_record,
     };
     if (data[0] & 8) {
@@ -70,6 +81,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         packet.key.ip_version = 4;
         packet.key.addr[0][3] = data[0];
         packet.key.protocol = 6;
+        uint8_t header[24] = {[6] = data[2], [7] = data[1], [10] = data[3], [11] = data[2], [12] = data[1], [14] = data[2] & 3};
+        packet.payload = header;
+        packet.payload_left = data[3] % (sizeof(header) + 1);
+        packet.payload_wire = data[2] * 8;
+        memcpy(header + 20, data, 4);
         packet.hash = flow_table_hash(&table, &packet.key);
         flow_table_prefetch_bucket(&table, packet.hash);
         flow_table_prefetch_record(&table, packet.hash);

@@ -291,9 +291,9 @@ struct capture_spread {
 
 /* The optional statistics of one flow; those that are off are 0. By direction as in struct capture_flow. */
 struct capture_flow_statistics {
-    uint32_t fwd_retransmissions;  /* TCP segments with data, SYN or FIN whose sequence numbers were all seen before */
+    uint32_t fwd_retransmissions;  /* TCP segments with data, SYN or FIN whose sequence numbers were all seen before (keep-alives apart) */
     uint32_t rev_retransmissions;
-    uint32_t fwd_out_of_order;     /* TCP segments that fill a gap left by later ones */
+    uint32_t fwd_out_of_order;     /* TCP segments that fill a gap which later ones left and which is not acknowledged yet */
     uint32_t rev_out_of_order;
     uint32_t fwd_zero_windows;     /* TCP segments that announce a window of 0 (RST apart) */
     uint32_t rev_zero_windows;
@@ -385,6 +385,31 @@ struct capture_flow_columns {
     uint8_t *tunnel_type;
     uint16_t *second_interface_index;
     uint32_t *sampling_interval;
+    /* Statistics, 0 where the capture keeps none of the kind. */
+    uint32_t *fwd_retransmissions;
+    uint32_t *rev_retransmissions;
+    uint32_t *fwd_out_of_order;
+    uint32_t *rev_out_of_order;
+    uint32_t *fwd_zero_windows;
+    uint32_t *rev_zero_windows;
+    uint64_t *syn_to_synack_ns;
+    uint64_t *synack_to_ack_ns;
+    uint64_t *fwd_payload_min;
+    uint64_t *fwd_payload_max;
+    double *fwd_payload_mean;
+    double *fwd_payload_stddev;
+    uint64_t *rev_payload_min;
+    uint64_t *rev_payload_max;
+    double *rev_payload_mean;
+    double *rev_payload_stddev;
+    uint64_t *fwd_interval_min_ns;
+    uint64_t *fwd_interval_max_ns;
+    double *fwd_interval_mean_ns;
+    double *fwd_interval_stddev_ns;
+    uint64_t *rev_interval_min_ns;
+    uint64_t *rev_interval_max_ns;
+    double *rev_interval_mean_ns;
+    double *rev_interval_stddev_ns;
 };
 
 struct capture_backend_info {
@@ -531,8 +556,9 @@ CAPTURE_API int capture_reader_read_batch(capture_flow_reader_t *reader, uint8_t
 CAPTURE_API int capture_reader_read_text(capture_flow_reader_t *reader, uint32_t format, char *out, uint64_t capacity,
                                          struct capture_batch_info *info);
 
-/* The CSV header line, newline included. Static storage. */
-CAPTURE_API const char *capture_csv_header(void);
+/* The CSV header line of a capture that keeps these statistics (enum capture_statistics, or'ed), newline included. Static storage;
+ * NULL: there is no such statistics. Any thread. */
+CAPTURE_API const char *capture_csv_header(uint32_t statistics);
 
 /* Next records column by column. */
 CAPTURE_API int capture_reader_read_columns(capture_flow_reader_t *reader, const struct capture_flow_columns *columns,

@@ -43,7 +43,9 @@ static inline uint8_t table_model_over(const struct table_model *model, const st
     return now_ns < first ? 0 : idle <= active ? CAPTURE_FLOW_END_IDLE : CAPTURE_FLOW_END_ACTIVE;
 }
 
-static inline void table_model_left(void *context, const struct capture_flow *flow) {
+static inline void table_model_left(void *context, const struct capture_flow *flow,
+                                    const struct capture_flow_statistics *statistics) {
+    (void)statistics;
     struct table_model *model = context;
     struct table_model_record *record = &model->records[flow->src_addr[0] == 10 ? flow->src_addr[1] : flow->dst_addr[1]];
     int forward = record->forward;

@@ -13,8 +13,9 @@ static struct capture_flow ended[KEPT];
 static uint32_t ended_count;
 static struct flow_table table;
 
-static void keep(void *context, const struct capture_flow *flow) {
+static void keep(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
     (void)context;
+    (void)statistics;
     CHECK(ended_count < KEPT);
     ended[ended_count++] = *flow;
 }

@@ -28,8 +28,9 @@ static uint32_t flow_number(const struct capture_flow *flow) {
     return number;
 }
 
-static void collect(void *context, const struct capture_flow *flow) {
+static void collect(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
     (void)context;
+    CHECK(!statistics);
     struct model_flow *total = &seen[flow_number(flow)];
     bool forward = flow->src_addr[0] == 10;
     total->packets[0] += forward ? flow->fwd_packets : flow->rev_packets;

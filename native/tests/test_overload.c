@@ -20,9 +20,11 @@ static sem_t go_on;
 static atomic_uint held;
 
 /* Called by a worker that looks through its flows for a query. */
-static bool wait_there(void *unused, const struct capture_flow *flow) {
+static bool wait_there(void *unused, const struct capture_flow *flow, const struct flow_table *table, uint32_t number) {
     (void)unused;
     (void)flow;
+    (void)table;
+    (void)number;
     atomic_fetch_add(&held, 1);
     while (sem_wait(&go_on) != 0)
         continue;

@@ -40,7 +40,7 @@ static struct capture_flow sample(void) {
 static void a_json_line_has_the_documented_keys_in_order(void) {
     struct capture_flow flow = sample();
     char line[TEXT_RECORD_MAX + 1];
-    *text_json_line(line, &flow) = 0;
+    *text_json_line(line, &(struct text_record){.flow = &flow}) = 0;
     CHECK_TEXT(
         "{\"src_addr\":\"10.0.0.1\",\"dst_addr\":\"192.168.255.254\",\"src_port\":4000,\"dst_port\":443,\"ip_protocol\":6,"
         "\"vlan_id\":7,\"fwd_packets\":3,\"fwd_octets\":180,\"rev_packets\":2,\"rev_octets\":99999,"
@@ -54,12 +54,13 @@ static void a_json_line_has_the_documented_keys_in_order(void) {
 static void a_csv_line_has_the_headers_columns(void) {
     struct capture_flow flow = sample();
     char line[TEXT_RECORD_MAX + 1];
-    *text_csv_line(line, &flow) = 0;
+    *text_csv_line(line, &(struct text_record){.flow = &flow}) = 0;
     CHECK_TEXT(
         "src_addr,dst_addr,src_port,dst_port,ip_protocol,vlan_id,fwd_packets,fwd_octets,rev_packets,rev_octets,"
         "start_time_unix_ns,end_time_unix_ns,tcp_flags,end_reason,flow_id,fwd_tcp_flags,rev_tcp_flags,state,interface_index,"
-        "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id,tunnel_id,tunnel_type,second_interface_index,sampling_interval\n",
-        capture_csv_header());
+        "icmp_type,icmp_code,dscp,first_packet_id,last_packet_id,tunnel_id,tunnel_type,second_interface_index,sampling_"
+        "interval\n",
+        capture_csv_header(0));
     CHECK_TEXT(
         "10.0.0.1,192.168.255.254,4000,443,6,7,3,180,2,99999,1700000000000000001,1700000001000000002,18,4,00000000000000ab,"
         "2,18,2,1,8,9,46,1,100,4294967295,5,9,100\n",
@@ -71,8 +72,113 @@ static void the_longest_record_fits_its_bound(void) {
     char line[4096];
     memset(&flow, 0xff, sizeof(flow));
     flow.ip_version = 6;
-    CHECK(text_json_line(line, &flow) - line <= TEXT_RECORD_MAX);
-    CHECK(text_csv_line(line, &flow) - line <= TEXT_RECORD_MAX);
+    CHECK(text_json_line(line, &(struct text_record){.flow = &flow}) - line <= TEXT_RECORD_MAX);
+    CHECK(text_csv_line(line, &(struct text_record){.flow = &flow}) - line <= TEXT_RECORD_MAX);
+}
+
+static void the_longest_record_with_statistics_fits_its_bound(void) {
+    struct capture_flow flow;
+    struct capture_flow_statistics statistics;
+    struct capture_spread widest = {UINT64_MAX, UINT64_MAX, 0x1p64, 0x1p64};
+    char line[8192];
+    memset(&flow, 0xff, sizeof(flow));
+    memset(&statistics, 0xff, sizeof(statistics));
+    flow.ip_version = 6;
+    statistics.fwd_payload = statistics.rev_payload = statistics.fwd_interval = statistics.rev_interval = widest;
+    struct text_record record = {.flow = &flow, .statistics = &statistics, .kinds = 7};
+    CHECK(text_json_line(line, &record) - line <= TEXT_STATISTICS_MAX);
+    CHECK(text_csv_line(line, &record) - line <= TEXT_STATISTICS_MAX);
+}
+
+static struct capture_flow_statistics sample_statistics(void) {
+    return (struct capture_flow_statistics){.fwd_retransmissions = 1,
+                                            .rev_retransmissions = 2,
+                                            .fwd_out_of_order = 3,
+                                            .rev_out_of_order = 4,
+                                            .fwd_zero_windows = 5,
+                                            .rev_zero_windows = 6,
+                                            .syn_to_synack_ns = 7,
+                                            .synack_to_ack_ns = 8,
+                                            .fwd_payload = {9, 10, 9.5, 0.25},
+                                            .rev_payload = {11, 12, 11.0625, 13.9996},
+                                            .fwd_interval = {14, 15, 14.5, 16},
+                                            .rev_interval = {17, 18, 17.5, 19}};
+}
+
+static void each_kind_of_statistics_adds_its_keys_and_columns(void) {
+    static const struct {
+        const char *keys, *header, *values;
+    } parts[] = {
+        {",\"fwd_retransmissions\":1,\"rev_retransmissions\":2,\"fwd_out_of_order\":3,\"rev_out_of_order\":4,"
+         "\"fwd_zero_windows\":5,\"rev_zero_windows\":6,\"syn_to_synack_ns\":7,\"synack_to_ack_ns\":8",
+         ",fwd_retransmissions,rev_retransmissions,fwd_out_of_order,rev_out_of_order,fwd_zero_windows,rev_zero_windows,"
+         "syn_to_synack_ns,synack_to_ack_ns",
+         ",1,2,3,4,5,6,7,8"},
+        {",\"fwd_payload_min\":9,\"fwd_payload_max\":10,\"fwd_payload_mean\":9.500,\"fwd_payload_stddev\":0.250,"
+         "\"rev_payload_min\":11,\"rev_payload_max\":12,\"rev_payload_mean\":11.063,\"rev_payload_stddev\":14.000",
+         ",fwd_payload_min,fwd_payload_max,fwd_payload_mean,fwd_payload_stddev,rev_payload_min,rev_payload_max,"
+         "rev_payload_mean,rev_payload_stddev",
+         ",9,10,9.500,0.250,11,12,11.063,14.000"},
+        {",\"fwd_interval_min_ns\":14,\"fwd_interval_max_ns\":15,\"fwd_interval_mean_ns\":14.500,"
+         "\"fwd_interval_stddev_ns\":16.000,\"rev_interval_min_ns\":17,\"rev_interval_max_ns\":18,"
+         "\"rev_interval_mean_ns\":17.500,\"rev_interval_stddev_ns\":19.000",
+         ",fwd_interval_min_ns,fwd_interval_max_ns,fwd_interval_mean_ns,fwd_interval_stddev_ns,rev_interval_min_ns,"
+         "rev_interval_max_ns,rev_interval_mean_ns,rev_interval_stddev_ns",
+         ",14,15,14.500,16.000,17,18,17.500,19.000"},
+    };
+    struct capture_flow flow = sample();
+    struct capture_flow_statistics statistics = sample_statistics();
+    for (uint32_t kinds = 0; kinds < 8; kinds++) {
+        struct text_record plain = {.flow = &flow}, record = {.flow = &flow, .statistics = &statistics, .kinds = kinds};
+        char line[TEXT_STATISTICS_MAX + 1], json[4096] = "", header[4096] = "", csv[4096] = "";
+        *(text_json_line(json, &plain) - 2) = 0;
+        *(text_csv_line(csv, &plain) - 1) = 0;
+        strcpy(header, capture_csv_header(0));
+        header[strlen(header) - 1] = 0;
+        for (uint32_t kind = 0; kind < 3; kind++) {
+            strcat(json, kinds >> kind & 1 ? parts[kind].keys : "");
+            strcat(header, kinds >> kind & 1 ? parts[kind].header : "");
+            strcat(csv, kinds >> kind & 1 ? parts[kind].values : "");
+        }
+        *text_json_line(line, &record) = 0;
+        CHECK_TEXT(strcat(json, "}\n"), line);
+        *text_csv_line(line, &record) = 0;
+        CHECK_TEXT(strcat(csv, "\n"), line);
+        CHECK_TEXT(strcat(header, "\n"), capture_csv_header(kinds));
+    }
+    CHECK(capture_csv_header(8) == NULL);
+}
+
+static void numbers_with_places_are_rounded(void) {
+    static const struct {
+        double value;
+        const char *text;
+    } cases[] = {{0, "0.000"},
+                 {0.0004, "0.000"},
+                 {0.0006, "0.001"},
+                 {1.9996, "2.000"},
+                 {1e15 + 0.5, "1000000000000000.500"},
+                 {0x1p63, "9223372036854775808.000"},
+                 {0x1p64, "18446744073709551615.000"}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char text[32];
+        *text_fixed(text, cases[i].value) = 0;
+        CHECK_TEXT(cases[i].text, text);
+    }
+}
+
+static void columns_of_statistics_hold_their_values_or_0(void) {
+    struct capture_flow flow = sample();
+    struct capture_flow_statistics statistics = sample_statistics();
+    uint32_t zero_windows[2] = {99, 99};
+    double mean[2] = {99, 99};
+    struct capture_flow_columns columns = {.rev_zero_windows = zero_windows, .fwd_interval_mean_ns = mean};
+    columns_put(&columns, 0, &flow, &statistics);
+    columns_put(&columns, 1, &flow, NULL);
+    CHECK_EQUAL(6, zero_windows[0]);
+    CHECK(mean[0] == 14.5);
+    CHECK_EQUAL(0, zero_windows[1]);
+    CHECK(mean[1] == 0);
 }
 
 static void numbers_of_every_length_are_written(void) {
@@ -121,7 +227,7 @@ static void columns_hold_the_records_values(void) {
     uint32_t tunnel_id[2] = {0};
     int64_t start[2] = {0};
     struct capture_flow_columns columns = {.src_addr = src, .rev_octets = octets, .start_time_ns = start, .tunnel_id = tunnel_id};
-    columns_put(&columns, 1, &flow);
+    columns_put(&columns, 1, &flow, NULL);
     CHECK(memcmp(src + 16, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\1", 16) == 0);
     CHECK_EQUAL(0, src[15]);
     CHECK_EQUAL(99999, octets[1]);
@@ -133,6 +239,10 @@ int main(void) {
     RUN(a_json_line_has_the_documented_keys_in_order);
     RUN(a_csv_line_has_the_headers_columns);
     RUN(the_longest_record_fits_its_bound);
+    RUN(the_longest_record_with_statistics_fits_its_bound);
+    RUN(each_kind_of_statistics_adds_its_keys_and_columns);
+    RUN(numbers_with_places_are_rounded);
+    RUN(columns_of_statistics_hold_their_values_or_0);
     RUN(numbers_of_every_length_are_written);
     RUN(addresses_are_written_as_inet_ntop_writes_them);
     RUN(columns_hold_the_records_values);

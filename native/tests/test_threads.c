@@ -13,20 +13,26 @@ enum { LOG_RECORDS = 64, WRITTEN = 200000, FLOWS = 3000, PACKETS = 90000 };
 static struct record_log log_under_test;
 static atomic_bool written;
 
-/* A record whose words all follow from its number: a torn one shows. */
-static struct capture_flow record_of(uint64_t sequence) {
+struct whole_record {
     struct capture_flow flow;
-    uint64_t words[RECORD_LOG_WORDS];
-    for (uint64_t i = 0; i < RECORD_LOG_WORDS; i++)
-        words[i] = sequence * 31 + i;
-    memcpy(&flow, words, sizeof(flow));
-    return flow;
+    struct capture_flow_statistics statistics;
+};
+
+/* A record whose words all follow from its number: a torn one shows. */
+static struct whole_record record_of(uint64_t sequence) {
+    enum { WORDS = sizeof(struct whole_record) / sizeof(uint64_t) };
+    struct whole_record record;
+    uint64_t words[WORDS];
+    for (uint64_t i = 0; i < WORDS; i++)
+        words[i] = sequence * 61 + i;
+    memcpy(&record, words, sizeof(record));
+    return record;
 }
 
 static void *write_log(void *unused) {
     for (uint64_t sequence = 0; sequence < WRITTEN; sequence++) {
-        struct capture_flow flow = record_of(sequence);
-        record_log_write(&log_under_test, &flow);
+        struct whole_record record = record_of(sequence);
+        record_log_write(&log_under_test, &record.flow, &record.statistics);
     }
     atomic_store(&written, true);
     return unused;
@@ -35,13 +41,16 @@ static void *write_log(void *unused) {
 static void *read_log(void *unused) {
     uint64_t at = 0, read = 0, lost_total = 0;
     struct capture_flow flows[16];
+    struct capture_flow_statistics statistics[16];
+    bool kept = record_log_has_statistics(&log_under_test);
     for (;;) {
         bool last = atomic_load(&written);
         uint64_t lost;
-        uint32_t count = record_log_read(&log_under_test, at, flows, 16, &lost);
+        uint32_t count = record_log_read(&log_under_test, at, flows, statistics, 16, &lost);
         for (uint32_t i = 0; i < count; i++) {
-            struct capture_flow expected = record_of(at + i);
-            CHECK(memcmp(&expected, &flows[i], sizeof(expected)) == 0);
+            struct whole_record expected = record_of(at + i);
+            CHECK(memcmp(&expected.flow, &flows[i], sizeof(flows[i])) == 0);
+            CHECK(!kept || memcmp(&expected.statistics, &statistics[i], sizeof(statistics[i])) == 0);
         }
         at += count + lost;
         read += count;
@@ -54,9 +63,10 @@ static void *read_log(void *unused) {
     return unused;
 }
 
-static void a_lapped_reader_never_sees_a_torn_record_and_counts_every_lost_one(void) {
+static void lap_readers(bool statistics) {
     pthread_t writer, readers[2];
-    CHECK(record_log_init(&log_under_test, LOG_RECORDS));
+    CHECK(record_log_init(&log_under_test, LOG_RECORDS, statistics));
+    atomic_store(&written, false);
     pthread_create(&writer, NULL, write_log, NULL);
     for (int i = 0; i < 2; i++)
         pthread_create(&readers[i], NULL, read_log, NULL);
@@ -64,6 +74,11 @@ static void a_lapped_reader_never_sees_a_torn_record_and_counts_every_lost_one(v
     for (int i = 0; i < 2; i++)
         pthread_join(readers[i], NULL);
     record_log_destroy(&log_under_test);
+}
+
+static void a_lapped_reader_never_sees_a_torn_record_and_counts_every_lost_one(void) {
+    lap_readers(false);
+    lap_readers(true);
 }
 
 static atomic_bool capture_over;
@@ -82,6 +97,7 @@ static void *subscribe(void *argument) {
 
 static void *observe(void *capture) {
     struct capture_flow flows[50];
+    struct capture_flow_statistics statistics[50];
     struct capture_flow_query query = {.sort_by = CAPTURE_SORT_PACKETS, .limit = 50};
     uint64_t received = 0;
     uint32_t snapshots = 0;
@@ -89,12 +105,14 @@ static void *observe(void *capture) {
         struct capture_stats stats = stats_of(capture);
         CHECK(stats.received >= received);
         received = stats.received;
-        int count = capture_flow_get_all(capture, &query, flows, NULL, NULL);
+        int count = capture_flow_get_all(capture, &query, flows, statistics, NULL);
         CHECK(count >= 0 && count <= 50);
+        for (int i = 0; i < count; i++) /* trace_of_flows: a flow's packets are of one size */
+            CHECK_EQUAL(flows[i].fwd_octets / flows[i].fwd_packets - 28, statistics[i].fwd_payload.max);
         for (int i = 1; i < count; i++)
             CHECK(flows[i - 1].fwd_packets + flows[i - 1].rev_packets >= flows[i].fwd_packets + flows[i].rev_packets);
         if (count > 0) {
-            int found = capture_flow_lookup(capture, flows[0].flow_id, &flows[1], NULL, 1);
+            int found = capture_flow_lookup(capture, flows[0].flow_id, &flows[1], statistics, 1);
             CHECK(found == 1 || found == CAPTURE_ERR_NOT_FOUND);
         }
         capture_set_deadline(capture, UINT64_MAX - snapshots);
@@ -106,8 +124,9 @@ static void *observe(void *capture) {
 static void readers_queries_and_snapshots_run_beside_the_packet_path(void) {
     struct trace_file trace = trace_of_flows(FLOWS, PACKETS);
     for (uint32_t workers = 0; workers <= 2; workers++) {
-        capture_t *capture =
-            capture_of(&trace, (struct capture_options){.workers = workers, .log_records = 1024, .idle_s = 4, .active_s = 5});
+        capture_t *capture = capture_of(
+            &trace,
+            (struct capture_options){.workers = workers, .log_records = 1024, .idle_s = 4, .active_s = 5, .statistics = 7});
         pthread_t subscribers[2], observer;
         void *records[2];
         atomic_store(&capture_over, false);

@@ -54,7 +54,7 @@ static inline void trace_forget(struct trace_file *trace) {
 }
 
 struct capture_options {
-    uint32_t workers, log_records, packet_ring_mb, tunnel, sampling, sampling_interval;
+    uint32_t workers, log_records, packet_ring_mb, tunnel, sampling, sampling_interval, statistics;
     uint64_t idle_s, active_s, hash_seed;
     const char *filter;
     bool without_flows, mirror_timestamps;
@@ -77,6 +77,7 @@ static inline capture_t *capture_of(const struct trace_file *trace, struct captu
                                               .sampling_interval = options.sampling_interval,
                                               .hash_seed = options.hash_seed,
                                               .mirror_timestamps = options.mirror_timestamps,
+                                              .statistics = options.statistics,
                                               .idle_timeout_ns = options.idle_s * SECOND,
                                               .active_timeout_ns = options.active_s * SECOND};
     capture_t *capture;

@@ -253,6 +253,8 @@ LINES = [
     ["a.pcap", "--tunnel", "both", "--mirror-timestamps", "--idle", "5"],
     ["a.pcap", "--sampling=flow-hash:1"],
     ["a.pcap", "--workers", "2", "--worker-cpus=0,1"],
+    ["a.pcap", "--statistics", "tcp,sizes,intervals"],
+    ["a.pcap", "--statistics=tcp"],
     ["a.pcap", "--filter=", "--release-key", "key.pub", "--firmware-dir=/lib/x", "--output=none"],
 ]
 
@@ -276,11 +278,36 @@ def test_a_plain_line_means_the_same_with_and_without_typer(monkeypatch: pytest.
     [[], ["-h"], ["a.pcap", "--help"], ["--"], ["a.pcap", "--idle", "-1"], ["a.pcap", "--idle", "1e3"], ["a.pcap", "-oout"],
      ["a.pcap", "--output", "xml"], ["a.pcap", "--idle"], ["a.pcap", "--idle", "1", "--idle", "2"], ["--fil", "tcp", "a.pcap"],
      ["--mirror-timestamps=yes", "a.pcap"], ["--mirror-timestamps", "a.pcap", "--mirror-timestamps"],
-     ["a.pcap", "--sampling", "systematic"], ["a.pcap", "--sampling", "1:2"], ["a.pcap", "--sampling", "flow-hash:-1"]],
+     ["a.pcap", "--sampling", "systematic"], ["a.pcap", "--sampling", "1:2"], ["a.pcap", "--sampling", "flow-hash:-1"],
+     ["a.pcap", "--statistics", "tcp,"]],
     ids=" ".join,
 )  # fmt: skip
 def test_any_other_line_is_left_to_typer(line: list[str]) -> None:
     assert plain_meter_options(line) is None
+
+
+def test_the_statistics_memory_is_said_at_the_start_and_in_the_summary(program_environment: Environment) -> None:
+    done = meter(program_environment, CONNECTION, "--output", "none", "--max-flows", "4096", "--statistics", "tcp,intervals")
+    first, summary = done.stderr.splitlines()
+    assert first.startswith("statistics take 1.0 MiB of the flow table's ")
+    assert json.loads(summary)["statistics_bytes"] == 4096 * (160 + 96)
+    assert json.loads(summary)["flow_table_bytes"] > 4096 * (128 + 160 + 96)
+
+
+def test_a_parquet_file_has_the_statistics_columns(program_environment: Environment, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    path = tmp_path / "flows.parquet"
+    done = meter(program_environment, CONNECTION, "--output", "parquet", "-o", str(path), "--statistics", "sizes")
+    assert done.returncode == 0, done.stderr
+    table = parquet.read_table(path)
+    assert table.column_names[-8:-4] == [f"fwd_payload_{part}" for part in ("min", "max", "mean", "stddev")]
+    assert max(table.column("fwd_payload_max").to_pylist()) > 0
+
+
+def test_an_unknown_statistic_is_refused_with_what_is_accepted(program_environment: Environment) -> None:
+    done = meter(program_environment, CONNECTION, "--statistics", "tcp,rtt")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'rtt': accepted are tcp, sizes and intervals" in done.stderr
 
 
 # ---- damage, interrupts, broken pipes

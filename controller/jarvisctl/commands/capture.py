@@ -66,6 +66,25 @@ _TUNNELS = {
     Tunnel.INNER: capture_pb2.TUNNEL_INNER,
     Tunnel.BOTH: capture_pb2.TUNNEL_BOTH,
 }
+_STATISTICS = {
+    "tcp": capture_pb2.FLOW_STATISTICS_TCP,
+    "sizes": capture_pb2.FLOW_STATISTICS_SIZES,
+    "intervals": capture_pb2.FLOW_STATISTICS_INTERVALS,
+}
+
+
+def complete_statistics(typed: str) -> list[str]:
+    """Lists that go on from what is typed."""
+    before, comma, _ = typed.rpartition(",")
+    return [f"{before}{comma}{name}" for name in _STATISTICS if name not in before.split(",")]
+
+
+def _statistics(text: str) -> list[capture_pb2.FlowStatistics.ValueType]:
+    names = text.split(",") if text else []
+    for name in names:
+        if name not in _STATISTICS:
+            raise usage_error(f"--statistics {name!r}: accepted are tcp, sizes and intervals, comma-separated")
+    return [_STATISTICS[name] for name in dict.fromkeys(names)]
 
 _SAMPLINGS = {"systematic": capture_pb2.SAMPLING_SYSTEMATIC, "flow-hash": capture_pb2.SAMPLING_FLOW_HASH}
 
@@ -143,6 +162,15 @@ def start(
             help="Inner flows of ERSPAN III take their times from the mirror's header; with --tunnel inner or both.",
         ),
     ] = False,
+    statistics: Annotated[
+        str,
+        typer.Option(
+            "--statistics",
+            metavar="LIST",
+            help="What else each flow carries, comma-separated: tcp, sizes, intervals. Each takes memory of its own.",
+            autocompletion=complete_statistics,
+        ),
+    ] = "",
 ) -> None:
     """Starts a capture on every agent addressed. Needs role operator."""
     wanted = make_selector(agent, selector, everybody, changes=True)
@@ -166,6 +194,7 @@ def start(
         sampling=sampled,
         sampling_interval=interval,
         mirror_timestamps=mirror_timestamps,
+        statistics=_statistics(statistics),
     )
     _check_source(spec)
     request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))

@@ -13,7 +13,7 @@ from jarvis.capture.v1 import capture_pb2, fleet_pb2, flow_pb2
 from jarvisctl.client import Fleet, nothing_selected, run
 from jarvisctl.commands.flow_stream import FlowStream
 from jarvisctl.errors import ExitCode, usage_error
-from jarvisctl.format.flows import FlowJson, arrow_for_output, endpoints, tunnel_text
+from jarvisctl.format.flows import FlowJson, arrow_for_output, endpoints, has_statistics, statistics_text, tunnel_text
 from jarvisctl.format.objects import enum_text
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import count, scaled, span
@@ -169,6 +169,7 @@ def _print_objects(fleet: Fleet, rows: list[_Row]) -> None:
 
 
 def _table(rows: list[_Row]) -> Table:
+    statistics = any(has_statistics(row.record) for row in rows)
     table = Table(
         columns=[
             Column(title="AGENT", cut=8),
@@ -181,6 +182,7 @@ def _table(rows: list[_Row]) -> Table:
             Column(title="DURATION", right=True),
             Column(title="LAST", right=True),
             Column(title="STATE", states=True),
+            *([Column(title="STATISTICS")] if statistics else []),
         ]
     )
     arrow = arrow_for_output()
@@ -198,5 +200,6 @@ def _table(rows: list[_Row]) -> Table:
             span((record.end_delta_ns - record.start_delta_ns) / 1e9),
             f"{end:%H:%M:%S}",
             enum_text(_STATE, record.state),
+            *([statistics_text(record).strip()] if statistics else []),
         )
     return table

@@ -44,6 +44,10 @@ _ENDS = {0: "-", 1: "idle", 2: "active", 3: "finished", 4: "forced", 5: "resourc
 _TUNNELS = {1: "gre", 2: "erspan", 3: "vxlan", 4: "geneve", 5: "gtp-u", 6: "ip-in-ip", 7: "teredo", 8: "l2tp", 9: "l2tpv3"}
 
 
+#: FlowRecord's fields of optional statistics, in the order of their numbers; doubles among them.
+_STATISTICS = [field.name for field in FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 51]
+
+
 class _Addresses(dict[bytes, str]):
     """Address bytes to text, forgotten all at once when too many."""
 
@@ -112,6 +116,61 @@ def tunnel_text(record: FlowRecord) -> str:
     return f"{name} {record.tunnel_id}" if record.tunnel_id else name
 
 
+def has_statistics(record: FlowRecord) -> bool:
+    """Any optional statistic came with the record: quick where there is none, which is the usual case.
+
+    A mean is 0 only where every value is; of TCP's the six counters and two times are what there is.
+    """
+    return bool(
+        record.fwd_payload_mean
+        or record.rev_payload_mean
+        or record.fwd_interval_mean_ns
+        or record.rev_interval_mean_ns
+        or record.syn_to_synack_ns
+        or record.synack_to_ack_ns
+        or record.fwd_retransmissions
+        or record.rev_retransmissions
+        or record.fwd_out_of_order
+        or record.rev_out_of_order
+        or record.fwd_zero_windows
+        or record.rev_zero_windows
+    )
+
+
+def statistics_text(record: FlowRecord) -> str:
+    """What the record's statistics say, each part behind two spaces and only where there is something, forward/reverse.
+
+    `rtt 12.30ms  retransmitted 3/0  out of order 1/0  zero window 0/2  payload 512/80B  every 1.20ms/-`
+    """
+    parts = []
+    round_trip = record.syn_to_synack_ns + record.synack_to_ack_ns
+    if record.syn_to_synack_ns and record.synack_to_ack_ns:
+        parts.append(f"rtt {_time_text(round_trip)}")
+    for name, forward, reverse in (
+        ("retransmitted", record.fwd_retransmissions, record.rev_retransmissions),
+        ("out of order", record.fwd_out_of_order, record.rev_out_of_order),
+        ("zero window", record.fwd_zero_windows, record.rev_zero_windows),
+    ):
+        if forward or reverse:
+            parts.append(f"{name} {forward}/{reverse}")
+    if record.fwd_payload_mean or record.rev_payload_mean:
+        parts.append(f"payload {record.fwd_payload_mean:.0f}/{record.rev_payload_mean:.0f}B")
+    if record.fwd_interval_mean_ns or record.rev_interval_mean_ns:
+        parts.append(f"every {_time_text(record.fwd_interval_mean_ns)}/{_time_text(record.rev_interval_mean_ns)}")
+    return "".join(f"  {part}" for part in parts)
+
+
+def statistics_json(record: FlowRecord) -> str:
+    """All statistics as members of a JSON object, each behind a comma; names and units are the protobuf fields'."""
+    return "".join(f',"{name}":{getattr(record, name)!r}' for name in _STATISTICS)
+
+
+def _time_text(nanoseconds: float) -> str:
+    if nanoseconds < 1e9:
+        return f"{nanoseconds / 1e6:.2f}ms" if nanoseconds else "-"
+    return span(nanoseconds / 1e9)
+
+
 class FlowText:
     """Lines for people. One per stream; not thread-safe."""
 
@@ -140,12 +199,13 @@ class FlowText:
             length = end_delta - record.start_delta_ns
             vlan = record.vlan_id
             tunnel = f"  in {tunnel_text(record)}" if record.tunnel_type else ""
+            more = statistics_text(record) if has_statistics(record) else ""
             text.append(
                 f"{clock[second]}.{rest // 1_000_000:03d} {agent}  {ends}"
                 f"  fwd {record.fwd_packets}/{f'{forward}B' if forward < 1000 else scaled(forward, 'B')}"
                 f" rev {record.rev_packets}/{f'{reverse}B' if reverse < 1000 else scaled(reverse, 'B')}"
                 f"  {f'{length / 1e9:.2f}s' if length < 10_000_000_000 else span(length / 1e9)}"
-                f"{f'  vlan {vlan}' if vlan else ''}{tunnel}  end:{_ENDS.get(record.end_reason, record.end_reason)}\n"
+                f"{f'  vlan {vlan}' if vlan else ''}{tunnel}{more}  end:{_ENDS.get(record.end_reason, record.end_reason)}\n"
             )
         return "".join(text)
 
@@ -159,7 +219,8 @@ class FlowJson:
     def lines(self, agent_id: str, batch: FlowBatch) -> str:
         """All records of a batch. Nothing needs escaping but the agent id: the rest are numbers and addresses.
 
-        flow_id is 16 hex digits, because JSON readers lose integers above 2**53; times are ns since the Unix epoch.
+        flow_id is 16 hex digits, because JSON readers lose integers above 2**53; times are ns since the Unix epoch. A record that
+        has optional statistics carries the keys of all of them.
         """
         agent = json.dumps(agent_id)
         base, addresses, shard = batch.base_time_unix_ns, self._addresses, batch.shard
@@ -178,6 +239,7 @@ class FlowJson:
                 f',"interface_index":{record.interface_index}'
                 f',"icmp_type":{icmp >> 8},"icmp_code":{icmp & 255},"dscp":{record.dscp}'
                 f',"first_packet_id":{record.first_packet_id},"last_packet_id":{record.last_packet_id}'
-                f',"tunnel_id":{record.tunnel_id},"tunnel_type":{record.tunnel_type}}}\n'
+                f',"tunnel_id":{record.tunnel_id},"tunnel_type":{record.tunnel_type}'
+                f"{statistics_json(record) if has_statistics(record) else ''}}}\n"
             )
         return "".join(text)

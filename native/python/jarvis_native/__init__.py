@@ -12,7 +12,17 @@ from jarvis_native.errors import CaptureError
 from jarvis_native.loader import Firmware, MeasuredObject, load_firmware
 from jarvis_native.packets import PACKET_DTYPE, PacketBatch
 from jarvis_native.reader import FlowBatch, FlowBatchBytes, FlowReader, arrow_schema
-from jarvis_native.types import BackendInfo, CaptureEvent, CaptureEventType, CaptureMetrics, ClockInfo, FlowStats, PacketInfo
+from jarvis_native.types import (
+    BackendInfo,
+    CaptureEvent,
+    CaptureEventType,
+    CaptureMetrics,
+    ClockInfo,
+    FlowStatistics,
+    FlowStats,
+    PacketInfo,
+    Spread,
+)
 
 __all__ = [
     "PACKET_DTYPE",
@@ -26,11 +36,13 @@ __all__ = [
     "FlowBatch",
     "FlowBatchBytes",
     "FlowReader",
+    "FlowStatistics",
     "FlowStats",
     "MeasuredObject",
     "PacketBatch",
     "PacketCaptureEngine",
     "PacketInfo",
+    "Spread",
     "arrow_schema",
     "check_filter",
     "load_firmware",

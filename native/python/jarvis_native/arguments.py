@@ -18,6 +18,7 @@ TIMESTAMP_SOURCES = {"default": 0, "kernel": 1, "hardware": 2, "ptp": 3, "ntp": 
 SORT_KEYS = {"none": 0, "packets": 1, "octets": 2, "start": 3, "last": 4, "duration": 5}
 TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 SAMPLINGS = {"none": 0, "systematic": 1, "flow-hash": 2}
+STATISTICS = {"tcp": 1, "sizes": 2, "intervals": 4}
 READER_STARTS = {"oldest": 0, "newest": 1, "last": 2, "token": 3}
 
 ACCEPTED = {
@@ -58,6 +59,16 @@ def choice(name: str, value: str, of: dict[str, int]) -> int:
     if value not in of:
         raise InvalidArgument(f"{name} is {value!r}: accepted are {', '.join(of)}", field=name)
     return of[value]
+
+
+def choices(name: str, values: Sequence[str], of: dict[str, int]) -> int:
+    """The C constants of any of several names, or'ed."""
+    if isinstance(values, str):
+        raise InvalidArgument(f"{name} is {values!r}: accepted is a list of {', '.join(of)}", field=name)
+    kinds = 0
+    for value in values:
+        kinds |= choice(name, value, of)
+    return kinds
 
 
 def c_string(ffi: Any, name: str, value: str | os.PathLike[str] | None) -> Any:
@@ -140,6 +151,7 @@ def flow_config(
     sampling: str,
     sampling_interval: int,
     mirror_timestamps: bool,
+    statistics: Sequence[str],
 ) -> Any:
     """`struct capture_flow_config`."""
     config = ffi.new("struct capture_flow_config *")
@@ -154,6 +166,7 @@ def flow_config(
     config.sampling = choice("sampling", sampling, SAMPLINGS)
     config.sampling_interval = unsigned("sampling_interval", sampling_interval)
     config.mirror_timestamps = bool(mirror_timestamps)
+    config.statistics = choices("statistics", statistics, STATISTICS)
     return config
 
 

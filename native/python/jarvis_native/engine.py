@@ -25,7 +25,16 @@ from jarvis_native.errors import CaptureError, CaptureStateError, InvalidArgumen
 from jarvis_native.loader import Firmware, load_firmware, loaded_firmware
 from jarvis_native.packets import PacketBatch, batch_from_ring
 from jarvis_native.reader import FlowBatch, FlowReader
-from jarvis_native.types import BackendInfo, CaptureEvent, CaptureEventType, CaptureMetrics, ClockInfo, FlowStats
+from jarvis_native.types import (
+    BackendInfo,
+    CaptureEvent,
+    CaptureEventType,
+    CaptureMetrics,
+    ClockInfo,
+    FlowStatistics,
+    FlowStats,
+    Spread,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +46,8 @@ _STOP_WAIT_S = 0.001
 """Between two looks for the last records while another thread is in `stop`."""
 
 ENCODED_RECORD_BYTES = 224
-"""Enough for one FlowRecord (jarvis_capture.h)."""
+ENCODED_STATISTICS_BYTES = 512
+"""Enough for one FlowRecord, and for one with statistics (jarvis_capture.h)."""
 
 MAX_EVENTS = 256
 """Events that the core keeps (jarvis_capture.h)."""
@@ -48,13 +58,15 @@ LIST_FLOWS_BATCH_TAG = b"\x12"
 TimestampSource = Literal["default", "kernel", "hardware", "ptp", "ntp"]
 Tunnel = Literal["outer", "inner", "both"]
 Sampling = Literal["none", "systematic", "flow-hash"]
+Statistic = Literal["tcp", "sizes", "intervals"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
 
 _TIMESTAMP_SOURCE_NAMES = {number: name for name, number in arguments.TIMESTAMP_SOURCES.items()}
 _UNKNOWN_NS = (1 << 64) - 1
 _PLAIN_STATS = tuple(name for name in CaptureMetrics.__dataclass_fields__ if name != "flows_ended")
-_PLAIN_FLOW = tuple(name for name in FlowStats.__dataclass_fields__ if name not in ("src_addr", "dst_addr"))
+_PLAIN_FLOW = tuple(name for name in FlowStats.__dataclass_fields__ if name not in ("src_addr", "dst_addr", "statistics"))
+_PLAIN_STATISTICS = tuple(name for name, field in FlowStatistics.__dataclass_fields__.items() if field.type == "int")
 
 
 class PacketCaptureEngine:
@@ -118,6 +130,7 @@ class PacketCaptureEngine:
         self._lifecycle = threading.RLock()
         self._stopping = False
         self._from_files = bool(files)
+        self._statistics = 0  # kinds, or'ed as in the core
         self._readers: weakref.WeakSet[FlowReader] = weakref.WeakSet()
         config, _kept = arguments.capture_config(
             self._ffi,
@@ -179,6 +192,7 @@ class PacketCaptureEngine:
         sampling: Sampling = "none",
         sampling_interval: int = 0,
         mirror_timestamps: bool = False,
+        statistics: Sequence[Statistic] = (),
     ) -> None:
         """Turns metering on; before start.
 
@@ -195,6 +209,9 @@ class PacketCaptureEngine:
                 every packet of one flow in N, the same flows on every host ("flow-hash"). The others count as `unsampled`.
             sampling_interval: N, 1..1,000,000; without sampling 0.
             mirror_timestamps: inner flows of ERSPAN III take their times from the mirror's header; tunnel "inner" or "both".
+            statistics: what else each flow carries, in memory of its own: "tcp" (retransmissions, out-of-order, zero windows,
+                handshake round-trip times; FIN and RST judged by sequence numbers), "sizes" (of transport payloads), "intervals"
+                (between packets of one direction).
         """
         config = arguments.flow_config(
             self._ffi,
@@ -208,10 +225,12 @@ class PacketCaptureEngine:
             sampling=sampling,
             sampling_interval=sampling_interval,
             mirror_timestamps=mirror_timestamps,
+            statistics=statistics,
         )
         info = self._error_info()
         with self._lifecycle:
             self._check(self._lib.capture_flow_enable(self._open_capture(), config, info), info)
+            self._statistics = int(config.statistics)
 
     def start(self) -> None:
         """Opens the backend and starts the workers."""
@@ -354,8 +373,8 @@ class PacketCaptureEngine:
             sort_by: "packets", "octets", "start", "last", "duration", or "none" for table order.
             filter: BPF expression decided on each flow's addresses, ports, protocol and VLAN, either direction.
         """
-        flows, count = self._query(limit=limit, min_packets=min_packets, sort_by=sort_by, filter=filter)
-        return [_flow_stats(self._ffi, flows[index]) for index in range(count)]
+        flows, statistics, count = self._query(limit=limit, min_packets=min_packets, sort_by=sort_by, filter=filter)
+        return self._flow_list(flows, statistics, count)
 
     def encode_flows(
         self,
@@ -365,21 +384,22 @@ class PacketCaptureEngine:
         filter: str = "",  # noqa: A002 - the field's name
     ) -> bytes:
         """What `get_flows` finds, as the bytes of one jarvis.capture.v1.ListFlowsResponse with `batch` set."""
-        flows, count = self._query(limit=limit, min_packets=min_packets, sort_by=sort_by, filter=filter)
-        room = count * ENCODED_RECORD_BYTES + 256
+        flows, statistics, count = self._query(limit=limit, min_packets=min_packets, sort_by=sort_by, filter=filter)
+        room = count * (ENCODED_STATISTICS_BYTES if self._statistics else ENCODED_RECORD_BYTES)
         out = self._ffi.new("uint8_t[]", room)
-        length = self._check(self._lib.capture_flow_encode(flows, self._ffi.NULL, count, out, room))
+        length = self._check(self._lib.capture_flow_encode(flows, statistics, count, out, room))
         return LIST_FLOWS_BATCH_TAG + _varint(length) + bytes(self._ffi.buffer(out, length))
 
     def lookup_flow(self, flow_id: int) -> list[FlowStats]:
         """The live flows with this id: none, one, or one a shard."""
         capacity = 64
         flows = self._ffi.new("struct capture_flow[]", capacity)
+        statistics = self._new_statistics(capacity)
         wanted = arguments.unsigned("flow_id", flow_id, 64)
-        count = self._lib.capture_flow_lookup(self._open_capture(), wanted, flows, self._ffi.NULL, capacity)
+        count = self._lib.capture_flow_lookup(self._open_capture(), wanted, flows, statistics, capacity)
         if count == self._lib.CAPTURE_ERR_NOT_FOUND:
             return []
-        return [_flow_stats(self._ffi, flows[index]) for index in range(min(self._check(count), capacity))]
+        return self._flow_list(flows, statistics, min(self._check(count), capacity))
 
     @staticmethod
     def get_available_backends(
@@ -440,7 +460,7 @@ class PacketCaptureEngine:
         out, info = self._ffi.new("capture_flow_reader_t **"), self._error_info()
         capture = self._open_capture()
         self._check(self._lib.capture_reader_open(capture, config, out, info), info)
-        reader = FlowReader(self._ffi, self._lib, capture, out[0])
+        reader = FlowReader(self._ffi, self._lib, capture, out[0], statistics=self._statistics)
         self._readers.add(reader)
         if self._capture is None:  # closed meanwhile by another thread
             reader.close()
@@ -506,10 +526,19 @@ class PacketCaptureEngine:
 
     # ---- the inside
 
-    def _query(self, *, limit: int, min_packets: int, sort_by: str, filter: str) -> tuple[Any, int]:  # noqa: A002
+    def _query(self, *, limit: int, min_packets: int, sort_by: str, filter: str) -> tuple[Any, Any, int]:  # noqa: A002
+        """The flows, their statistics (NULL where none are kept), and how many."""
         query, _kept = arguments.flow_query(self._ffi, filter=filter, min_packets=min_packets, sort_by=sort_by, limit=limit)
-        flows, info = self._ffi.new("struct capture_flow[]", limit), self._error_info()
-        return flows, self._check(self._lib.capture_flow_get_all(self._open_capture(), query, flows, self._ffi.NULL, info), info)
+        flows, statistics, info = self._ffi.new("struct capture_flow[]", limit), self._new_statistics(limit), self._error_info()
+        count = self._lib.capture_flow_get_all(self._open_capture(), query, flows, statistics, info)
+        return flows, statistics, self._check(count, info)
+
+    def _new_statistics(self, count: int) -> Any:
+        return self._ffi.new("struct capture_flow_statistics[]", count) if self._statistics else self._ffi.NULL
+
+    def _flow_list(self, flows: Any, statistics: Any, count: int) -> list[FlowStats]:
+        kept = self._statistics != 0
+        return [_flow_stats(self._ffi, flows[index], statistics[index] if kept else None) for index in range(count)]
 
     def _open_capture(self) -> Any:
         capture = self._capture
@@ -549,14 +578,30 @@ def _firmware(firmware: Firmware | None, *, allow_unsigned: bool) -> Firmware:
     return load_firmware(allow_unsigned=allow_unsigned)
 
 
-def _flow_stats(ffi: Any, flow: Any) -> FlowStats:
+def _flow_stats(ffi: Any, flow: Any, statistics: Any) -> FlowStats:
     family, length = (socket.AF_INET, 4) if flow.ip_version == 4 else (socket.AF_INET6, 16)
 
     def address(field: Any) -> str:
         return socket.inet_ntop(family, bytes(ffi.buffer(field, length)))
 
     return FlowStats(
-        src_addr=address(flow.src_addr), dst_addr=address(flow.dst_addr), **{name: getattr(flow, name) for name in _PLAIN_FLOW}
+        src_addr=address(flow.src_addr),
+        dst_addr=address(flow.dst_addr),
+        statistics=None if statistics is None else _flow_statistics(statistics),
+        **{name: getattr(flow, name) for name in _PLAIN_FLOW},
+    )
+
+
+def _flow_statistics(statistics: Any) -> FlowStatistics:
+    def spread(value: Any) -> Spread:
+        return Spread(min=value.min, max=value.max, mean=value.mean, stddev=value.stddev)
+
+    return FlowStatistics(
+        fwd_payload=spread(statistics.fwd_payload),
+        rev_payload=spread(statistics.rev_payload),
+        fwd_interval=spread(statistics.fwd_interval),
+        rev_interval=spread(statistics.rev_interval),
+        **{name: getattr(statistics, name) for name in _PLAIN_STATISTICS},
     )
 
 

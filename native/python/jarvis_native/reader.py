@@ -8,9 +8,11 @@ made per record. One thread at a time uses a reader; the lock here makes close s
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from jarvis_native.arguments import STATISTICS, choices
 from jarvis_native.errors import CaptureStateError, InvalidArgument, check
 
 if TYPE_CHECKING:
@@ -58,6 +60,25 @@ _ARROW_COLUMNS: dict[str, tuple[str, int]] = {
     "sampling_interval": ("uint32", 4),
 }
 
+# Those of each kind of statistics, behind, where the capture keeps it.
+_TCP_COLUMNS = dict.fromkeys(
+    (f"{way}_{name}" for name in ("retransmissions", "out_of_order", "zero_windows") for way in ("fwd", "rev")), ("uint32", 4)
+) | dict.fromkeys(("syn_to_synack_ns", "synack_to_ack_ns"), ("uint64", 8))
+_SPREAD_COLUMNS = {"min": ("uint64", 8), "max": ("uint64", 8), "mean": ("double", 8), "stddev": ("double", 8)}
+_STATISTICS_COLUMNS: dict[str, dict[str, tuple[str, int]]] = {
+    "tcp": _TCP_COLUMNS,
+    "sizes": {f"{way}_payload_{part}": kind for way in ("fwd", "rev") for part, kind in _SPREAD_COLUMNS.items()},
+    "intervals": {f"{way}_interval_{part}_ns": kind for way in ("fwd", "rev") for part, kind in _SPREAD_COLUMNS.items()},
+}
+
+
+def _arrow_columns(kinds: int) -> dict[str, tuple[str, int]]:
+    columns = dict(_ARROW_COLUMNS)
+    for name, kind in STATISTICS.items():
+        if kinds & kind:
+            columns |= _STATISTICS_COLUMNS[name]
+    return columns
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowBatch(Generic[_Data]):
@@ -86,11 +107,18 @@ FlowBatchBytes = FlowBatch[bytes]
 """`data` is bytes: one StreamFlowsResponse (empty when there is no record), or text lines."""
 
 
-def arrow_schema() -> pa.Schema:
+def arrow_schema(statistics: Sequence[str] = ()) -> pa.Schema:
     """Schema of `FlowReader.read_arrow`: unsigned ids, ports and counters; times in ns UTC; addresses as 16 bytes.
 
     IPv4 addresses are written ::ffff:a.b.c.d; `ip_version` tells. Needs pyarrow.
+
+    Args:
+        statistics: those that the capture keeps, "tcp", "sizes", "intervals": each adds its columns.
     """
+    return _schema(_arrow_columns(choices("statistics", statistics, STATISTICS)))
+
+
+def _schema(columns: dict[str, tuple[str, int]]) -> pa.Schema:
     import pyarrow as pa  # noqa: PLC0415 - optional dependency, imported where it is used
 
     types = {
@@ -98,19 +126,21 @@ def arrow_schema() -> pa.Schema:
         "uint16": pa.uint16(),
         "uint32": pa.uint32(),
         "uint64": pa.uint64(),
+        "double": pa.float64(),
         "address": pa.binary(16),
         "time": pa.timestamp("ns", tz="UTC"),
     }
-    return pa.schema([pa.field(name, types[kind], nullable=False) for name, (kind, _) in _ARROW_COLUMNS.items()])
+    return pa.schema([pa.field(name, types[kind], nullable=False) for name, (kind, _) in columns.items()])
 
 
 class FlowReader:
     """A subscriber's place in the record logs. Made by PacketCaptureEngine.open_flow_reader; also a context manager."""
 
-    def __init__(self, ffi: Any, lib: Any, capture: Any, handle: Any) -> None:
+    def __init__(self, ffi: Any, lib: Any, capture: Any, handle: Any, *, statistics: int) -> None:
         self._ffi = ffi
         self._lib = lib
         self._lock = threading.Lock()
+        self._statistics = statistics  # kinds that the capture keeps, or'ed as in the core
         # The destructor holds the capture, so that a capture is never destroyed before its readers.
         self._reader: Any = ffi.gc(handle, lambda raw, _capture=capture: lib.capture_reader_close(raw))
         self._info = ffi.new("struct capture_batch_info *")
@@ -149,10 +179,11 @@ class FlowReader:
         import pyarrow as pa  # noqa: PLC0415 - optional dependency, imported where it is used
 
         _require("max_records", max_records, 1, 1 << 24)
-        schema = arrow_schema()
+        wanted = _arrow_columns(self._statistics)
+        schema = _schema(wanted)
         columns = self._ffi.new("struct capture_flow_columns *")
-        buffers = [pa.allocate_buffer(max_records * width) for _, width in _ARROW_COLUMNS.values()]
-        for name, buffer in zip(_ARROW_COLUMNS, buffers, strict=True):
+        buffers = [pa.allocate_buffer(max_records * width) for _, width in wanted.values()]
+        for name, buffer in zip(wanted, buffers, strict=True):
             setattr(columns, name, self._ffi.cast(self._ffi.typeof(getattr(columns, name)), buffer.address))
         with self._lock:
             check(
@@ -167,8 +198,8 @@ class FlowReader:
             return self._result(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
     def csv_header(self) -> bytes:
-        """The CSV header line, newline included."""
-        return bytes(self._ffi.string(self._lib.capture_csv_header()))
+        """The CSV header line, newline included: with the columns of the statistics that the capture keeps."""
+        return bytes(self._ffi.string(self._lib.capture_csv_header(self._statistics)))
 
     def close(self) -> None:
         """Gives the place up. Waits for a read that is under way; may be called again."""

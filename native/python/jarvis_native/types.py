@@ -31,6 +31,38 @@ class PacketInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Of several values; all 0 where there was none. The standard deviation is that of the population."""
+
+    min: int
+    max: int
+    mean: float
+    stddev: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowStatistics:
+    """The optional statistics of one flow (docs/flow-semantics.md); those that the capture does not keep are 0."""
+
+    fwd_retransmissions: int
+    rev_retransmissions: int
+    fwd_out_of_order: int
+    rev_out_of_order: int
+    fwd_zero_windows: int
+    rev_zero_windows: int
+    syn_to_synack_ns: int
+    """The responder's side of the round trip, nanoseconds; 0 = not seen."""
+    synack_to_ack_ns: int
+    """The initiator's side, nanoseconds; 0 = not seen."""
+    fwd_payload: Spread
+    """Transport payload, bytes a packet."""
+    rev_payload: Spread
+    fwd_interval: Spread
+    """Between packets of that direction, nanoseconds."""
+    rev_interval: Spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowStats:
     """One flow. Source is the sender of its first packet ("forward")."""
 
@@ -80,6 +112,8 @@ class FlowStats:
     """merge_interfaces: another interface that saw the flow, the first such; else 0."""
     sampling_interval: int
     """N of the 1-in-N sampling in force; 0 = every packet counted."""
+    statistics: FlowStatistics | None = None
+    """None where the capture keeps none."""
 
     @property
     def packets(self) -> int:
@@ -163,6 +197,8 @@ class CaptureMetrics:
     """Their inner IP total lengths, bytes: likewise part of metered_octets, or besides."""
     clock_steps: int
     """Steps of the clock behind the timestamps, and of the system's; 0 for files."""
+    statistics_bytes: int
+    """Part of flow_table_bytes that the optional statistics take."""
 
     @property
     def dropped(self) -> int:

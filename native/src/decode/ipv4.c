@@ -33,8 +33,6 @@ enum decode_result decode_ipv4(struct cursor cursor, struct packet *packet) {
         packet->fragment_id = load_be16(ip + 4);
         packet->fragment_protocol = ip[9];
         packet->fragment = fragment & IPV4_FRAGMENT_OFFSET ? PACKET_FRAGMENT_LATER : PACKET_FRAGMENT_FIRST;
-        if (packet->fragment == PACKET_FRAGMENT_LATER)
-            return DECODE_IP;
     }
     /* What follows the datagram is link-layer padding, not transport. */
     if (cursor.left > total)
@@ -42,6 +40,9 @@ enum decode_result decode_ipv4(struct cursor cursor, struct packet *packet) {
     if (cursor.wire > total)
         cursor.wire = total;
     cursor_skip(&cursor, header);
-    decode_transport(&cursor, packet);
+    if (packet->fragment == PACKET_FRAGMENT_LATER)
+        packet->payload_wire = cursor.wire;
+    else
+        decode_transport(&cursor, packet);
     return DECODE_IP;
 }

@@ -85,7 +85,9 @@ static void walk_extensions(struct cursor cursor, uint8_t next, struct packet *p
         cursor_skip(&cursor, length);
     }
     packet->key.protocol = next;
-    if (packet->fragment != PACKET_FRAGMENT_LATER)
+    if (packet->fragment == PACKET_FRAGMENT_LATER)
+        packet->payload_wire = cursor.wire;
+    else
         decode_transport(&cursor, packet);
 }
 

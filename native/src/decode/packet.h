@@ -46,7 +46,8 @@ struct packet {
     uint8_t dscp;
     uint8_t icmp_type;
     uint8_t icmp_code;
-    /* What follows the IP headers, for decode_tunnelled; set unless fragment is PACKET_FRAGMENT_LATER. Points into the frame. */
+    /* What follows the IP headers, for decode_tunnelled and the statistics; points into the frame. Of a PACKET_FRAGMENT_LATER
+     * only payload_wire is set. */
     uint32_t payload_left; /* bytes captured */
     uint32_t payload_wire; /* bytes there were on the wire */
     const uint8_t *payload;

@@ -154,7 +154,7 @@ static void free_worker(struct worker *worker) {
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
     mirror_clock_destroy(&worker->mirrors);
-    if (worker->log.slots)
+    if (worker->log.words)
         record_log_destroy(&worker->log);
     frame_filter_free(worker->filter);
     if (worker->ring)
@@ -188,8 +188,8 @@ void capture_destroy(capture_t *capture) {
     free(capture);
 }
 
-static void log_flow(void *log, const struct capture_flow *flow) {
-    record_log_write(log, flow);
+static void log_flow(void *log, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
+    record_log_write(log, flow, statistics);
 }
 
 static int enable_worker(struct worker *worker, const struct capture_flow_config *config, struct capture_error_info *error) {
@@ -202,6 +202,7 @@ static int enable_worker(struct worker *worker, const struct capture_flow_config
         .hash_mask = UINT64_MAX,
         .merge_interfaces = config->merge_interfaces,
         .sampling_interval = config->sampling_interval,
+        .statistics = config->statistics,
         .emit = log_flow,
         .context = &worker->log,
     };
@@ -212,7 +213,7 @@ static int enable_worker(struct worker *worker, const struct capture_flow_config
         return no_memory(error, "fragment_slots", "fragment cache", fragment_cache_bytes(&worker->fragments));
     if (config->mirror_timestamps && !mirror_clock_init(&worker->mirrors, table.hash_seed))
         return no_memory(error, "mirror_timestamps", "mirrors' clocks", mirror_clock_bytes(&worker->mirrors));
-    if (!record_log_init(&worker->log, config->log_records))
+    if (!record_log_init(&worker->log, config->log_records, config->statistics != 0))
         return no_memory(error, "log_records", "record log", record_log_bytes(&worker->log));
     return CAPTURE_OK;
 }
@@ -221,7 +222,7 @@ static void disable_worker(struct worker *worker) {
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
     mirror_clock_destroy(&worker->mirrors);
-    if (worker->log.slots)
+    if (worker->log.words)
         record_log_destroy(&worker->log);
 }
 

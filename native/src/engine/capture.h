@@ -63,12 +63,15 @@ static inline void counter_add(counter_t *counter, uint64_t value) {
         counter_set(counter, atomic_load_explicit(counter, memory_order_relaxed) + value);
 }
 
+/* Shown a live flow, the table's record `number`, by the table's owner. False: seen enough. */
+typedef bool scan_visit(void *context, const struct capture_flow *flow, const struct flow_table *table, uint32_t number);
+
 /* A look through a worker's live flows, posted by any thread and served in slices by the worker's owner. */
 struct flow_scan {
     atomic_bool posted;
     pthread_mutex_t lock; /* guards what follows; the worker only tries it, and only when something is posted */
     pthread_cond_t done;
-    bool (*visit)(void *context, const struct capture_flow *flow); /* false: seen enough; NULL: nothing to do */
+    scan_visit *visit; /* NULL: nothing to do */
     void *context;
     uint32_t at;
 };

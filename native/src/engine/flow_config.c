@@ -75,6 +75,14 @@ static int check_mirror_timestamps(const struct capture_flow_config *config, str
                         "mirror_timestamps is true and tunnel is 0 (outer): accepted with tunnel 1 (inner) and 2 (both)");
 }
 
+static int check_statistics(uint32_t value, struct capture_error_info *error) {
+    uint32_t all = CAPTURE_STATISTICS_TCP | CAPTURE_STATISTICS_SIZES | CAPTURE_STATISTICS_INTERVALS;
+    if ((value & ~all) == 0)
+        return CAPTURE_OK;
+    return capture_fail(error, CAPTURE_ERR_INVALID, "statistics",
+                        "statistics is %u: accepted are 0 (none) and sums of 1 (tcp), 2 (sizes) and 4 (intervals)", value);
+}
+
 int capture_flow_config_resolve(const struct capture_flow_config *config, struct capture_flow_config *out,
                                 struct capture_error_info *error) {
     if (config->struct_size != sizeof(*config))
@@ -98,5 +106,7 @@ int capture_flow_config_resolve(const struct capture_flow_config *config, struct
         result = check_sampling(out, error);
     if (result == CAPTURE_OK)
         result = check_mirror_timestamps(out, error);
+    if (result == CAPTURE_OK)
+        result = check_statistics(out->statistics, error);
     return result;
 }

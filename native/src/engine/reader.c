@@ -27,10 +27,11 @@ struct capture_flow_reader {
     uint64_t cursor[WORKERS_MAX];     /* next sequence to look at */
     uint64_t returned[WORKERS_MAX];   /* where the last returned batch of the shard ended */
     struct capture_flow chunk[READ_CHUNK];
+    struct capture_flow_statistics chunk_statistics[READ_CHUNK]; /* where the capture keeps any */
 };
 
-/* Where matching records go. False: no room, the record is not taken. */
-typedef bool (*record_sink)(void *context, const struct capture_flow *flow);
+/* Where matching records go; statistics is NULL where the capture keeps none. False: no room, the record is not taken. */
+typedef bool (*record_sink)(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics);
 
 static uint64_t load_token_position(const uint8_t *at) {
     uint64_t value = 0;
@@ -212,11 +213,12 @@ static void note_loss(struct capture_flow_reader *reader, uint32_t shard, uint64
 static bool read_shard(struct capture_flow_reader *reader, uint32_t shard, uint32_t max_records, record_sink sink, void *context,
                        struct capture_batch_info *info) {
     const struct record_log *log = &reader->capture->workers[shard].log;
+    bool statistics = record_log_has_statistics(log);
     uint32_t looked = 0;
     bool room = true;
     while (room && info->records < max_records && looked < READ_LOOKED_MAX) {
         uint64_t lost;
-        uint32_t count = record_log_read(log, reader->cursor[shard], reader->chunk, READ_CHUNK, &lost);
+        uint32_t count = record_log_read(log, reader->cursor[shard], reader->chunk, reader->chunk_statistics, READ_CHUNK, &lost);
         if (lost && looked)
             break;
         if (lost) {
@@ -227,7 +229,7 @@ static bool read_shard(struct capture_flow_reader *reader, uint32_t shard, uint3
         for (; taken < count && info->records < max_records; taken++) {
             if (!reader_wants(reader, &reader->chunk[taken]))
                 continue;
-            room = sink(context, &reader->chunk[taken]);
+            room = sink(context, &reader->chunk[taken], statistics ? &reader->chunk_statistics[taken] : NULL);
             if (!room)
                 break;
             info->records++;
@@ -279,14 +281,14 @@ struct batch_sink {
     bool begun;
 };
 
-static bool sink_batch(void *context, const struct capture_flow *flow) {
+static bool sink_batch(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
     struct batch_sink *sink = context;
-    if (sink->end - sink->at < FLOW_BATCH_RECORD_MAX)
+    if (sink->end - sink->at < (statistics ? FLOW_BATCH_STATISTICS_MAX : FLOW_BATCH_RECORD_MAX))
         return false;
     if (!sink->begun)
         sink->base_time_ns = flow->start_time_ns;
     sink->begun = true;
-    sink->at = flow_batch_record(sink->at, flow, sink->base_time_ns);
+    sink->at = flow_batch_record(sink->at, flow, statistics, sink->base_time_ns);
     return true;
 }
 
@@ -320,23 +322,25 @@ int capture_reader_read_batch(capture_flow_reader_t *reader, uint8_t *out, uint6
 struct text_sink {
     char *at;
     char *end;
-    char *(*line)(char *out, const struct capture_flow *flow);
+    char *(*line)(char *out, const struct text_record *record);
+    uint32_t kinds; /* of statistics */
 };
 
-static bool sink_text(void *context, const struct capture_flow *flow) {
+static bool sink_text(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
     struct text_sink *sink = context;
-    if (sink->end - sink->at < TEXT_RECORD_MAX)
+    struct text_record record = {.flow = flow, .statistics = statistics, .kinds = sink->kinds};
+    if (sink->end - sink->at < (statistics ? TEXT_STATISTICS_MAX : TEXT_RECORD_MAX))
         return false;
-    sink->at = sink->line(sink->at, flow);
+    sink->at = sink->line(sink->at, &record);
     return true;
 }
 
 int capture_reader_read_text(capture_flow_reader_t *reader, uint32_t format, char *out, uint64_t capacity,
                              struct capture_batch_info *info) {
-    struct text_sink sink = {.at = out, .end = out + capacity};
+    struct text_sink sink = {.at = out, .end = out + capacity, .kinds = reader->capture->flow_config.statistics};
     if (format != CAPTURE_TEXT_JSON && format != CAPTURE_TEXT_CSV)
         return CAPTURE_ERR_INVALID;
-    if (capacity < TEXT_RECORD_MAX)
+    if (capacity < (sink.kinds ? TEXT_STATISTICS_MAX : TEXT_RECORD_MAX))
         return CAPTURE_ERR_SPACE;
     sink.line = format == CAPTURE_TEXT_JSON ? text_json_line : text_csv_line;
     read_records(reader, UINT32_MAX, sink_text, &sink, info);
@@ -349,9 +353,9 @@ struct column_sink {
     uint32_t row;
 };
 
-static bool sink_columns(void *context, const struct capture_flow *flow) {
+static bool sink_columns(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
     struct column_sink *sink = context;
-    columns_put(sink->columns, sink->row++, flow);
+    columns_put(sink->columns, sink->row++, flow, statistics);
     return true;
 }
 

@@ -2,7 +2,6 @@
 /* Queries of the live table: any thread posts a scan to a worker, whose owner serves it in slices between batches; where nobody
  * owns the worker (inline between polls, after the stop) the asking thread serves it itself. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/capture.h"
@@ -21,7 +20,7 @@ static void serve_slice(struct worker *worker) {
             continue;
         struct capture_flow flow;
         flow_table_export(&worker->table, record, CAPTURE_FLOW_END_NONE, &flow);
-        more = scan->visit(scan->context, &flow);
+        more = scan->visit(scan->context, &flow, &worker->table, scan->at);
     }
     if (more && scan->at < end)
         return;
@@ -39,7 +38,7 @@ void worker_serve_scan(struct worker *worker) {
     pthread_mutex_unlock(&scan->lock);
 }
 
-static void post_scan(struct flow_scan *scan, bool (*visit)(void *, const struct capture_flow *), void *context) {
+static void post_scan(struct flow_scan *scan, scan_visit *visit, void *context) {
     pthread_mutex_lock(&scan->lock);
     scan->visit = visit;
     scan->context = context;
@@ -65,7 +64,7 @@ static bool wait_scan(struct flow_scan *scan) {
     return complete;
 }
 
-static int scan_worker(struct worker *worker, bool (*visit)(void *, const struct capture_flow *), void *context) {
+static int scan_worker(struct worker *worker, scan_visit *visit, void *context) {
     struct flow_scan *scan = &worker->scan;
     uint64_t give_up = clock_ns(CLOCK_MONOTONIC) + SCAN_TIMEOUT_MS * 1000000ull;
     post_scan(scan, visit, context);
@@ -86,7 +85,7 @@ static int scan_worker(struct worker *worker, bool (*visit)(void *, const struct
     return complete ? CAPTURE_OK : CAPTURE_ERR_TIMEOUT;
 }
 
-static int scan_capture(struct capture *capture, bool (*visit)(void *, const struct capture_flow *), void *context) {
+static int scan_capture(struct capture *capture, scan_visit *visit, void *context) {
     int result = CAPTURE_OK;
     pthread_mutex_lock(&capture->scan_mutex);
     for (uint32_t i = 0; i < capture->worker_count && result == CAPTURE_OK; i++)
@@ -100,6 +99,7 @@ struct top_flows {
     const struct capture_flow_query *query;
     struct flow_filter *filter;
     struct capture_flow *flows;
+    struct capture_flow_statistics *statistics; /* of flows[i] at statistics[i]; NULL: not wanted */
     uint32_t count;
 };
 
@@ -120,19 +120,46 @@ static uint64_t sort_value(const struct capture_flow *flow, uint32_t sort_by) {
     }
 }
 
-static void sift_down(struct capture_flow *flows, uint32_t count, uint32_t at, uint32_t sort_by) {
-    struct capture_flow moving = flows[at];
+static void copy_statistics(const struct flow_table *table, uint32_t number, struct capture_flow_statistics *out) {
+    flow_statistics_export(&table->statistics, number, &table->records[number], out);
+}
+
+static void move_entry(const struct top_flows *top, uint32_t to, uint32_t from) {
+    top->flows[to] = top->flows[from];
+    if (top->statistics)
+        top->statistics[to] = top->statistics[from];
+}
+
+static void sift_down(const struct top_flows *top, uint32_t count, uint32_t at) {
+    struct capture_flow *flows = top->flows, moving = flows[at];
+    struct capture_flow_statistics moving_statistics =
+        top->statistics ? top->statistics[at] : (struct capture_flow_statistics){0};
+    uint32_t sort_by = top->query->sort_by;
     for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
         if (child + 1 < count && sort_value(&flows[child + 1], sort_by) < sort_value(&flows[child], sort_by))
             child++;
         if (sort_value(&flows[child], sort_by) >= sort_value(&moving, sort_by))
             break;
-        flows[at] = flows[child];
+        move_entry(top, at, child);
     }
     flows[at] = moving;
+    if (top->statistics)
+        top->statistics[at] = moving_statistics;
 }
 
-static bool top_visit(void *context, const struct capture_flow *flow) {
+static void make_heap(const struct top_flows *top) {
+    for (uint32_t i = top->count / 2; i-- > 0;)
+        sift_down(top, top->count, i);
+}
+
+static void put_entry(const struct top_flows *top, uint32_t at, const struct capture_flow *flow, const struct flow_table *table,
+                      uint32_t number) {
+    top->flows[at] = *flow;
+    if (top->statistics)
+        copy_statistics(table, number, &top->statistics[at]);
+}
+
+static bool top_visit(void *context, const struct capture_flow *flow, const struct flow_table *table, uint32_t number) {
     struct top_flows *top = context;
     uint32_t limit = top->query->limit, sort_by = top->query->sort_by;
     if (flow->fwd_packets + flow->rev_packets < top->query->min_packets)
@@ -140,25 +167,32 @@ static bool top_visit(void *context, const struct capture_flow *flow) {
     if (top->filter && !flow_filter_match(top->filter, flow))
         return true;
     if (top->count < limit) {
-        top->flows[top->count++] = *flow;
-        if (top->count == limit) {
-            for (uint32_t i = limit / 2; i-- > 0;)
-                sift_down(top->flows, limit, i, sort_by);
-        }
+        put_entry(top, top->count++, flow, table, number);
+        if (top->count == limit)
+            make_heap(top);
         return sort_by != CAPTURE_SORT_NONE || top->count < limit;
     }
     if (sort_by == CAPTURE_SORT_NONE)
         return false;
     if (sort_value(flow, sort_by) > sort_value(&top->flows[0], sort_by)) {
-        top->flows[0] = *flow;
-        sift_down(top->flows, limit, 0, sort_by);
+        put_entry(top, 0, flow, table, number);
+        sift_down(top, limit, 0);
     }
     return true;
 }
 
-static int by_descending(const void *a, const void *b, void *sort_by) {
-    uint64_t x = sort_value(a, *(uint32_t *)sort_by), y = sort_value(b, *(uint32_t *)sort_by);
-    return (x < y) - (x > y);
+/* Heapsort: the least goes to the end, again and again. */
+static void sort_descending(const struct top_flows *top) {
+    make_heap(top);
+    for (uint32_t last = top->count; last-- > 1;) {
+        struct capture_flow least = top->flows[0];
+        struct capture_flow_statistics statistics = top->statistics ? top->statistics[0] : (struct capture_flow_statistics){0};
+        move_entry(top, 0, last);
+        top->flows[last] = least;
+        if (top->statistics)
+            top->statistics[last] = statistics;
+        sift_down(top, last, 0);
+    }
 }
 
 static int query_check(const struct capture *capture, const struct capture_flow_query *query, struct capture_error_info *error) {
@@ -178,8 +212,7 @@ static int query_check(const struct capture *capture, const struct capture_flow_
 
 int capture_flow_get_all(capture_t *capture, const struct capture_flow_query *query, struct capture_flow *out,
                          struct capture_flow_statistics *statistics, struct capture_error_info *error) {
-    (void)statistics;
-    struct top_flows top = {.query = query, .flows = out};
+    struct top_flows top = {.query = query, .flows = out, .statistics = statistics};
     int result = query_check(capture, query, error);
     if (result == CAPTURE_OK)
         result = flow_filter_compile(query->filter, &top.filter, error);
@@ -189,30 +222,32 @@ int capture_flow_get_all(capture_t *capture, const struct capture_flow_query *qu
     flow_filter_free(top.filter);
     if (result != CAPTURE_OK)
         return capture_fail(error, result, "", "a capture worker did not answer within %d s", SCAN_TIMEOUT_MS / 1000);
-    uint32_t sort_by = query->sort_by;
-    if (sort_by != CAPTURE_SORT_NONE)
-        qsort_r(out, top.count, sizeof(*out), by_descending, &sort_by);
+    if (query->sort_by != CAPTURE_SORT_NONE)
+        sort_descending(&top);
     return (int)top.count;
 }
 
 struct flow_lookup {
     uint64_t flow_id;
     struct capture_flow *out;
+    struct capture_flow_statistics *statistics;
     uint32_t capacity;
     uint32_t count;
 };
 
-static bool lookup_visit(void *context, const struct capture_flow *flow) {
+static bool lookup_visit(void *context, const struct capture_flow *flow, const struct flow_table *table, uint32_t number) {
     struct flow_lookup *lookup = context;
-    if (flow->flow_id == lookup->flow_id && lookup->count < lookup->capacity)
-        lookup->out[lookup->count++] = *flow;
-    return lookup->count < lookup->capacity;
+    if (flow->flow_id != lookup->flow_id || lookup->count == lookup->capacity)
+        return lookup->count < lookup->capacity;
+    lookup->out[lookup->count] = *flow;
+    if (lookup->statistics)
+        copy_statistics(table, number, &lookup->statistics[lookup->count]);
+    return ++lookup->count < lookup->capacity;
 }
 
 int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flow *out,
                         struct capture_flow_statistics *statistics, uint32_t capacity) {
-    (void)statistics;
-    struct flow_lookup lookup = {.flow_id = flow_id, .out = out, .capacity = capacity};
+    struct flow_lookup lookup = {.flow_id = flow_id, .out = out, .statistics = statistics, .capacity = capacity};
     if (!capture->metering)
         return CAPTURE_ERR_STATE;
     if (capacity == 0)

@@ -85,6 +85,7 @@ int capture_get_stats(capture_t *capture, struct capture_stats *out) {
     for (uint32_t i = 0; capture->metering && i < capture->worker_count; i++) {
         const struct worker *worker = &capture->workers[i];
         out->log_records_written += record_log_head(&worker->log);
+        out->statistics_bytes += flow_statistics_size(worker->table.config.statistics, worker->table.config.max_flows);
         out->flow_table_bytes += flow_table_bytes(&worker->table) + record_log_bytes(&worker->log) +
                                  fragment_cache_bytes(&worker->fragments) + mirror_clock_bytes(&worker->mirrors);
     }

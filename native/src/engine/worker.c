@@ -144,6 +144,10 @@ static uint32_t meter_batch(struct worker *worker, uint32_t packets, struct batc
     }
     for (uint32_t i = 0; i < packets; i++)
         flow_table_prefetch_record(&worker->table, worker->packets[i].hash);
+    if (__builtin_expect(worker->capture->flow_config.statistics != 0, 0)) {
+        for (uint32_t i = 0; i < packets; i++)
+            flow_table_prefetch_statistics(&worker->table, worker->packets[i].hash);
+    }
     for (uint32_t i = 0; i < packets; i++)
         flow_table_add(&worker->table, &worker->packets[i]);
     return packets;

@@ -23,7 +23,34 @@ static void put_address(uint8_t *column, uint32_t row, const uint8_t *addr, uint
             columns->column[row] = (value);                                                                                      \
     } while (0)
 
-void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow) {
+#define PUT_SPREAD(name, unit)                                                                                                   \
+    do {                                                                                                                         \
+        PUT(name##_min##unit, statistics->name.min);                                                                             \
+        PUT(name##_max##unit, statistics->name.max);                                                                             \
+        PUT(name##_mean##unit, statistics->name.mean);                                                                           \
+        PUT(name##_stddev##unit, statistics->name.stddev);                                                                       \
+    } while (0)
+
+static void put_statistics(const struct capture_flow_columns *columns, uint32_t row,
+                           const struct capture_flow_statistics *statistics) {
+    PUT(fwd_retransmissions, statistics->fwd_retransmissions);
+    PUT(rev_retransmissions, statistics->rev_retransmissions);
+    PUT(fwd_out_of_order, statistics->fwd_out_of_order);
+    PUT(rev_out_of_order, statistics->rev_out_of_order);
+    PUT(fwd_zero_windows, statistics->fwd_zero_windows);
+    PUT(rev_zero_windows, statistics->rev_zero_windows);
+    PUT(syn_to_synack_ns, statistics->syn_to_synack_ns);
+    PUT(synack_to_ack_ns, statistics->synack_to_ack_ns);
+    PUT_SPREAD(fwd_payload, );
+    PUT_SPREAD(rev_payload, );
+    PUT_SPREAD(fwd_interval, _ns);
+    PUT_SPREAD(rev_interval, _ns);
+}
+
+void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow,
+                 const struct capture_flow_statistics *statistics) {
+    static const struct capture_flow_statistics none;
+    put_statistics(columns, row, statistics ? statistics : &none);
     put_address(columns->src_addr, row, flow->src_addr, flow->ip_version);
     put_address(columns->dst_addr, row, flow->dst_addr, flow->ip_version);
     PUT(flow_id, flow->flow_id);

@@ -5,7 +5,8 @@
 
 #include "jarvis_capture.h"
 
-/* Writes record number `row`; columns that are NULL are skipped. */
-void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow);
+/* Writes record number `row`; columns that are NULL are skipped, and those of statistics are 0 where there are none (NULL). */
+void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow,
+                 const struct capture_flow_statistics *statistics);
 
 #endif

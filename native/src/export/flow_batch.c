@@ -32,6 +32,18 @@ enum flow_record_field { /* FlowRecord in flow.proto */
                          RECORD_TUNNEL_TYPE,
                          RECORD_SECOND_INTERFACE_INDEX,
                          RECORD_SAMPLING_INTERVAL,
+                         RECORD_FWD_RETRANSMISSIONS,
+                         RECORD_REV_RETRANSMISSIONS,
+                         RECORD_FWD_OUT_OF_ORDER,
+                         RECORD_REV_OUT_OF_ORDER,
+                         RECORD_FWD_ZERO_WINDOWS,
+                         RECORD_REV_ZERO_WINDOWS,
+                         RECORD_SYN_TO_SYNACK,
+                         RECORD_SYNACK_TO_ACK,
+                         RECORD_FWD_PAYLOAD = 36, /* and three more: min, max, mean, stddev, as each of these */
+                         RECORD_REV_PAYLOAD = 40,
+                         RECORD_FWD_INTERVAL = 44,
+                         RECORD_REV_INTERVAL = 48,
 };
 
 enum flow_batch_field {
@@ -85,6 +97,34 @@ static inline uint8_t *put_bytes(uint8_t *out, uint32_t field, const uint8_t *by
     return out + length;
 }
 
+static inline uint8_t *put_double(uint8_t *out, uint32_t field, double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof(bits));
+    return put_fixed64(out, field, bits);
+}
+
+static uint8_t *put_spread(uint8_t *out, uint32_t first_field, const struct capture_spread *spread) {
+    out = put_unsigned(out, first_field, spread->min);
+    out = put_unsigned(out, first_field + 1, spread->max);
+    out = put_double(out, first_field + 2, spread->mean);
+    return put_double(out, first_field + 3, spread->stddev);
+}
+
+static uint8_t *put_statistics(uint8_t *out, const struct capture_flow_statistics *statistics) {
+    out = put_unsigned(out, RECORD_FWD_RETRANSMISSIONS, statistics->fwd_retransmissions);
+    out = put_unsigned(out, RECORD_REV_RETRANSMISSIONS, statistics->rev_retransmissions);
+    out = put_unsigned(out, RECORD_FWD_OUT_OF_ORDER, statistics->fwd_out_of_order);
+    out = put_unsigned(out, RECORD_REV_OUT_OF_ORDER, statistics->rev_out_of_order);
+    out = put_unsigned(out, RECORD_FWD_ZERO_WINDOWS, statistics->fwd_zero_windows);
+    out = put_unsigned(out, RECORD_REV_ZERO_WINDOWS, statistics->rev_zero_windows);
+    out = put_unsigned(out, RECORD_SYN_TO_SYNACK, statistics->syn_to_synack_ns);
+    out = put_unsigned(out, RECORD_SYNACK_TO_ACK, statistics->synack_to_ack_ns);
+    out = put_spread(out, RECORD_FWD_PAYLOAD, &statistics->fwd_payload);
+    out = put_spread(out, RECORD_REV_PAYLOAD, &statistics->rev_payload);
+    out = put_spread(out, RECORD_FWD_INTERVAL, &statistics->fwd_interval);
+    return put_spread(out, RECORD_REV_INTERVAL, &statistics->rev_interval);
+}
+
 static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64_t base) {
     uint32_t address = flow->ip_version == 4 ? 4 : 16;
     out = put_fixed64(out, RECORD_FLOW_ID, flow->flow_id);
@@ -116,9 +156,12 @@ static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64
 }
 
 /* The length stands before the record and is 1 or 2 bytes: room for one is left, and the record moved in the rare other case. */
-uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, uint64_t base_time_ns) {
+uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, const struct capture_flow_statistics *statistics,
+                           uint64_t base_time_ns) {
     out = put_tag(out, BATCH_RECORDS, WIRE_BYTES);
     uint8_t *end = put_record(out + 1, flow, base_time_ns);
+    if (statistics)
+        end = put_statistics(end, statistics);
     size_t length = (size_t)(end - out - 1);
     if (length >= 0x80) {
         memmove(out + 2, out + 1, length);
@@ -142,13 +185,12 @@ uint8_t *flow_batch_response(uint8_t *out, uint64_t batch_length) {
 
 int64_t capture_flow_encode(const struct capture_flow *flows, const struct capture_flow_statistics *statistics, uint32_t count,
                             uint8_t *out, uint64_t capacity) {
-    /* A record is at most 203 bytes, so that 224 for each leave room for the head (9 bytes). */
-    if (capacity / FLOW_BATCH_RECORD_MAX < count)
+    /* A record is at most 203 bytes, or 445 with statistics, so that so many for each leave room for the head (9 bytes). */
+    if (capacity / (statistics ? FLOW_BATCH_STATISTICS_MAX : FLOW_BATCH_RECORD_MAX) < count)
         return CAPTURE_ERR_SPACE;
-    (void)statistics;
     struct flow_batch_head head = {.base_time_ns = count ? flows[0].start_time_ns : 0};
     uint8_t *end = count ? flow_batch_head(out, &head) : out;
     for (uint32_t i = 0; i < count; i++)
-        end = flow_batch_record(end, &flows[i], head.base_time_ns);
+        end = flow_batch_record(end, &flows[i], statistics ? &statistics[i] : NULL, head.base_time_ns);
     return end - out;
 }

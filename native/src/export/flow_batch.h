@@ -7,10 +7,11 @@
 #include "jarvis_capture.h"
 
 enum {
-    FLOW_BATCH_RECORD_MAX = 224, /* one record with its tag and length */
+    FLOW_BATCH_RECORD_MAX = 224,     /* one record with its tag and length */
+    FLOW_BATCH_STATISTICS_MAX = 512, /* the same with statistics */
     FLOW_BATCH_TOKEN_MAX = 8 + 64 * 8,
-    FLOW_BATCH_HEAD_MAX = 64 +
-        FLOW_BATCH_TOKEN_MAX, /* everything before the records, StreamFlowsResponse's tag and length included */
+    FLOW_BATCH_HEAD_MAX =
+        64 + FLOW_BATCH_TOKEN_MAX, /* everything before the records, StreamFlowsResponse's tag and length included */
 };
 
 struct flow_batch_head {
@@ -22,8 +23,9 @@ struct flow_batch_head {
     uint32_t token_length;
 };
 
-/* FlowRecord as an element of FlowBatch.records; returns the byte after the last. */
-uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, uint64_t base_time_ns);
+/* FlowRecord as an element of FlowBatch.records, with the statistics unless NULL; returns the byte after the last. */
+uint8_t *flow_batch_record(uint8_t *out, const struct capture_flow *flow, const struct capture_flow_statistics *statistics,
+                           uint64_t base_time_ns);
 
 /* The fields of FlowBatch before the records. */
 uint8_t *flow_batch_head(uint8_t *out, const struct flow_batch_head *head);

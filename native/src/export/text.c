@@ -25,6 +25,21 @@ char *text_unsigned(char *out, uint64_t value) {
     return text_copy(out, at, (size_t)(reversed + sizeof(reversed) - at));
 }
 
+char *text_fixed(char *out, double value) {
+    enum { PLACES = 1000 };
+    uint64_t whole = value < 0x1p64 ? (uint64_t)value : UINT64_MAX;
+    uint32_t rest = value < 0x1p53 ? (uint32_t)((value - (double)whole) * PLACES + 0.5) : 0;
+    if (rest == PLACES) {
+        whole++;
+        rest = 0;
+    }
+    out = text_unsigned(out, whole);
+    *out++ = '.';
+    for (uint32_t unit = PLACES / 10; unit; unit /= 10)
+        *out++ = (char)('0' + rest / unit % 10);
+    return out;
+}
+
 char *text_hex64(char *out, uint64_t value) {
     for (int shift = 60; shift >= 0; shift -= 4)
         *out++ = hex_digits[value >> shift & 15];

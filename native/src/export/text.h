@@ -9,11 +9,15 @@
 #include "jarvis_capture.h"
 
 enum {
-    TEXT_ADDRESS_MAX = 40,  /* "ffff:...:ffff" 39, and one spare */
-    TEXT_RECORD_MAX = 1024, /* one record as a JSON or CSV line */
+    TEXT_ADDRESS_MAX = 40,      /* "ffff:...:ffff" 39, and one spare */
+    TEXT_RECORD_MAX = 1024,     /* one record as a JSON or CSV line */
+    TEXT_STATISTICS_MAX = 2560, /* the same with statistics */
 };
 
 char *text_unsigned(char *out, uint64_t value);
+
+/* Decimal with three places, rounded; not negative, not above 2^64. The locale has no say in it. */
+char *text_fixed(char *out, double value);
 
 /* 16 lower-case hexadecimal digits. */
 char *text_hex64(char *out, uint64_t value);
@@ -30,10 +34,17 @@ static inline char *text_copy(char *out, const char *text, size_t length) {
 /* A literal, without its terminator. */
 #define TEXT_LITERAL(out, literal) text_copy((out), (literal), sizeof(literal) - 1)
 
+/* A record and its statistics, of which `kinds` (enum capture_statistics, or'ed) are written; 0: they may be NULL. */
+struct text_record {
+    const struct capture_flow *flow;
+    const struct capture_flow_statistics *statistics;
+    uint32_t kinds;
+};
+
 /* One JSON object and a newline. */
-char *text_json_line(char *out, const struct capture_flow *flow);
+char *text_json_line(char *out, const struct text_record *record);
 
 /* The same values in the same order, comma-separated, and a newline (RFC 4180; no value needs quotes). */
-char *text_csv_line(char *out, const struct capture_flow *flow);
+char *text_csv_line(char *out, const struct text_record *record);
 
 #endif

@@ -1,16 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Records as JSON and CSV lines: one table of columns serves both and the header line, so they cannot drift apart. */
+/* Records as JSON and CSV lines: one table of columns serves both and the header line, so they cannot drift apart; each kind of
+ * statistics is a group of columns behind. */
 #include "export/text.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
-enum column_kind { COLUMN_SOURCE, COLUMN_DESTINATION, COLUMN_U8, COLUMN_U16, COLUMN_U32, COLUMN_U64, COLUMN_TCP_FLAGS, COLUMN_ID };
+enum column_kind {
+    COLUMN_SOURCE,
+    COLUMN_DESTINATION,
+    COLUMN_ID,
+    COLUMN_U8,
+    COLUMN_U16,
+    COLUMN_U32,
+    COLUMN_U64,
+    COLUMN_DOUBLE,
+    COLUMN_TCP_FLAGS
+};
 
 struct column {
     const char *json; /* what stands before the value: separator, key, colon */
     uint8_t json_length;
     uint8_t kind;
-    uint16_t offset; /* of the field in struct capture_flow */
+    uint16_t offset; /* of the field in struct capture_flow, or in struct capture_flow_statistics */
 };
 
 #define COLUMN_LIST(X)                                                                                                           \
@@ -43,24 +55,70 @@ struct column {
     X(",", "second_interface_index", COLUMN_U16, second_interface_index)                                                         \
     X(",", "sampling_interval", COLUMN_U32, sampling_interval)
 
-#define COLUMN_ROW(separator, name, kind, field)                                                                                 \
-    {separator "\"" name "\":", sizeof(separator "\"" name "\":") - 1, kind, offsetof(struct capture_flow, field)},
-static const struct column columns[] = {COLUMN_LIST(COLUMN_ROW)};
-enum { COLUMN_COUNT = sizeof(columns) / sizeof(columns[0]) };
+#define COLUMN_LIST_TCP(X)                                                                                                       \
+    X(",", "fwd_retransmissions", COLUMN_U32, fwd_retransmissions)                                                               \
+    X(",", "rev_retransmissions", COLUMN_U32, rev_retransmissions)                                                               \
+    X(",", "fwd_out_of_order", COLUMN_U32, fwd_out_of_order)                                                                     \
+    X(",", "rev_out_of_order", COLUMN_U32, rev_out_of_order)                                                                     \
+    X(",", "fwd_zero_windows", COLUMN_U32, fwd_zero_windows)                                                                     \
+    X(",", "rev_zero_windows", COLUMN_U32, rev_zero_windows)                                                                     \
+    X(",", "syn_to_synack_ns", COLUMN_U64, syn_to_synack_ns)                                                                     \
+    X(",", "synack_to_ack_ns", COLUMN_U64, synack_to_ack_ns)
+
+#define COLUMN_SPREAD(X, name, unit)                                                                                             \
+    X(",", #name "_min" unit, COLUMN_U64, name.min)                                                                              \
+    X(",", #name "_max" unit, COLUMN_U64, name.max)                                                                              \
+    X(",", #name "_mean" unit, COLUMN_DOUBLE, name.mean)                                                                         \
+    X(",", #name "_stddev" unit, COLUMN_DOUBLE, name.stddev)
+
+#define COLUMN_LIST_SIZES(X)     COLUMN_SPREAD(X, fwd_payload, "") COLUMN_SPREAD(X, rev_payload, "")
+#define COLUMN_LIST_INTERVALS(X) COLUMN_SPREAD(X, fwd_interval, "_ns") COLUMN_SPREAD(X, rev_interval, "_ns")
+
+#define COLUMN_ROW(structure, separator, name, kind, field)                                                                      \
+    {separator "\"" name "\":", sizeof(separator "\"" name "\":") - 1, kind, offsetof(structure, field)},
+#define FLOW_ROW(...)       COLUMN_ROW(struct capture_flow, __VA_ARGS__)
+#define STATISTICS_ROW(...) COLUMN_ROW(struct capture_flow_statistics, __VA_ARGS__)
+static const struct column flow_columns[] = {COLUMN_LIST(FLOW_ROW)};
+static const struct column tcp_columns[] = {COLUMN_LIST_TCP(STATISTICS_ROW)};
+static const struct column size_columns[] = {COLUMN_LIST_SIZES(STATISTICS_ROW)};
+static const struct column interval_columns[] = {COLUMN_LIST_INTERVALS(STATISTICS_ROW)};
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+static const struct column_group {
+    uint32_t kind; /* enum capture_statistics */
+    const struct column *columns;
+    int count;
+} statistics_groups[] = {
+    {CAPTURE_STATISTICS_TCP, tcp_columns, COUNT(tcp_columns)},
+    {CAPTURE_STATISTICS_SIZES, size_columns, COUNT(size_columns)},
+    {CAPTURE_STATISTICS_INTERVALS, interval_columns, COUNT(interval_columns)},
+};
 
 #define COLUMN_HEADER(separator, name, kind, field) "," name
-static const char csv_header[] = COLUMN_LIST(COLUMN_HEADER) "\n"; /* after one comma too many */
+#define HEADER_FLOW                                 COLUMN_LIST(COLUMN_HEADER) /* with one comma too many in front */
+#define HEADER_TCP                                  COLUMN_LIST_TCP(COLUMN_HEADER)
+#define HEADER_SIZES                                COLUMN_LIST_SIZES(COLUMN_HEADER)
+#define HEADER_INTERVALS                            COLUMN_LIST_INTERVALS(COLUMN_HEADER)
+static const char *const csv_headers[] = {
+    HEADER_FLOW "\n",
+    HEADER_FLOW HEADER_TCP "\n",
+    HEADER_FLOW HEADER_SIZES "\n",
+    HEADER_FLOW HEADER_TCP HEADER_SIZES "\n",
+    HEADER_FLOW HEADER_INTERVALS "\n",
+    HEADER_FLOW HEADER_TCP HEADER_INTERVALS "\n",
+    HEADER_FLOW HEADER_SIZES HEADER_INTERVALS "\n",
+    HEADER_FLOW HEADER_TCP HEADER_SIZES HEADER_INTERVALS "\n",
+};
 
-const char *capture_csv_header(void) {
-    return csv_header + 1;
+const char *capture_csv_header(uint32_t statistics) {
+    return statistics < COUNT(csv_headers) ? csv_headers[statistics] + 1 : NULL;
 }
 
-static uint64_t column_number(const struct capture_flow *flow, const struct column *column) {
-    const char *field = (const char *)flow + column->offset;
+static uint64_t column_number(const char *field, uint8_t kind) {
     uint16_t u16;
     uint32_t u32;
     uint64_t u64;
-    switch (column->kind) {
+    switch (kind) {
     case COLUMN_U8:
         return *(const uint8_t *)field;
     case COLUMN_U16:
@@ -69,18 +127,27 @@ static uint64_t column_number(const struct capture_flow *flow, const struct colu
     case COLUMN_U32:
         memcpy(&u32, field, sizeof(u32));
         return u32;
-    case COLUMN_TCP_FLAGS:
-        return flow->fwd_tcp_flags | flow->rev_tcp_flags;
     default:
         memcpy(&u64, field, sizeof(u64));
         return u64;
     }
 }
 
+static char *statistics_value(char *out, const struct capture_flow_statistics *statistics, const struct column *column) {
+    const char *field = (const char *)statistics + column->offset;
+    double value;
+    if (column->kind != COLUMN_DOUBLE)
+        return text_unsigned(out, column_number(field, column->kind));
+    memcpy(&value, field, sizeof(value));
+    return text_fixed(out, value);
+}
+
 /* quote: '"' around what is text in JSON, or 0. */
-static char *column_value(char *out, const struct capture_flow *flow, const struct column *column, char quote) {
-    if (column->kind != COLUMN_ID && column->kind > COLUMN_DESTINATION)
-        return text_unsigned(out, column_number(flow, column));
+static char *flow_value(char *out, const struct capture_flow *flow, const struct column *column, char quote) {
+    if (column->kind == COLUMN_TCP_FLAGS)
+        return text_unsigned(out, flow->fwd_tcp_flags | flow->rev_tcp_flags);
+    if (column->kind > COLUMN_ID)
+        return text_unsigned(out, column_number((const char *)flow + column->offset, column->kind));
     if (quote)
         *out++ = quote;
     if (column->kind == COLUMN_ID)
@@ -92,20 +159,38 @@ static char *column_value(char *out, const struct capture_flow *flow, const stru
     return out;
 }
 
-char *text_json_line(char *out, const struct capture_flow *flow) {
-    for (int i = 0; i < COLUMN_COUNT; i++) {
-        out = text_copy(out, columns[i].json, columns[i].json_length);
-        out = column_value(out, flow, &columns[i], '"');
+/* json: with the keys; else each value after a comma. */
+static char *statistics_values(char *out, const struct text_record *record, bool json) {
+    for (int group = 0; group < COUNT(statistics_groups); group++) {
+        if (!(record->kinds & statistics_groups[group].kind))
+            continue;
+        const struct column *columns = statistics_groups[group].columns;
+        for (int i = 0; i < statistics_groups[group].count; i++) {
+            out = json ? text_copy(out, columns[i].json, columns[i].json_length) : TEXT_LITERAL(out, ",");
+            out = statistics_value(out, record->statistics, &columns[i]);
+        }
     }
+    return out;
+}
+
+char *text_json_line(char *out, const struct text_record *record) {
+    for (int i = 0; i < COUNT(flow_columns); i++) {
+        out = text_copy(out, flow_columns[i].json, flow_columns[i].json_length);
+        out = flow_value(out, record->flow, &flow_columns[i], '"');
+    }
+    if (record->kinds)
+        out = statistics_values(out, record, true);
     return TEXT_LITERAL(out, "}\n");
 }
 
-char *text_csv_line(char *out, const struct capture_flow *flow) {
-    for (int i = 0; i < COLUMN_COUNT; i++) {
+char *text_csv_line(char *out, const struct text_record *record) {
+    for (int i = 0; i < COUNT(flow_columns); i++) {
         if (i)
             *out++ = ',';
-        out = column_value(out, flow, &columns[i], 0);
+        out = flow_value(out, record->flow, &flow_columns[i], 0);
     }
+    if (record->kinds)
+        out = statistics_values(out, record, false);
     *out++ = '\n';
     return out;
 }

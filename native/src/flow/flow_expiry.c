@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "flow/flow_expiry.h"
 
+#include "decode/transport.h"
+
 static uint64_t add_saturated(uint64_t a, uint64_t b) {
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
@@ -61,8 +63,10 @@ static uint32_t milliseconds_since(uint64_t start_ns, uint64_t now_ns) {
     return passed > UINT32_MAX ? UINT32_MAX : (uint32_t)passed;
 }
 
-bool flow_leaves_remainder(const struct flow_record *record, uint8_t reason) {
-    return reason == CAPTURE_FLOW_END_ACTIVE && record->state == CAPTURE_FLOW_STATE_CLOSING;
+bool flow_leaves_remainder(const struct flow_table_config *config, const struct flow_record *record, uint8_t reason) {
+    bool followed = config->statistics & CAPTURE_STATISTICS_TCP && record->key.protocol == IP_PROTOCOL_TCP &&
+                    record->state == CAPTURE_FLOW_STATE_ACTIVE;
+    return reason == CAPTURE_FLOW_END_ACTIVE && (record->state == CAPTURE_FLOW_STATE_CLOSING || followed);
 }
 
 bool flow_follow_tcp(struct flow_record *record, const struct packet *packet) {

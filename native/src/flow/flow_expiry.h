@@ -5,8 +5,9 @@
 
 #include "flow/flow_table.h"
 
-/* The active timeout ends this record, but its connection is half closed and may go on. */
-bool flow_leaves_remainder(const struct flow_record *record, uint8_t reason);
+/* The active timeout ends this record, but its connection may go on and what the record knows of it is needed then: that it is
+ * half closed or, with TCP statistics, which sequence numbers were seen. */
+bool flow_leaves_remainder(const struct flow_table_config *config, const struct flow_record *record, uint8_t reason);
 
 enum tcp_flag { TCP_FIN = 0x01, TCP_SYN = 0x02, TCP_RST = 0x04, TCP_ACK = 0x10 };
 

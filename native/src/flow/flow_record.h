@@ -11,8 +11,8 @@ struct flow_way {
     uint64_t octets;
 };
 
-/* No packet is in the record: the active timeout took them while one side had sent FIN. The record stays to remember that, so
- * that the follow-on record is seen to close; it is not a live flow and leaves without a trace. */
+/* No packet is in the record: the active timeout took them while one side had sent FIN, or while its sequence numbers are
+ * followed. The record stays to remember that for the follow-on record; it is not a live flow and leaves without a trace. */
 enum { FLOW_STATE_REMAINDER = CAPTURE_FLOW_STATE_CLOSED + 1 };
 
 struct flow_record {

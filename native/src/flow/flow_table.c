@@ -16,8 +16,9 @@ bool flow_table_init(struct flow_table *table, const struct flow_table_config *c
     if (config->merge_interfaces)
         table->second_interface = memory_map((size_t)config->max_flows * sizeof(uint16_t));
     bool index = flow_index_init(&table->index, config->max_flows);
+    bool statistics = flow_statistics_init(&table->statistics, config->statistics, config->max_flows);
     bool wheel = timer_wheel_init(&table->wheel, config->max_flows);
-    return table->records && index && wheel && (table->second_interface || !config->merge_interfaces);
+    return table->records && index && statistics && wheel && (table->second_interface || !config->merge_interfaces);
 }
 
 void flow_table_destroy(struct flow_table *table) {
@@ -26,12 +27,15 @@ void flow_table_destroy(struct flow_table *table) {
     memory_unmap(table->second_interface, (size_t)table->config.max_flows * sizeof(uint16_t));
     table->second_interface = NULL;
     flow_index_destroy(&table->index);
+    flow_statistics_destroy(&table->statistics);
     timer_wheel_destroy(&table->wheel);
 }
 
 uint64_t flow_table_bytes(const struct flow_table *table) {
     return (uint64_t)table->config.max_flows * (sizeof(struct flow_record) + sizeof(struct wheel_link)) +
-           flow_index_bytes(&table->index) + (table->second_interface ? (uint64_t)table->config.max_flows * sizeof(uint16_t) : 0);
+           flow_index_bytes(&table->index) +
+           (table->second_interface ? (uint64_t)table->config.max_flows * sizeof(uint16_t) : 0) +
+           flow_statistics_size(table->config.statistics, table->config.max_flows);
 }
 
 /* A free record has no timer, so its wheel link carries the free list. */
@@ -58,11 +62,15 @@ void flow_table_export(const struct flow_table *table, const struct flow_record 
         out->second_interface_index = table->second_interface[record - table->records];
 }
 
-static void emit_record(struct flow_table *table, const struct flow_record *record, uint8_t reason) {
+static void emit_record(struct flow_table *table, uint32_t number, uint8_t reason) {
+    const struct flow_record *record = &table->records[number];
     struct capture_flow flow;
+    struct capture_flow_statistics statistics;
     flow_table_export(table, record, reason, &flow);
     table->ended[reason]++;
-    table->config.emit(table->config.context, &flow);
+    if (table->statistics.kinds)
+        flow_statistics_export(&table->statistics, number, record, &statistics);
+    table->config.emit(table->config.context, &flow, table->statistics.kinds ? &statistics : NULL);
 }
 
 /* Emits a record, if it holds packets. */
@@ -70,7 +78,7 @@ static void close_flow(struct flow_table *table, uint32_t number, uint8_t reason
     const struct flow_record *record = &table->records[number];
     if (record->state == FLOW_STATE_REMAINDER)
         return;
-    emit_record(table, record, reason);
+    emit_record(table, number, reason);
     table->live--;
 }
 
@@ -141,14 +149,19 @@ static inline void count_packet(struct flow_table *table, uint32_t number, const
             reset_timer(table, number);
         }
     }
-    if (__builtin_expect((packet->tcp_flags & (TCP_FIN | TCP_RST)) != 0, 0) && flow_follow_tcp(record, packet))
+    bool believed = true;
+    if (__builtin_expect(table->statistics.kinds != 0, 0))
+        believed = flow_statistics_count(&table->statistics, number, record, packet);
+    if (__builtin_expect((packet->tcp_flags & (TCP_FIN | TCP_RST)) != 0, 0) && believed && flow_follow_tcp(record, packet))
         reset_timer(table, number);
 }
 
-static void begin_record(struct flow_table *table, uint32_t number, const struct packet *packet) {
+static void begin_record(struct flow_table *table, uint32_t number, const struct packet *packet, bool carry) {
     flow_record_start(&table->records[number], packet);
     if (table->second_interface)
         table->second_interface[number] = 0;
+    if (__builtin_expect(table->statistics.kinds != 0, 0))
+        flow_statistics_begin(&table->statistics, number, carry);
     table->created++;
     table->live++;
 }
@@ -179,7 +192,7 @@ static void replace_flow(struct flow_table *table, const struct packet *packet) 
         flow_index_remove(&table->index, flow_table_hash(table, &table->records[number].key), number);
         flow_index_insert(&table->index, packet->hash, number);
     }
-    begin_record(table, number, packet);
+    begin_record(table, number, packet, false);
     if (!in_order)
         reset_timer(table, number);
     count_packet(table, number, packet);
@@ -192,7 +205,7 @@ static void add_flow(struct flow_table *table, const struct packet *packet) {
         return;
     }
     index_flow(table, packet->hash, number);
-    begin_record(table, number, packet);
+    begin_record(table, number, packet, false);
     set_timer(table, number);
     count_packet(table, number, packet);
 }
@@ -200,18 +213,18 @@ static void add_flow(struct flow_table *table, const struct packet *packet) {
 /* The flow's record has ended, the key stays where it is: only the record begins anew. */
 static void restart_flow(struct flow_table *table, uint32_t number, const struct packet *packet, uint8_t reason) {
     struct flow_record *record = &table->records[number];
-    bool remainder = record->state == FLOW_STATE_REMAINDER, carry = flow_leaves_remainder(record, reason);
+    bool remainder = record->state == FLOW_STATE_REMAINDER, carry = flow_leaves_remainder(&table->config, record, reason);
     uint8_t fin_from = record->fin_from;
     if (!remainder) {
-        emit_record(table, record, reason);
+        emit_record(table, number, reason);
         table->live--;
     }
     /* A connection that opens anew has nothing to do with the one that was closing. */
     carry = (carry || (remainder && reason == CAPTURE_FLOW_END_NONE)) && !(packet->tcp_flags & TCP_SYN);
     timer_wheel_remove(&table->wheel, number);
-    begin_record(table, number, packet);
+    begin_record(table, number, packet, carry);
     set_timer(table, number);
-    if (carry) {
+    if (carry && fin_from) {
         record->fin_from = fin_from;
         record->state = CAPTURE_FLOW_STATE_CLOSING;
     }
@@ -299,10 +312,10 @@ void flow_table_set_time(struct flow_table *table, uint64_t now_ns, uint32_t pac
     rebase_wheel(table);
 }
 
-/* The active timeout ends the record of a connection that one side has closed, and the other may close yet. */
+/* The active timeout ends the record of a connection whose next record must know what this one saw. */
 static void leave_remainder(struct flow_table *table, uint32_t number) {
     struct flow_record *record = &table->records[number];
-    emit_record(table, record, CAPTURE_FLOW_END_ACTIVE);
+    emit_record(table, number, CAPTURE_FLOW_END_ACTIVE);
     table->live--;
     record->state = FLOW_STATE_REMAINDER;
     set_timer(table, number);
@@ -316,7 +329,7 @@ uint32_t flow_table_expire(struct flow_table *table, uint32_t budget) {
             break;
         looked++;
         uint8_t reason = flow_ended_by(&table->config, &table->records[number], table->now_ns);
-        if (reason && flow_leaves_remainder(&table->records[number], reason))
+        if (reason && flow_leaves_remainder(&table->config, &table->records[number], reason))
             leave_remainder(table, number);
         else if (reason)
             end_flow(table, number, reason);
@@ -335,7 +348,7 @@ bool flow_table_flush(struct flow_table *table, uint32_t budget) {
         if (!reason)
             reason = record->state == CAPTURE_FLOW_STATE_CLOSED ? CAPTURE_FLOW_END_DETECTED : CAPTURE_FLOW_END_FORCED;
         /* Neither index nor wheel is kept: nothing is looked up or timed any more. */
-        emit_record(table, record, reason);
+        emit_record(table, table->flush_at, reason);
         record->key.ip_version = 0;
         table->live--;
         budget--;

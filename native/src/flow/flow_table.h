@@ -9,6 +9,7 @@
 #include "flow/flow_hash.h"
 #include "flow/flow_index.h"
 #include "flow/flow_record.h"
+#include "flow/flow_statistics.h"
 #include "flow/timer_wheel.h"
 #include "prefetch.h"
 
@@ -22,7 +23,9 @@ struct flow_table_config {
     uint32_t sampling_interval; /* what records say of it, see struct capture_flow */
     uint64_t hash_mask;         /* ANDed to every hash; 0 in tests makes all keys collide, otherwise UINT64_MAX */
     bool merge_interfaces;      /* packets of one flow come from several interfaces: note a second one */
-    void (*emit)(void *context, const struct capture_flow *flow); /* a finished record */
+    uint32_t statistics;        /* enum capture_statistics, or'ed */
+    /* A finished record; statistics is NULL when none are kept. */
+    void (*emit)(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics);
     void *context;
 };
 
@@ -31,6 +34,7 @@ struct flow_table {
     struct flow_index index;
     struct flow_record *records;
     uint16_t *second_interface; /* by record: another interface that saw the flow; NULL unless merge_interfaces */
+    struct flow_statistics statistics;
     struct timer_wheel wheel;
     struct hash_seed seed;
     uint64_t idle_limit_ns; /* the timeouts, with UINT64_MAX for never */
@@ -77,6 +81,13 @@ static inline void flow_table_prefetch_record(const struct flow_table *table, ui
     }
     if (__builtin_expect(bucket->overflow != 0, 0))
         prefetch_line(&table->index.buckets[flow_index_other(&table->index, first, tag)]);
+}
+
+/* The statistics of the records that may be it; when there are none to keep, not worth calling. */
+static inline void flow_table_prefetch_statistics(const struct flow_table *table, uint64_t hash) {
+    const struct flow_bucket *bucket = &table->index.buckets[flow_index_first(&table->index, hash)];
+    for (uint32_t match = flow_bucket_match(bucket, flow_index_tag(hash)); match; match &= match - 1)
+        flow_statistics_prefetch(&table->statistics, bucket->record[__builtin_ctz(match)]);
 }
 
 /* Counts a canonical packet with its hash. Emits at most two records: the flow that ended, the one that had to make room. */

@@ -11,22 +11,26 @@
 
 #include "jarvis_capture.h"
 
-enum { RECORD_LOG_WORDS = sizeof(struct capture_flow) / sizeof(uint64_t) };
+enum {
+    RECORD_LOG_FLOW_WORDS = sizeof(struct capture_flow) / sizeof(uint64_t),
+    RECORD_LOG_STATISTICS_WORDS = sizeof(struct capture_flow_statistics) / sizeof(uint64_t),
+};
 
 struct record_log {
-    _Atomic uint64_t (*slots)[RECORD_LOG_WORDS];
+    _Atomic uint64_t *words; /* slot after slot: a flow and, where they are kept, its statistics */
     uint64_t mask;
+    uint32_t slot_words;
     _Alignas(64) _Atomic uint64_t claimed; /* records written or being written */
     _Atomic uint64_t head;                 /* records written: the next sequence number */
 };
 
-/* records: a power of two. False: no memory. */
-bool record_log_init(struct record_log *log, uint32_t records);
+/* records: a power of two. statistics: each comes with its statistics. False: no memory. */
+bool record_log_init(struct record_log *log, uint32_t records, bool statistics);
 void record_log_destroy(struct record_log *log);
 uint64_t record_log_bytes(const struct record_log *log);
 
-/* The writer only. */
-void record_log_write(struct record_log *log, const struct capture_flow *flow);
+/* The writer only. statistics: NULL in a log without. */
+void record_log_write(struct record_log *log, const struct capture_flow *flow, const struct capture_flow_statistics *statistics);
 
 static inline uint64_t record_log_head(const struct record_log *log) {
     return atomic_load_explicit(&log->head, memory_order_acquire);
@@ -36,7 +40,13 @@ static inline uint64_t record_log_head(const struct record_log *log) {
 uint64_t record_log_oldest(const struct record_log *log);
 
 /* Copies up to `max` records from sequence `at` on; returns how many. When `at` was overwritten, returns 0 and sets *lost to the
- * number of records lost: go on at at + *lost. */
-uint32_t record_log_read(const struct record_log *log, uint64_t at, struct capture_flow *out, uint32_t max, uint64_t *lost);
+ * number of records lost: go on at at + *lost. statistics is written in a log that has them only. */
+uint32_t record_log_read(const struct record_log *log, uint64_t at, struct capture_flow *out,
+                         struct capture_flow_statistics *statistics, uint32_t max, uint64_t *lost);
+
+/* The log's records have statistics. */
+static inline bool record_log_has_statistics(const struct record_log *log) {
+    return log->slot_words > RECORD_LOG_FLOW_WORDS;
+}
 
 #endif

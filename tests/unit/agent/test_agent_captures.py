@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from jarvis.capture.v1.capture_pb2 import (
+    FLOW_STATISTICS_INTERVALS,
+    FLOW_STATISTICS_SIZES,
+    FLOW_STATISTICS_TCP,
     SAMPLING_FLOW_HASH,
     SAMPLING_SYSTEMATIC,
     TIMESTAMP_SOURCE_HARDWARE,
@@ -163,6 +166,15 @@ def test_the_sampling_of_a_specification_is_none_unless_asked_otherwise() -> Non
         assert (plan.sampling, plan.sampling_interval) == (expected, 100)
     unknown = CaptureSpec(interface="eth0", sampling=9)  # type: ignore[arg-type]  # what a newer caller may send
     assert violation(unknown, None) == "spec.sampling"
+
+
+def test_the_statistics_of_a_specification_are_none_unless_asked_for() -> None:
+    assert plan_capture(CaptureSpec(interface="eth0"), replay_directory=None, worker_cpus=()).statistics == ()
+    spec = CaptureSpec(interface="eth0", statistics=[FLOW_STATISTICS_INTERVALS, FLOW_STATISTICS_TCP, FLOW_STATISTICS_SIZES])
+    assert plan_capture(spec, replay_directory=None, worker_cpus=()).statistics == ("intervals", "tcp", "sizes")
+    for unknown in (0, 9):
+        spec = CaptureSpec(interface="eth0", statistics=[FLOW_STATISTICS_TCP, unknown])  # type: ignore[list-item]
+        assert violation(spec, None) == "spec.statistics[1]"
 
 
 def test_each_executable_file_is_found_once_and_the_firmware_itself_is_left_out() -> None:

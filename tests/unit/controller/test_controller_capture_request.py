@@ -24,3 +24,11 @@ def test_what_is_neither_is_refused_with_what_is_accepted(name: str) -> None:
     with pytest.raises(RpcError) as refused:
         check_spec(capture_pb2.CaptureSpec(interface=name))
     assert str(refused.value).startswith(f"spec.interface: {name[:40]!r}: a network interface's name of 1-15 characters")
+
+
+def test_statistics_are_those_that_there_are() -> None:
+    check_spec(capture_pb2.CaptureSpec(interface="eth0", statistics=[1, 2, 3]))  # type: ignore[list-item]
+    for unknown in (0, 4):
+        with pytest.raises(RpcError) as refused:
+            check_spec(capture_pb2.CaptureSpec(interface="eth0", statistics=[1, unknown]))  # type: ignore[list-item]
+        assert str(refused.value).startswith(f"spec.statistics[1]: {unknown}: one of FlowStatistics' values")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from google.rpc import code_pb2
 from jarvis.capture.v1 import capture_pb2, fleet_pb2
+from jarvisctl.commands.capture import complete_statistics
 
 from tests.fakes.fleet_service import status
 from tests.unit.jarvisctl.conftest import Controller, run_ctl
@@ -188,6 +189,7 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
         "--max-flows", "4096", "--idle-timeout", "1m30s", "--active-timeout", "0", "--tunnel", "both", "--loss-threshold", "1000",
         "--sampling", "flow-hash:1000", "--mirror-timestamps",
         "--busy-poll-us", "50",
+        "--statistics", "tcp,intervals",
     )  # fmt: skip
     assert result.code == 0, result.err
     request = controller.service.requests[-1]
@@ -196,6 +198,7 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
         timestamp_source=capture_pb2.TIMESTAMP_SOURCE_HARDWARE, promiscuous=True, tunnel=capture_pb2.TUNNEL_BOTH,
         loss_threshold=1000,
         sampling=capture_pb2.SAMPLING_FLOW_HASH, sampling_interval=1000, mirror_timestamps=True, busy_poll_us=50,
+        statistics=[capture_pb2.FLOW_STATISTICS_TCP, capture_pb2.FLOW_STATISTICS_INTERVALS],
     )  # fmt: skip
     expected.idle_timeout.seconds = 90
     expected.active_timeout.SetInParent()
@@ -204,6 +207,20 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
     assert uuid.UUID(request.request_id).version == 4
     assert request.selector.label_selector == "role=web"
     assert result.out.count("running") == 2
+
+
+async def test_capture_start_refuses_a_statistic_that_there_is_not(controller: Controller) -> None:
+    three_agents(controller)
+    result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--statistics", "tcp,rtt")
+    assert result.code == 2
+    assert "--statistics 'rtt': accepted are tcp, sizes and intervals" in result.err
+    assert not controller.service.requests
+
+
+def test_completion_goes_on_with_the_statistics_not_listed_yet() -> None:
+    assert complete_statistics("") == ["tcp", "sizes", "intervals"]
+    assert complete_statistics("sizes,t") == ["sizes,tcp", "sizes,intervals"]
+    assert complete_statistics("tcp,sizes,intervals,") == []
 
 
 async def test_capture_start_asks_for_an_interface_of_the_hosts_own_only_with_exclusive(controller: Controller) -> None:

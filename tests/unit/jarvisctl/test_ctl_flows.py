@@ -136,6 +136,36 @@ def test_a_flow_as_json_is_exact() -> None:
     }
 
 
+def test_statistics_are_shown_where_there_are_any() -> None:
+    counted = record(
+        fwd_retransmissions=3, rev_zero_windows=2, syn_to_synack_ns=10_000_000, synack_to_ack_ns=2_345_000,
+        fwd_payload_max=900, fwd_payload_mean=512.25, rev_payload_mean=80,
+        fwd_interval_mean_ns=1_234_000, rev_interval_mean_ns=2e9,
+    )  # fmt: skip
+    lines = FlowText().lines("a", flow_pb2.FlowBatch(records=[counted, record(fwd_interval_mean_ns=7)])).splitlines()
+    assert lines[0].endswith("  rtt 12.35ms  retransmitted 3/0  zero window 0/2  payload 512/80B  every 1.23ms/2.00s  end:idle")
+    assert lines[1].endswith("  every 0.00ms/-  end:idle")
+
+
+def test_statistics_as_json_are_all_or_none() -> None:
+    names = [field.name for field in flow_pb2.FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 51]
+    for name in names:
+        values = one_statistic(name)
+        text = FlowJson().lines("a", flow_pb2.FlowBatch(records=[record(**values), record()]))
+        (with_one, without) = map(json.loads, text.splitlines())
+        assert [key for key in with_one if key in names] == names
+        assert not set(names) & set(without)
+        assert {key: value for key, value in with_one.items() if key in names and value} == values
+
+
+def one_statistic(name: str) -> dict[str, float]:
+    """One that is not 0; a least or greatest value or a deviation does not come without its mean."""
+    for part in ("min", "max", "stddev"):
+        if f"_{part}" in name:
+            return {name: 7, name.replace(f"_{part}", "_mean"): 0.5}
+    return {name: 7}
+
+
 async def test_live_flows_of_all_agents_are_merged_in_the_order_asked_for(controller: Controller) -> None:
     controller.service.add_agent(WEB)
     controller.service.add_agent(LAB)
@@ -153,6 +183,18 @@ async def test_live_flows_of_all_agents_are_merged_in_the_order_asked_for(contro
     as_json = await controller.ctl("--output", "json", "flows")
     assert len(as_json.objects) == 4
     assert as_json.objects[0]["event"] == "flow"
+
+
+async def test_live_flows_have_a_column_of_statistics_when_any_has_some(controller: Controller) -> None:
+    controller.service.add_agent(WEB)
+    records = [record(), record(fwd_retransmissions=3, fwd_payload_mean=512.25)]
+    for shown in (records[:1], records):
+        content = flow_pb2.FlowBatch(base_time_unix_ns=BASE_NS, records=shown)
+        controller.service.live_flows = [fleet_pb2.FleetListFlowsResponse(agent_id=WEB, batch=content)]
+        result = await controller.ctl("flows")
+        assert result.code == 0, result.err
+        assert ("STATISTICS" in result.out) is (len(shown) == 2)
+    assert "retransmitted 3/0  payload 512/0B" in result.out
 
 
 async def test_an_agent_whose_live_flows_cannot_be_had_is_said_and_makes_exit_1(controller: Controller) -> None:
