@@ -140,14 +140,16 @@ static void check_failure(const struct capture_backend_ops *ops, void *state, in
     ops->stats(state, &stats);
 }
 
+/* The first frames may be lost: a link has its carrier a moment after it is up. */
 static void check_delivery(const struct capture_backend_ops *ops, void *state) {
     struct frame_batch batch;
     struct capture_error_info error = {0};
     int sender = sender_on("jarvis3"), count = 0;
-    send_frame(sender, 60, 1, 2, -1);
-    for (int turn = 0; turn < 20 && count <= 0; turn++)
+    for (int turn = 0; turn < 20 && count <= 0; turn++) {
+        send_frame(sender, 60, 1, 2, -1);
         count = ops->read(state, &batch, 100, &error);
-    CHECK_EQUAL(1, count);
+    }
+    CHECK(count > 0);
     ops->release(state);
     close(sender);
 }
