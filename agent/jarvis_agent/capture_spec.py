@@ -66,7 +66,7 @@ class CapturePlan:
     """Arguments of one engine, and the specification they came from."""
 
     spec: CaptureSpec
-    interface: str | None
+    interfaces: tuple[str, ...]
     files: tuple[Path, ...]
     """Resolved, below the replay directory."""
     backend: str
@@ -86,30 +86,27 @@ class CapturePlan:
     sampling_interval: int
     mirror_timestamps: bool
     statistics: tuple[Statistic, ...]
+    merge_interfaces: bool
     workers: int
     """Always threads: the event loop never moves a capture itself."""
     worker_cpus: tuple[int, ...]
 
     @property
     def is_live(self) -> bool:
-        """From an interface; else from files."""
-        return self.interface is not None
+        """From interfaces; else from files."""
+        return bool(self.interfaces)
 
 
 def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpus: tuple[int, ...]) -> CapturePlan:
     """The engine's arguments for this specification.
 
     Raises:
-        RequestError: interface and files both or neither, a device with arguments, a file (also of a device pcap:FILE) outside
+        RequestError: interfaces and files both or neither, a device with arguments, a file (also of a device pcap:FILE) outside
             the replay directory, an unknown timestamp source, tunnel, sampling or statistic.
     """
-    if bool(spec.interface) == bool(spec.files):
-        found = f"interface {spec.interface!r} and {len(spec.files)} files"
-        raise RequestError(("spec.interface", f"{found}; exactly one of interface and files is accepted"))
-    if "," in spec.interface:
-        found = f"{spec.interface[:200]!r} carries device arguments, which can name files of this host"
-        accepted = "accepted is the name alone of a device that this agent's dpdk_eal_args make (--vdev)"
-        raise RequestError(("spec.interface", f"{found}; {accepted}"))
+    if bool(spec.interfaces) == bool(spec.files):
+        found = f"{len(spec.interfaces)} interfaces and {len(spec.files)} files"
+        raise RequestError(("spec.interfaces", f"{found}; exactly one of interfaces and files is accepted"))
     if spec.timestamp_source not in _TIMESTAMP_SOURCES:
         accepted = "unspecified (0), kernel (1), hardware (2), ptp (3) and ntp (4) are accepted"
         raise RequestError(("spec.timestamp_source", f"{spec.timestamp_source}; {accepted}"))
@@ -121,10 +118,13 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         if kind not in _STATISTICS:
             raise RequestError((f"spec.statistics[{index}]", f"{kind}; tcp (1), sizes (2) and intervals (3) are accepted"))
     # What goes through libpcap has one worker; and a replayed packet can only be in two flows where one worker meets them all.
-    many = not spec.interface.startswith(_PCAP_DEVICE) if spec.interface else _TUNNELS[spec.tunnel] != "both"
+    through_libpcap = any(name.startswith(_PCAP_DEVICE) for name in spec.interfaces)
+    many = not through_libpcap if spec.interfaces else _TUNNELS[spec.tunnel] != "both"
     return CapturePlan(
         spec=spec,
-        interface=_device(spec.interface, replay_directory) or None,
+        interfaces=tuple(
+            plan_interface(f"spec.interfaces[{index}]", name, replay_directory) for index, name in enumerate(spec.interfaces)
+        ),
         files=_replay_files(spec.files, replay_directory),
         backend=spec.backend or "auto",
         filter=spec.filter,
@@ -143,21 +143,30 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         sampling_interval=spec.sampling_interval,
         mirror_timestamps=spec.mirror_timestamps,
         statistics=tuple(_STATISTICS[kind] for kind in spec.statistics),
+        merge_interfaces=spec.merge_interfaces,
         workers=len(worker_cpus) or 1 if many else 1,
         worker_cpus=worker_cpus if many else (),
     )
 
 
-def _device(name: str, replay_directory: Path | None) -> str:
-    """The interface or device with the file of a PF_RING device pcap:FILE resolved; the core lets no other name hold a path."""
+def plan_interface(field: str, name: str, replay_directory: Path | None) -> str:
+    """The interface or device with the file of a PF_RING device pcap:FILE resolved; the core lets no other name hold a path.
+
+    Raises:
+        RequestError: naming `field`: a device with arguments, or a file outside the replay directory.
+    """
+    if not name:
+        raise RequestError((field, "an empty name; a network interface or a device is accepted"))
+    if "," in name:
+        found = f"{name[:200]!r} carries device arguments, which can name files of this host"
+        accepted = "accepted is the name alone of a device that this agent's dpdk_eal_args make (--vdev)"
+        raise RequestError((field, f"{found}; {accepted}"))
     rest = name.removeprefix(_PCAP_DEVICE)
     if not name.startswith(_PCAP_DEVICE) or rest == "any" or _is_interface(rest):
         return name
     if replay_directory is None:
-        raise RequestError(
-            ("spec.interface", f"{name[:200]!r}; this agent has no replay_directory, only interfaces are accepted")
-        )
-    return _PCAP_DEVICE + str(_replay_file("spec.interface", rest, replay_directory.resolve()))
+        raise RequestError((field, f"{name[:200]!r}; this agent has no replay_directory, only interfaces are accepted"))
+    return _PCAP_DEVICE + str(_replay_file(field, rest, replay_directory.resolve()))
 
 
 def _is_interface(name: str) -> bool:

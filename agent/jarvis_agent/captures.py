@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jarvis.capture.v1.capture_pb2 import (
@@ -31,8 +31,8 @@ from jarvis.capture.v1.capture_pb2 import (
 from jarvis_native import CaptureError, CaptureMetrics, Firmware, PacketCaptureEngine
 
 from jarvis_agent import wire
-from jarvis_agent.capture_spec import CapturePlan, plan_capture
-from jarvis_agent.errors import CaptureRefusedError
+from jarvis_agent.capture_spec import CapturePlan, plan_capture, plan_interface
+from jarvis_agent.errors import CaptureRefusedError, RequestError
 from jarvis_agent.events import EventJournal
 from jarvis_agent.happenings import CaptureWatch
 
@@ -202,6 +202,32 @@ class CaptureManager:
             _LOG.info("capture %s stopped", self._run.capture_id)
             return self.status()
 
+    async def update_interfaces(self, *, add: Sequence[str], remove: Sequence[str]) -> CaptureStatus:
+        """Adds interfaces to the running live capture, then removes others; what went before a refusal stays done.
+
+        Raises:
+            CaptureRefusedError: CAPTURE_NOT_RUNNING.
+            RequestError: nothing to do, or a name that only the agent can judge.
+            CaptureError: what the native core refuses, naming the field.
+        """
+        if not add and not remove:
+            raise RequestError(("add", "empty, and remove too; at least one interface is accepted"))
+        async with self._lock:
+            if self._run is None or not self._run.is_active:
+                raise CaptureRefusedError("CAPTURE_NOT_RUNNING", "no capture is running")
+            engine = self._run.engine
+            changes = [(f"add[{at}]", name, engine.add_interface) for at, name in enumerate(add)]
+            changes += [(f"remove[{at}]", name, engine.remove_interface) for at, name in enumerate(remove)]
+            for field, name, change in changes:
+                device = plan_interface(field, name, self._replay_directory)
+                try:
+                    await asyncio.to_thread(change, device)
+                except CaptureError as error:
+                    error.field = field if error.field == "interface" else error.field
+                    raise
+                _LOG.info("capture %s: %s %s", self._run.capture_id, field.partition("[")[0], name)
+            return self.status()
+
     async def shut_down(self) -> None:
         """For the agent's end: stops gracefully if anything runs."""
         if self._run is not None and self._run.is_active:
@@ -257,6 +283,7 @@ class CaptureManager:
             uptime=wire.duration(metrics.elapsed_ns),
             message=message,
             metrics=wire.capture_metrics(metrics),
+            interfaces=[wire.interface_status(interface) for interface in run.engine.get_interfaces()],
             clock=wire.clock_status(run.engine.get_clock()) if run.plan.is_live else None,
         )
 
@@ -265,7 +292,7 @@ class CaptureManager:
 
     def _prepare(self, plan: CapturePlan) -> CaptureRun:
         engine = PacketCaptureEngine(
-            plan.interface,
+            plan.interfaces or None,
             files=plan.files,
             backend=plan.backend,
             buffer_size_mb=plan.buffer_size_mb,
@@ -291,5 +318,6 @@ class CaptureManager:
             sampling_interval=plan.sampling_interval,
             mirror_timestamps=plan.mirror_timestamps,
             statistics=plan.statistics,
+            merge_interfaces=plan.merge_interfaces,
         )
         return CaptureRun(engine, plan, self._journal, is_paused=self._is_paused)

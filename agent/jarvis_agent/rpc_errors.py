@@ -57,8 +57,9 @@ _CAPTURE_ERRORS: tuple[tuple[type[CaptureError], int, str], ...] = (
     (OutOfMemory, Code.RESOURCE_EXHAUSTED, "CAPTURE_MEMORY"),
 )
 
-_FIELDS = {"idle_timeout_s": "idle_timeout", "idle_timeout_ns": "idle_timeout", "active_timeout_s": "active_timeout",
-           "active_timeout_ns": "active_timeout", "token": "resume_token", "since_ns": "since"}  # fmt: skip
+_FIELDS = {"interface": "interfaces", "idle_timeout_s": "idle_timeout", "idle_timeout_ns": "idle_timeout",
+           "active_timeout_s": "active_timeout", "active_timeout_ns": "active_timeout", "token": "resume_token",
+           "since_ns": "since"}  # fmt: skip
 """The native core's field names where the wire's differ."""
 
 

@@ -116,6 +116,7 @@ class AgentService:
             "RenewLease": (self._renew_lease, "lease"),
             "StartCapture": (self._start_capture, "spec"),
             "StopCapture": (self._stop_capture, ""),
+            "UpdateInterfaces": (self._update_interfaces, ""),
             "GetStatus": (self._get_status, ""),
             "GetMetrics": (self._get_metrics, ""),
             "ListFlows": (self._list_flows, "query"),
@@ -252,6 +253,11 @@ class AgentService:
     async def _stop_capture(self, payload: bytes, _context: Context) -> bytes:
         request = _parse(pb.StopCaptureRequest, payload)
         return pb.StopCaptureResponse(status=await self._captures().stop(discard=request.discard)).SerializeToString()
+
+    async def _update_interfaces(self, payload: bytes, _context: Context) -> bytes:
+        request = _parse(pb.UpdateInterfacesRequest, payload)
+        status = await self._captures().update_interfaces(add=request.add, remove=request.remove)
+        return pb.UpdateInterfacesResponse(status=status).SerializeToString()
 
     async def _get_metrics(self, payload: bytes, _context: Context) -> bytes:
         _parse(pb.GetMetricsRequest, payload)

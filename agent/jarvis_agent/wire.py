@@ -6,7 +6,8 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jarvis.capture.v1 import capture_pb2
-from jarvis_native import BackendInfo, CaptureMetrics, ClockInfo
+from jarvis_native import BackendInfo, CaptureMetrics, ClockInfo, InterfaceInfo
+from jarvis_native.types import InterfaceState
 
 _SAME_NAME = (
     "received", "received_octets", "metered", "metered_octets", "filtered", "non_ip", "malformed", "paused", "dropped_nic",
@@ -32,6 +33,28 @@ def capture_metrics(metrics: CaptureMetrics) -> capture_pb2.CaptureMetrics:
     for name in _SAME_NAME:
         setattr(message, name, getattr(metrics, name))
     return message
+
+
+_INTERFACE_STATES: dict[InterfaceState, capture_pb2.InterfaceState.ValueType] = {
+    "up": capture_pb2.INTERFACE_STATE_UP,
+    "down": capture_pb2.INTERFACE_STATE_DOWN,
+    "gone": capture_pb2.INTERFACE_STATE_GONE,
+}
+
+
+def interface_status(interface: InterfaceInfo) -> capture_pb2.InterfaceStatus:
+    """One interface of a live capture."""
+    return capture_pb2.InterfaceStatus(
+        name=interface.name,
+        backend=interface.backend,
+        detail=interface.detail,
+        interface_index=interface.interface_index,
+        state=_INTERFACE_STATES[interface.state],
+        received=interface.received,
+        dropped_nic=interface.dropped_nic,
+        dropped_kernel=interface.dropped_kernel,
+        error=interface.error,
+    )
 
 
 def backend_info(backend: BackendInfo) -> capture_pb2.BackendInfo:

@@ -32,7 +32,16 @@ from jarvis_trust.identities import Identity, validate_agent_id
 
 AGENT_SERVICE: Final = "/jarvis.capture.v1.AgentService/"
 LEASED_METHODS: Final = frozenset(
-    AGENT_SERVICE + rpc for rpc in ("StartCapture", "StopCapture", "GetMetrics", "StreamMetrics", "ListFlows", "StreamFlows")
+    AGENT_SERVICE + rpc
+    for rpc in (
+        "StartCapture",
+        "StopCapture",
+        "UpdateInterfaces",
+        "GetMetrics",
+        "StreamMetrics",
+        "ListFlows",
+        "StreamFlows",
+    )
 )
 """Full names of the methods that need a lease and an authorisation: those marked [lease] in agent.proto."""
 

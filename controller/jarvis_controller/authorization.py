@@ -34,6 +34,7 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     FLEET_SERVICE + "AttestAgents": Role.OPERATOR,
     FLEET_SERVICE + "StartCaptures": Role.OPERATOR,
     FLEET_SERVICE + "StopCaptures": Role.OPERATOR,
+    FLEET_SERVICE + "UpdateInterfaces": Role.OPERATOR,
     FLEET_SERVICE + "GetCaptureStatuses": Role.VIEWER,
     FLEET_SERVICE + "WatchMetrics": Role.VIEWER,
     FLEET_SERVICE + "ListFlows": Role.VIEWER,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from jarvis.capture.v1 import capture_pb2
 
 from jarvis_controller.rpc_status import bad_field
 
+MAX_INTERFACES = 32
 _MS = 10**6
 _S = 10**9
 _INTERFACE = re.compile(r"[^\s/:]{1,15}|[^\s/:@]{1,15}@\d{1,3}|[a-z][a-z0-9_]{0,14}:[^\x00-\x1f\x7f]{1,4000}")
@@ -26,16 +28,12 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    if bool(spec.interface) == bool(spec.files):
+    if bool(spec.interfaces) == bool(spec.files):
         raise bad_field(
-            "spec.interface", f"{spec.interface!r} with {len(spec.files)} files: exactly one of interface and files is accepted"
+            "spec.interfaces",
+            f"{len(spec.interfaces)} interfaces with {len(spec.files)} files: exactly one of interfaces and files is accepted",
         )
-    if spec.interface and _INTERFACE.fullmatch(spec.interface) is None:
-        raise bad_field(
-            "spec.interface",
-            f"{spec.interface[:40]!r}: a network interface's name of 1-15 characters, or a PF_RING device (zc:eth0, pcap:FILE), "
-            "is accepted",
-        )
+    _check_interfaces("spec.interfaces", spec.interfaces)
     if spec.exclusive and spec.backend != "xdp":
         raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: accepted with backend 'xdp'")
     _range("spec.snaplen", spec.snaplen, 64, 262_144)
@@ -65,6 +63,35 @@ def _check_selection(spec: capture_pb2.CaptureSpec) -> None:
         accepted = "1..1000000 is accepted with sampling, 0 without"
         raise bad_field("spec.sampling_interval", f"{spec.sampling_interval} with sampling {spec.sampling}: {accepted}")
     _range("spec.sampling_interval", spec.sampling_interval, 1, 1_000_000)
+
+
+def check_interface_changes(add: Sequence[str], remove: Sequence[str]) -> None:
+    """Interfaces to add to a capture and to remove from it.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    if not add and not remove:
+        raise bad_field("add", "empty, and remove too: at least one interface is accepted")
+    _check_interfaces("add", add)
+    _check_interfaces("remove", remove)
+    both = set(add) & set(remove)
+    if both:
+        raise bad_field("remove", f"{min(both)[:40]!r} is to be added, too: each interface is accepted once")
+
+
+def _check_interfaces(field: str, names: Sequence[str]) -> None:
+    if len(names) > MAX_INTERFACES:
+        raise bad_field(field, f"{len(names)} interfaces: 1..{MAX_INTERFACES} are accepted")
+    for index, name in enumerate(names):
+        if _INTERFACE.fullmatch(name) is None:
+            raise bad_field(
+                f"{field}[{index}]",
+                f"{name[:40]!r}: a network interface's name of 1-15 characters, or a PF_RING device (zc:eth0, pcap:FILE), "
+                "is accepted",
+            )
+        if name in names[:index]:
+            raise bad_field(f"{field}[{index}]", f"{name[:40]!r} again: each interface is accepted once")
 
 
 def check_query(query: capture_pb2.FlowQuery) -> None:

@@ -25,6 +25,7 @@ from jarvis_controller.attestation import Attester, UnknownAgentError
 from jarvis_controller.audit_log import AuditEntry
 from jarvis_controller.authorization import caller_of
 from jarvis_controller.capture_request import (
+    check_interface_changes,
     check_interval,
     check_query,
     check_request_id,
@@ -45,6 +46,11 @@ from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.store import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_Mutation = fleet_pb2.StartCapturesRequest | fleet_pb2.StopCapturesRequest | fleet_pb2.FleetUpdateInterfacesRequest
+_Mutated = agent_pb2.StartCaptureResponse | agent_pb2.StopCaptureResponse | agent_pb2.UpdateInterfacesResponse
+
+_ACTIONS = {"StartCapture": "capture.start", "StopCapture": "capture.stop", "UpdateInterfaces": "capture.interfaces"}
+"""What the audit chain calls each command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +135,18 @@ class FleetService:
             async for answer in answers:
                 yield answer
 
+    async def update_interfaces(
+        self, request: fleet_pb2.FleetUpdateInterfacesRequest, context: Context
+    ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
+        """UpdateInterfaces."""
+        check_interface_changes(request.add, request.remove)
+        command = agent_pb2.UpdateInterfacesRequest(add=request.add, remove=request.remove)
+        async with contextlib.aclosing(
+            self._mutate(request, "UpdateInterfaces", command, agent_pb2.UpdateInterfacesResponse, context)
+        ) as answers:
+            async for answer in answers:
+                yield answer
+
     async def get_capture_statuses(
         self, request: fleet_pb2.GetCaptureStatusesRequest, _context: Context
     ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
@@ -151,10 +169,10 @@ class FleetService:
 
     async def _mutate(
         self,
-        request: fleet_pb2.StartCapturesRequest | fleet_pb2.StopCapturesRequest,
+        request: _Mutation,
         rpc: str,
         message: Message,
-        kind: type[agent_pb2.StartCaptureResponse | agent_pb2.StopCaptureResponse],
+        kind: type[_Mutated],
         context: Context,
     ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
         """A command to every selected agent; outcomes known from an earlier request with this id are given again."""
@@ -169,7 +187,7 @@ class FleetService:
         except RequestConflictError as error:
             raise bad_field("request_id", f"{error}; a new UUID is accepted") from error
         command = Command(rpc=rpc, request=message, principal=principal, request_id=request_id)
-        action = {"StartCapture": "capture.start", "StopCapture": "capture.stop"}[rpc]
+        action = _ACTIONS[rpc]
 
         async def one(agent: AgentRecord) -> fleet_pb2.CaptureOutcome:
             if agent.agent_id in known:
@@ -199,7 +217,7 @@ class FleetService:
         self,
         agent: AgentRecord,
         command: Command,
-        kind: type[agent_pb2.StartCaptureResponse | agent_pb2.StopCaptureResponse],
+        kind: type[_Mutated],
     ) -> fleet_pb2.CaptureOutcome:
         try:
             answer = kind.FromString(await self._commander.call(agent.agent_id, command))

@@ -232,6 +232,7 @@ def fleet_handlers(service: FleetService, registry: RegistryService) -> dict[str
         "AttestAgents": _handler(stream, service.attest_agents, pb.AttestAgentsRequest, pb.AttestAgentsResponse),
         "StartCaptures": _handler(stream, service.start_captures, pb.StartCapturesRequest, pb.CaptureOutcome),
         "StopCaptures": _handler(stream, service.stop_captures, pb.StopCapturesRequest, pb.CaptureOutcome),
+        "UpdateInterfaces": _handler(stream, service.update_interfaces, pb.FleetUpdateInterfacesRequest, pb.CaptureOutcome),
         "GetCaptureStatuses": _handler(stream, service.get_capture_statuses, pb.GetCaptureStatusesRequest, pb.CaptureOutcome),
         "WatchMetrics": _handler(stream, service.watch_metrics, pb.WatchMetricsRequest, pb.WatchMetricsResponse),
         "ListFlows": _handler(stream, service.list_flows, pb.FleetListFlowsRequest, None),

@@ -13,6 +13,7 @@
 #include <net/if.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,6 +37,19 @@ static inline uint64_t now_ns(clockid_t clock) {
 
 static inline struct capture_config config_for(const char *interface) {
     return (struct capture_config){.struct_size = sizeof(struct capture_config), .interface = interface};
+}
+
+/* Until the interface may send: for a moment after its peer came up the kernel throws away what it is given. */
+static inline void await_running(const char *interface) {
+    struct ifreq request = {0};
+    int examiner = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", interface);
+    for (int turn = 0; turn < 1000 && !(request.ifr_flags & IFF_RUNNING); turn++) {
+        usleep(10000);
+        CHECK_EQUAL(0, ioctl(examiner, SIOCGIFFLAGS, &request));
+    }
+    close(examiner);
+    usleep(10000);
 }
 
 static inline void *open_backend(const struct capture_backend_ops *ops, const struct capture_config *config) {

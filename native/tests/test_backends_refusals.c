@@ -157,11 +157,13 @@ static void check_delivery(const struct capture_backend_ops *ops, void *state) {
 static void an_interface_that_is_down_is_told_and_delivers_again_when_it_is_up_and_one_that_is_gone_is_an_error(void) {
     for (int i = 0; i < 2; i++) {
         run("ip link add jarvis2 type veth peer name jarvis3 && ip link set jarvis2 up && ip link set jarvis3 up");
+        await_running("jarvis3");
         struct capture_config config = config_for("jarvis2");
         void *state = open_backend(live_backends[i], &config);
         run("ip link set jarvis2 down");
         check_failure(live_backends[i], state, BACKEND_DOWN, "interface jarvis2 went down");
         run("ip link set jarvis2 up");
+        await_running("jarvis3");
         check_delivery(live_backends[i], state);
         run("ip link del jarvis2");
         check_failure(live_backends[i], state, CAPTURE_ERR_IO, "interface");

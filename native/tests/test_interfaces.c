@@ -18,6 +18,7 @@ static void make_pair(int number) {
     char peer[16];
     snprintf(peer, sizeof peer, "peer%d", number);
     senders[number] = sender_on(peer);
+    await_running(peer);
 }
 
 static capture_t *capture_of(const char *const *interfaces, uint32_t count, const char *backend, uint32_t workers, bool merge) {
@@ -226,6 +227,7 @@ static void an_interface_that_goes_down_delivers_again_when_it_is_up(const char 
     }
     run("ip link set jarvisn0 up");
     await_state(capture, "jarvisn0", CAPTURE_INTERFACE_UP);
+    await_running("peer0");
     send_burst(0, 1, 2, BURST);
     await_metered(capture, metered += BURST);
     CHECK_EQUAL(CAPTURE_INTERFACE_DOWN, event_about(capture, "jarvisn0", &sequence).value);

@@ -159,11 +159,24 @@ class FakeFleetService(FleetServiceServicer):
         ):
             yield outcome
 
+    async def UpdateInterfaces(
+        self, request: fleet_pb2.FleetUpdateInterfacesRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.CaptureOutcome]:
+        await self._enter(request, context, "UpdateInterfaces")
+        names = ["eth0", *request.add]
+        capture = capture_pb2.CaptureStatus(state=capture_pb2.CAPTURE_STATE_RUNNING)
+        for name in names:
+            if name not in request.remove:
+                capture.interfaces.add(name=name, backend="afpacket", state=capture_pb2.INTERFACE_STATE_UP, received=12_345)
+        async for outcome in self._outcomes(request.selector, context, capture):
+            yield outcome
+
     async def GetCaptureStatuses(self, request: Any, context: Any) -> AsyncIterator[fleet_pb2.CaptureOutcome]:
         await self._enter(request, context, "GetCaptureStatuses")
         metrics = capture_pb2.CaptureMetrics(received=12_345, received_octets=6_700_000, dropped_kernel=7, flows_active=42)
         capture = capture_pb2.CaptureStatus(state=capture_pb2.CAPTURE_STATE_RUNNING, backend="pcap", metrics=metrics)
-        capture.spec.interface = "eth0"
+        capture.spec.interfaces.append("eth0")
+        capture.interfaces.add(name="eth0", backend="pcap", state=capture_pb2.INTERFACE_STATE_UP, received=12_345)
         if self.clock is not None:
             capture.clock.CopyFrom(self.clock)
         async for outcome in self._outcomes(request.selector, context, capture):

@@ -58,7 +58,7 @@ async def attest(fleet: TestFleet, agent: FakeAgent) -> fleet_pb2.AttestAgentsRe
 
 
 def start(agent: FakeAgent | None = None, **fields: Any) -> fleet_pb2.StartCapturesRequest:
-    spec = capture_pb2.CaptureSpec(interface="eth0")
+    spec = capture_pb2.CaptureSpec(interfaces=["eth0"])
     selector = ids(agent) if agent is not None else fleet_pb2.AgentSelector()
     return fleet_pb2.StartCapturesRequest(**{"selector": selector, "spec": spec, **fields})
 
@@ -292,29 +292,30 @@ async def test_a_request_id_for_another_request_is_refused(fleet: TestFleet) -> 
 async def test_an_agents_own_refusal_reaches_the_operator_with_its_reason(fleet: TestFleet) -> None:
     agent = await fleet.add_agent()
     stub = await fleet.stub(Role.OPERATOR)
-    found = await outcomes(stub.StartCaptures(start(agent, spec=capture_pb2.CaptureSpec(interface="nosuch0"))))
+    found = await outcomes(stub.StartCaptures(start(agent, spec=capture_pb2.CaptureSpec(interfaces=["nosuch0"]))))
     assert found[agent.agent_id][:2] == (code_pb2.INVALID_ARGUMENT, "INTERFACE_NOT_FOUND")
 
 
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ({}, "spec.interface"),
-        ({"interface": "eth0", "files": ["a.pcap"]}, "spec.interface"),
-        ({"interface": "not an interface"}, "spec.interface"),
-        ({"interface": "eth0", "snaplen": 63}, "spec.snaplen"),
-        ({"interface": "eth0", "exclusive": True}, "spec.exclusive"),
-        ({"interface": "eth0", "buffer_size_mb": 8193}, "spec.buffer_size_mb"),
-        ({"interface": "eth0", "max_flows": 4095}, "spec.max_flows"),
-        ({"interface": "eth0", "tunnel": 4}, "spec.tunnel"),
-        ({"interface": "eth0", "mirror_timestamps": True, "tunnel": 1}, "spec.mirror_timestamps"),
-        ({"interface": "eth0", "busy_poll_us": 1001}, "spec.busy_poll_us"),
+        ({}, "spec.interfaces"),
+        ({"interfaces": ["eth0"], "files": ["a.pcap"]}, "spec.interfaces"),
+        ({"interfaces": ["not an interface"]}, "spec.interfaces[0]"),
+        ({"interfaces": ["eth0", "eth0"]}, "spec.interfaces[1]"),
+        ({"interfaces": ["eth0"], "snaplen": 63}, "spec.snaplen"),
+        ({"interfaces": ["eth0"], "exclusive": True}, "spec.exclusive"),
+        ({"interfaces": ["eth0"], "buffer_size_mb": 8193}, "spec.buffer_size_mb"),
+        ({"interfaces": ["eth0"], "max_flows": 4095}, "spec.max_flows"),
+        ({"interfaces": ["eth0"], "tunnel": 4}, "spec.tunnel"),
+        ({"interfaces": ["eth0"], "mirror_timestamps": True, "tunnel": 1}, "spec.mirror_timestamps"),
+        ({"interfaces": ["eth0"], "busy_poll_us": 1001}, "spec.busy_poll_us"),
         ({"files": ["a.pcap"], "busy_poll_us": 10}, "spec.busy_poll_us"),
-        ({"interface": "eth0", "sampling": 3}, "spec.sampling"),
-        ({"interface": "eth0", "sampling": 1}, "spec.sampling_interval"),
-        ({"interface": "eth0", "sampling": 1, "sampling_interval": 1_000_001}, "spec.sampling_interval"),
-        ({"interface": "eth0", "sampling_interval": 10}, "spec.sampling_interval"),
-        ({"interface": "eth0", "idle_timeout": {"seconds": -1}}, "spec.idle_timeout"),
+        ({"interfaces": ["eth0"], "sampling": 3}, "spec.sampling"),
+        ({"interfaces": ["eth0"], "sampling": 1}, "spec.sampling_interval"),
+        ({"interfaces": ["eth0"], "sampling": 1, "sampling_interval": 1_000_001}, "spec.sampling_interval"),
+        ({"interfaces": ["eth0"], "sampling_interval": 10}, "spec.sampling_interval"),
+        ({"interfaces": ["eth0"], "idle_timeout": {"seconds": -1}}, "spec.idle_timeout"),
     ],
 )
 async def test_a_bad_capture_is_refused_once_by_field_and_reaches_no_agent(
@@ -524,3 +525,42 @@ async def test_live_flows_are_listed_per_agent(fleet: TestFleet) -> None:
     assert len(found[full.agent_id].batch.records) == 3
     assert found[empty.agent_id].HasField("batch")
     assert len(found[empty.agent_id].batch.records) == 0
+
+
+async def test_interfaces_are_changed_by_a_signed_command_which_is_audited_and_given_once(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    stub = await fleet.stub(Role.OPERATOR)
+    await outcomes(stub.StartCaptures(start(agent)))
+    selector = fleet_pb2.AgentSelector(agent_ids=[agent.agent_id])
+    request = fleet_pb2.FleetUpdateInterfacesRequest(
+        selector=selector, add=["eth1"], remove=["eth0"], request_id="123e4567-e89b-12d3-a456-426614174000"
+    )
+    for _ in range(2):
+        answers = [answer async for answer in stub.UpdateInterfaces(request)]
+        assert [row.name for row in answers[0].capture.interfaces] == ["eth1"]
+    assert agent.calls["UpdateInterfaces"] == 1
+    events = (await stub.ListAuditEvents(fleet_pb2.ListAuditEventsRequest(page_size=1000))).events
+    (event,) = [event for event in events if event.action == "capture.interfaces"]
+    assert (event.agent_id, event.request_id) == (agent.agent_id, request.request_id)
+    assert '"add":["eth1"]' in event.detail
+    assert '"remove":["eth0"]' in event.detail
+
+
+@pytest.mark.parametrize(
+    ("add", "remove", "field"),
+    [
+        ([], [], "add"),
+        (["eth1", "eth1"], [], "add[1]"),
+        ([], ["not an interface"], "remove[0]"),
+        (["eth1"], ["eth1"], "remove"),
+        ([f"eth{number}" for number in range(33)], [], "add"),
+    ],
+)
+async def test_bad_changes_of_interfaces_are_refused_by_field(
+    fleet: TestFleet, add: list[str], remove: list[str], field: str
+) -> None:
+    stub = await fleet.stub(Role.OPERATOR)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await outcomes(stub.UpdateInterfaces(fleet_pb2.FleetUpdateInterfacesRequest(add=add, remove=remove)))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (refused.value.details() or "").startswith(f"{field}:")

@@ -1,28 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jarvisctl capture start|stop|status`: one outcome per agent, as the agents answer."""
+"""`jarvisctl capture start|stop|status`: one outcome per agent, as the agents answer (`interfaces`: capture_interfaces.py)."""
 
 import re
 import uuid
-from collections.abc import AsyncIterable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from jarvis.capture.v1 import capture_pb2, fleet_pb2
 
-from jarvisctl.client import Fleet, nothing_selected, run
-from jarvisctl.errors import ExitCode, usage_error
-from jarvisctl.format.objects import enum_text, to_object
-from jarvisctl.format.progress import progress
-from jarvisctl.format.table import Column, Table
-from jarvisctl.format.units import count, interval, printable, scaled, seconds_of, span
+from jarvisctl.client import run
+from jarvisctl.commands import capture_interfaces
+from jarvisctl.commands.capture_outcomes import print_outcomes
+from jarvisctl.errors import usage_error
 from jarvisctl.options import AgentOption, AllOption, SelectorOption, check_range, make_selector, parse_duration, to_duration
-from jarvisctl.status import failure_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-_STATE = capture_pb2.CaptureState.DESCRIPTOR
-_TIMESTAMP_SOURCE = capture_pb2.TimestampSource.DESCRIPTOR
+app.add_typer(capture_interfaces.app, name="interfaces", help="Interfaces of captures that run.")
 
 
 class Backend(StrEnum):
@@ -97,8 +92,14 @@ def start(
     selector: SelectorOption = "",
     everybody: AllOption = False,
     interface: Annotated[
-        str, typer.Option("--interface", "-i", metavar="NAME", help="Network interface on the agents, or a PF_RING device.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--interface", "-i", metavar="NAME", help="Network interface on the agents, or a PF_RING device; repeat for several."
+        ),
+    ] = None,
+    merge_interfaces: Annotated[
+        bool, typer.Option("--merge-interfaces", help="A flow seen on two interfaces is one record, which names both.")
+    ] = False,
     file: Annotated[
         list[str] | None,
         typer.Option(
@@ -176,7 +177,8 @@ def start(
     wanted = make_selector(agent, selector, everybody, changes=True)
     sampled, interval = _parse_sampling(sampling)
     spec = capture_pb2.CaptureSpec(
-        interface=interface,
+        interfaces=interface or (),
+        merge_interfaces=merge_interfaces,
         files=file or (),
         backend=backend.value,
         filter=filter_,
@@ -198,7 +200,7 @@ def start(
     )
     _check_source(spec)
     request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))
-    run(context, lambda fleet: _outcomes(fleet, "starting", fleet.stub.StartCaptures(request, timeout=fleet.timeout_s)))
+    run(context, lambda fleet: print_outcomes(fleet, "starting", fleet.stub.StartCaptures(request, timeout=fleet.timeout_s)))
 
 
 @app.command()
@@ -213,7 +215,7 @@ def stop(
     """Stops the capture on every agent addressed; its flows end and are sent. Needs role operator."""
     wanted = make_selector(agent, selector, everybody, changes=True)
     request = fleet_pb2.StopCapturesRequest(selector=wanted, discard=discard, request_id=str(uuid.uuid4()))
-    run(context, lambda fleet: _outcomes(fleet, "stopping", fleet.stub.StopCaptures(request, timeout=fleet.timeout_s)))
+    run(context, lambda fleet: print_outcomes(fleet, "stopping", fleet.stub.StopCaptures(request, timeout=fleet.timeout_s)))
 
 
 @app.command()
@@ -222,7 +224,7 @@ def status(
 ) -> None:
     """Shows the state and the counters of captures."""
     request = fleet_pb2.GetCaptureStatusesRequest(selector=make_selector(agent, selector, everybody))
-    run(context, lambda fleet: _outcomes(fleet, "asking", fleet.stub.GetCaptureStatuses(request, timeout=fleet.timeout_s)))
+    run(context, lambda fleet: print_outcomes(fleet, "asking", fleet.stub.GetCaptureStatuses(request, timeout=fleet.timeout_s)))
 
 
 def _parse_sampling(text: str) -> tuple[capture_pb2.Sampling.ValueType, int]:
@@ -236,15 +238,15 @@ def _parse_sampling(text: str) -> tuple[capture_pb2.Sampling.ValueType, int]:
 
 
 def _check_source(spec: capture_pb2.CaptureSpec) -> None:
-    if spec.interface and spec.files:
+    if spec.interfaces and spec.files:
         raise usage_error(
-            f"--interface is {spec.interface!r} and --file is {spec.files[0]!r}: exactly one of the two is accepted"
+            f"--interface is {spec.interfaces[0]!r} and --file is {spec.files[0]!r}: exactly one of the two is accepted"
         )
-    if not spec.interface and not spec.files:
+    if not spec.interfaces and not spec.files:
         raise usage_error("nothing to capture from: give --interface NAME, or --file FILE for each file of a trace")
-    if spec.interface and spec.backend == Backend.FILE:
+    if spec.interfaces and spec.backend == Backend.FILE:
         raise usage_error(
-            f"--backend is 'file' and --interface is {spec.interface!r}: accepted for an interface are auto, pcap, afpacket, "
+            f"--backend is 'file' and --interface is {spec.interfaces[0]!r}: accepted for an interface are auto, pcap, afpacket, "
             "pfring, xdp"
         )
     if spec.exclusive and spec.backend != Backend.XDP:
@@ -253,89 +255,3 @@ def _check_source(spec: capture_pb2.CaptureSpec) -> None:
         raise usage_error(f"--busy-poll-us is {spec.busy_poll_us} and --file is {spec.files[0]!r}: accepted for files is 0")
     if spec.files and spec.backend not in {Backend.AUTO, Backend.FILE}:
         raise usage_error(f"--backend is {spec.backend!r} and --file is {spec.files[0]!r}: accepted for files are auto and file")
-
-
-async def _outcomes(fleet: Fleet, what: str, outcomes: AsyncIterable[fleet_pb2.CaptureOutcome]) -> ExitCode:
-    """Prints each agent's outcome."""
-    answers = failures = 0
-    table = _table()
-    with progress(what, fleet.output) as answered:
-        async for outcome in outcomes:
-            answered()
-            answers += 1
-            failure = failure_of(outcome.status)
-            failures += failure is not None
-            if fleet.output.json:
-                fleet.output.line(_object(outcome))
-            else:
-                table.add(*_row(outcome, failure.sentence if failure else ""))
-    if not answers:
-        raise nothing_selected()
-    if not fleet.output.json:
-        fleet.output.table(table)
-        if failures:
-            fleet.output.remark(f"{failures} of {answers} agents failed")
-    return ExitCode.FAILED if failures else ExitCode.OK
-
-
-def _object(outcome: fleet_pb2.CaptureOutcome) -> dict[str, Any]:
-    failure = failure_of(outcome.status)
-    return {
-        "agent_id": outcome.agent_id,
-        "ok": failure is None,
-        "error": failure.to_object() if failure else None,
-        "capture": to_object(outcome.capture) if outcome.HasField("capture") else None,
-    }
-
-
-def _table() -> Table:
-    return Table(
-        columns=[
-            Column(title="AGENT", cut=12),
-            Column(title="STATE", states=True),
-            Column(title="SOURCE"),
-            Column(title="BACKEND"),
-            Column(title="UPTIME", right=True),
-            Column(title="PACKETS", right=True),
-            Column(title="BYTES", right=True),
-            Column(title="DROPPED", right=True),
-            Column(title="FLOWS", right=True),
-            Column(title="CLOCK"),
-            Column(title="MESSAGE", fold=True),
-        ]
-    )
-
-
-def _row(outcome: fleet_pb2.CaptureOutcome, failure: str) -> list[str]:
-    """A failed agent's row says so and why; what is known of its capture follows all the same."""
-    if not outcome.HasField("capture"):
-        return [outcome.agent_id, "failed" if failure else "ok", *["-"] * 8, failure or "-"]
-    capture = outcome.capture
-    metrics = capture.metrics
-    state = enum_text(_STATE, capture.state)
-    message = "; ".join(part for part in (failure, printable(capture.message)) if part)
-    return [
-        outcome.agent_id,
-        "failed" if failure else state,
-        printable(capture.spec.interface or ",".join(capture.spec.files)) or "-",
-        printable(capture.backend) or "-",
-        span(seconds_of(capture.uptime)) if capture.HasField("uptime") else "-",
-        count(metrics.received),
-        scaled(metrics.received_octets, "B"),
-        count(metrics.dropped_nic + metrics.dropped_kernel + metrics.dropped_user),
-        count(metrics.flows_active),
-        _clock_text(capture.clock) if capture.HasField("clock") else "-",
-        message or "-",
-    ]
-
-
-def _clock_text(clock: capture_pb2.ClockStatus) -> str:
-    """The clock behind the timestamps: `kernel`, `ntp 0ns ±1.5ms`, `ptp -37.0us ±0.3us, 2 steps`."""
-    parts = [enum_text(_TIMESTAMP_SOURCE, clock.source)]
-    if clock.source != capture_pb2.TIMESTAMP_SOURCE_KERNEL:
-        if clock.source == capture_pb2.TIMESTAMP_SOURCE_NTP and not clock.synchronised:
-            parts.append("unsynchronised")
-        if clock.HasField("error_bound_ns"):
-            parts += [interval(clock.offset_ns), "±" + interval(clock.error_bound_ns)]
-    text = " ".join(parts)
-    return f"{text}, {count(clock.steps)} step{'s' if clock.steps != 1 else ''}" if clock.steps else text

@@ -20,6 +20,7 @@ from jarvis_native.types import (
     ClockInfo,
     FlowStatistics,
     FlowStats,
+    InterfaceInfo,
     PacketInfo,
     Spread,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "FlowReader",
     "FlowStatistics",
     "FlowStats",
+    "InterfaceInfo",
     "MeasuredObject",
     "PacketBatch",
     "PacketCaptureEngine",

@@ -93,7 +93,7 @@ def _c_strings(ffi: Any, name: str, values: Sequence[str | os.PathLike[str]], ac
 def capture_config(
     ffi: Any,
     *,
-    interface: str | None,
+    interface: str | Sequence[str] | None,
     files: Sequence[str | os.PathLike[str]],
     backend: str,
     filter: str,  # noqa: A002 - the field's name
@@ -112,8 +112,12 @@ def capture_config(
     """`struct capture_config`."""
     config = ffi.new("struct capture_config *")
     config.struct_size = ffi.sizeof("struct capture_config")
-    kept: list[Any] = [c_string(ffi, "interface", interface), c_string(ffi, "backend", backend), c_string(ffi, "filter", filter)]
+    single = interface if isinstance(interface, str) else None
+    kept: list[Any] = [c_string(ffi, "interface", single), c_string(ffi, "backend", backend), c_string(ffi, "filter", filter)]
     config.interface, config.backend, config.filter = kept
+    if interface is not None and single is None:
+        config.interfaces, config.interface_count, strings = _c_strings(ffi, "interface", interface, "names of interfaces")
+        kept.append(strings)
     if files:
         config.files, config.file_count, strings = _c_strings(ffi, "files", files, "paths of capture files")
         kept.append(strings)
@@ -152,6 +156,7 @@ def flow_config(
     sampling_interval: int,
     mirror_timestamps: bool,
     statistics: Sequence[str],
+    merge_interfaces: bool,
 ) -> Any:
     """`struct capture_flow_config`."""
     config = ffi.new("struct capture_flow_config *")
@@ -167,6 +172,7 @@ def flow_config(
     config.sampling_interval = unsigned("sampling_interval", sampling_interval)
     config.mirror_timestamps = bool(mirror_timestamps)
     config.statistics = choices("statistics", statistics, STATISTICS)
+    config.merge_interfaces = bool(merge_interfaces)
     return config
 
 

@@ -33,6 +33,8 @@ from jarvis_native.types import (
     ClockInfo,
     FlowStatistics,
     FlowStats,
+    InterfaceInfo,
+    InterfaceState,
     Spread,
 )
 
@@ -69,11 +71,15 @@ _PLAIN_FLOW = tuple(name for name in FlowStats.__dataclass_fields__ if name not 
 _PLAIN_STATISTICS = tuple(name for name, field in FlowStatistics.__dataclass_fields__.items() if field.type == "int")
 
 
+_INTERFACE_STATES: dict[int, InterfaceState] = {1: "up", 2: "down", 3: "gone"}
+
+
 class PacketCaptureEngine:
     """One capture, from an interface or from files, with flow metering.
 
     Args:
-        interface: network interface; exactly one of interface and files.
+        interface: network interface, or several (1..32, each once); exactly one of interface and files. Every worker reads a
+            queue of each.
         files: capture files, read in this order as one trace.
         backend: "auto", "file", "pcap", "afpacket", "pfring", or a module's: "xdp".
         buffer_size_mb: kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64.
@@ -102,7 +108,7 @@ class PacketCaptureEngine:
 
     def __init__(
         self,
-        interface: str | None = None,
+        interface: str | Sequence[str] | None = None,
         *,
         files: Sequence[str | os.PathLike[str]] = (),
         backend: str = "auto",
@@ -164,7 +170,7 @@ class PacketCaptureEngine:
 
     @property
     def backend(self) -> str:
-        """The backend in force ("auto" resolved)."""
+        """The backend in force ("auto" resolved); "several" when interfaces have different ones: see `get_interfaces`."""
         return self._backend
 
     @property
@@ -193,6 +199,7 @@ class PacketCaptureEngine:
         sampling_interval: int = 0,
         mirror_timestamps: bool = False,
         statistics: Sequence[Statistic] = (),
+        merge_interfaces: bool = False,
     ) -> None:
         """Turns metering on; before start.
 
@@ -212,6 +219,7 @@ class PacketCaptureEngine:
             statistics: what else each flow carries, in memory of its own: "tcp" (retransmissions, out-of-order, zero windows,
                 handshake round-trip times; FIN and RST judged by sequence numbers), "sizes" (of transport payloads), "intervals"
                 (between packets of one direction).
+            merge_interfaces: a flow seen on two interfaces is one record, which names both; else a record each.
         """
         config = arguments.flow_config(
             self._ffi,
@@ -226,6 +234,7 @@ class PacketCaptureEngine:
             sampling_interval=sampling_interval,
             mirror_timestamps=mirror_timestamps,
             statistics=statistics,
+            merge_interfaces=merge_interfaces,
         )
         info = self._error_info()
         with self._lifecycle:
@@ -357,6 +366,32 @@ class PacketCaptureEngine:
         infos = self._ffi.new("struct capture_error_info[]", capacity)
         count = self._check(self._lib.capture_get_errors(self._open_capture(), infos, capacity))
         return [error_from_info(self._ffi, self._lib, infos[number].code, infos[number]) for number in range(count)]
+
+    def get_interfaces(self) -> list[InterfaceInfo]:
+        """The interfaces of a live capture, removed ones left out; empty for files."""
+        capacity = self._lib.CAPTURE_INTERFACES_MAX
+        out = self._ffi.new("struct capture_interface_info[]", capacity)
+        count = self._check(self._lib.capture_get_interfaces(self._open_capture(), out, capacity))
+        return [_interface_info(self._ffi, out[index]) for index in range(count)]
+
+    def add_interface(self, interface: str) -> None:
+        """Adds an interface to the running live capture; it is opened, with the capture's own configuration, before this returns.
+
+        Raises:
+            InvalidArgument: it is captured already, or there are 32.
+            CaptureError: it cannot be opened, as at the start.
+        """
+        info, name = self._error_info(), arguments.c_string(self._ffi, "interface", interface)
+        self._check(self._lib.capture_add_interface(self._open_capture(), name, info), info)
+
+    def remove_interface(self, interface: str) -> None:
+        """Removes one: what its rings hold is processed first, its counters stay in the capture's.
+
+        Raises:
+            InvalidArgument: it is not captured, or the last one: stop the capture.
+        """
+        info, name = self._error_info(), arguments.c_string(self._ffi, "interface", interface)
+        self._check(self._lib.capture_remove_interface(self._open_capture(), name, info), info)
 
     def get_flows(
         self,
@@ -602,6 +637,23 @@ def _flow_statistics(statistics: Any) -> FlowStatistics:
         fwd_interval=spread(statistics.fwd_interval),
         rev_interval=spread(statistics.rev_interval),
         **{name: getattr(statistics, name) for name in _PLAIN_STATISTICS},
+    )
+
+
+def _interface_info(ffi: Any, row: Any) -> InterfaceInfo:
+    def text(value: Any) -> str:
+        return str(ffi.string(value).decode("utf-8", "replace"))
+
+    return InterfaceInfo(
+        name=text(row.name),
+        backend=text(row.backend),
+        detail=text(row.detail),
+        interface_index=row.interface_index,
+        state=_INTERFACE_STATES[row.state],
+        received=row.received,
+        dropped_nic=row.dropped_nic,
+        dropped_kernel=row.dropped_kernel,
+        error=text(row.error),
     )
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
+
+InterfaceState = Literal["up", "down", "gone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,3 +275,23 @@ class ClockInfo:
     """Steps of the clock seen since the start."""
     detail: str
     """E.g. the PTP clock's device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceInfo:
+    """One interface of a live capture; counters since it was added."""
+
+    name: str
+    backend: str
+    detail: str
+    """How the backend captures there; empty when there is nothing to say."""
+    interface_index: int
+    """The kernel's ifindex; 0 where the device is none of the kernel's."""
+    state: InterfaceState
+    """"up", "down" (capture goes on when it comes up) or "gone" (deleted, or its backend failed)."""
+    received: int
+    """Frames offered, lost ones included."""
+    dropped_nic: int
+    dropped_kernel: int
+    error: str
+    """Why it is down or gone, or empty."""

@@ -19,6 +19,7 @@ from jarvis.capture.v1.capture_pb2 import (
     CAPTURE_STATE_PAUSED,
     CAPTURE_STATE_RUNNING,
     CAPTURE_STATE_STOPPED,
+    INTERFACE_STATE_UP,
     CaptureSpec,
     FlowSubscription,
 )
@@ -100,7 +101,7 @@ async def test_what_is_kept_can_be_read_again_and_from_a_token(running: Running)
 async def test_a_live_capture_pauses_with_its_lease_and_long_streams_end(running: Running) -> None:
     _, line = running
     await line.take_lease(duration_ns=2_500_000_000)
-    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")), expires_ns=2 * 10**9)
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])), expires_ns=2 * 10**9)
     messages, error = await read_flows(line.stream("StreamFlows", FOLLOW, expires_ns=2 * 10**9))
     assert error is not None
     assert (error.code(), info_of(error).reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LEASE_EXPIRED")
@@ -132,7 +133,7 @@ async def test_a_lease_that_the_controller_ends_pauses_the_capture_at_once_and_e
         await line.call("RenewLease", pb.RenewLeaseRequest(lease=lease))
 
     await give(60 * 10**9)
-    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])))
     reading = asyncio.ensure_future(read_flows(line.stream("StreamFlows", FOLLOW)))
     await asyncio.sleep(0.5)
     await give(1)
@@ -150,7 +151,7 @@ async def test_a_lease_that_the_controller_ends_pauses_the_capture_at_once_and_e
 async def test_sigterm_in_mid_stream_gives_every_flow_and_then_says_unavailable(running: Running) -> None:
     agent, line = running
     await line.take_lease()
-    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])))
     reading = asyncio.ensure_future(read_flows(line.stream("StreamFlows", FOLLOW)))
     await asyncio.sleep(0.5)
     metered = pb.GetMetricsResponse.FromString(await line.command("GetMetrics", pb.GetMetricsRequest())).metrics.metered
@@ -194,12 +195,12 @@ async def test_bad_capture_requests_name_the_field_the_value_and_what_is_accepte
     await line.take_lease()
     (agent.directory / "replay" / "escape.pcap").symlink_to(DATA / "connection.pcap")
     for spec, field, words in (
-        (CaptureSpec(), "spec.interface", "exactly one"),
-        (CaptureSpec(interface="lo", files=["a.pcap"]), "spec.interface", "exactly one"),
-        (CaptureSpec(interface="lo", snaplen=1), "spec.snaplen", "64"),
-        (CaptureSpec(interface="lo", buffer_size_mb=63), "spec.buffer_size_mb", "64"),
-        (CaptureSpec(interface="lo", max_flows=5), "spec.max_flows", "4096"),
-        (CaptureSpec(interface="lo", filter="nonsense ]["), "spec.filter", "syntax error"),
+        (CaptureSpec(), "spec.interfaces", "exactly one"),
+        (CaptureSpec(interfaces=["lo"], files=["a.pcap"]), "spec.interfaces", "exactly one"),
+        (CaptureSpec(interfaces=["lo"], snaplen=1), "spec.snaplen", "64"),
+        (CaptureSpec(interfaces=["lo"], buffer_size_mb=63), "spec.buffer_size_mb", "64"),
+        (CaptureSpec(interfaces=["lo"], max_flows=5), "spec.max_flows", "4096"),
+        (CaptureSpec(interfaces=["lo"], filter="nonsense ]["), "spec.filter", "syntax error"),
         (CaptureSpec(files=["../../../etc/passwd"]), "spec.files[0]", "below the replay directory"),
         (CaptureSpec(files=["escape.pcap"]), "spec.files[0]", "below the replay directory"),
         (CaptureSpec(files=["missing.pcap"]), "spec.files[0]", "missing.pcap"),
@@ -207,20 +208,45 @@ async def test_bad_capture_requests_name_the_field_the_value_and_what_is_accepte
         fields = await bad_fields_of(line.command("StartCapture", pb.StartCaptureRequest(spec=spec)))
         assert list(fields) == [field], spec
         assert words in fields[field], fields
-    unknown = pb.StartCaptureRequest(spec=CaptureSpec(interface="no-such-port"))
+    unknown = pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["no-such-port"]))
     code, info = await refusal_of(line.command("StartCapture", unknown))
     assert (code, info.reason) == (grpc.StatusCode.NOT_FOUND, "INTERFACE_NOT_FOUND")
-    wrong_backend = pb.StartCaptureRequest(spec=CaptureSpec(interface="lo", backend="quantum"))
+    wrong_backend = pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"], backend="quantum"))
     assert await reason_of(line.command("StartCapture", wrong_backend)) == "BACKEND_UNAVAILABLE"
     (agent.directory / "replay" / "garbage.pcap").write_bytes(b"this is no capture file" * 10)
     garbage = pb.StartCaptureRequest(spec=CaptureSpec(files=["garbage.pcap"]))
     assert await reason_of(line.command("StartCapture", garbage)) == "CAPTURE_FILE_INVALID"
 
 
+async def test_interfaces_of_a_running_capture_are_added_and_removed_and_refused_by_field(running: Running) -> None:
+    _, line = running
+    await line.take_lease()
+    add_any = pb.UpdateInterfacesRequest(add=["any"])
+    assert await reason_of(line.command("UpdateInterfaces", add_any)) == "CAPTURE_NOT_RUNNING"
+    started = await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])))
+    assert [row.name for row in pb.StartCaptureResponse.FromString(started).status.interfaces] == ["lo"]
+    status = pb.UpdateInterfacesResponse.FromString(await line.command("UpdateInterfaces", add_any)).status
+    assert [(row.name, row.state) for row in status.interfaces] == [("lo", INTERFACE_STATE_UP), ("any", INTERFACE_STATE_UP)]
+    for request, field, words in (
+        (pb.UpdateInterfacesRequest(), "add", "at least one"),
+        (pb.UpdateInterfacesRequest(add=["lo"]), "add[0]", "captured already"),
+        (pb.UpdateInterfacesRequest(remove=["lo", "any"]), "remove[1]", "the last one"),
+        (pb.UpdateInterfacesRequest(remove=["lo"]), "remove[0]", "is not captured"),
+        (pb.UpdateInterfacesRequest(add=["a,b"]), "add[0]", "device arguments"),
+    ):
+        fields = await bad_fields_of(line.command("UpdateInterfaces", request))
+        assert list(fields) == [field], request
+        assert words in fields[field], fields
+    absent = pb.UpdateInterfacesRequest(add=["no-such-port"])
+    assert await reason_of(line.command("UpdateInterfaces", absent)) == "INTERFACE_NOT_FOUND"
+    status = pb.GetStatusResponse.FromString(await line.call("GetStatus", pb.GetStatusRequest())).capture
+    assert ([row.name for row in status.interfaces], status.state) == (["any"], CAPTURE_STATE_RUNNING)
+
+
 async def test_one_capture_runs_at_a_time(running: Running) -> None:
     _, line = running
     await line.take_lease()
-    live = pb.StartCaptureRequest(spec=CaptureSpec(interface="lo"))
+    live = pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"]))
     assert await reason_of(line.command("GetMetrics", pb.GetMetricsRequest())) == "CAPTURE_NOT_RUNNING"
     await line.command("StartCapture", live)
     assert await reason_of(line.command("StartCapture", live)) == "CAPTURE_RUNNING"
@@ -232,7 +258,7 @@ async def test_one_capture_runs_at_a_time(running: Running) -> None:
 async def test_an_agent_killed_in_mid_stream_comes_back_without_its_token(running: Running, controller: SmallController) -> None:
     agent, line = running
     await line.take_lease()
-    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+    await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])))
     reading = asyncio.ensure_future(read_flows(line.stream("StreamFlows", FOLLOW)))
     await asyncio.sleep(0.3)
     _, before = await line.attest()
@@ -331,7 +357,7 @@ async def test_an_agent_that_cannot_start_says_why_and_with_which_exit_status(
     assert status == 2
     assert "join_file: " in said
     assert "mode 0644" in said
-    (agent.directory / "agent.toml").write_text('pcr = 23\n')
+    (agent.directory / "agent.toml").write_text("pcr = 23\n")
     status, said = await asyncio.to_thread(run)
     assert status == 2
     assert "pcr: 23 is not accepted" in said

@@ -29,7 +29,7 @@ from tests.support import MODULE, ReleaseKey, build_module, sign_firmware
 
 Running = tuple[AgentProcess, AgentLine]
 METRICS = pb.GetMetricsRequest()
-LIVE = pb.StartCaptureRequest(spec=CaptureSpec(interface="lo"))
+LIVE = pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"]))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ async def test_a_repeated_mutation_gets_the_first_answer(running: Running) -> No
     first = await line.command("StartCapture", LIVE, request_id=request_id)
     await line.command("StopCapture", pb.StopCaptureRequest())
     assert await line.command("StartCapture", LIVE, request_id=request_id) == first
-    other = pb.StartCaptureRequest(spec=CaptureSpec(interface="lo", promiscuous=True))
+    other = pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"], promiscuous=True))
     assert await reason_of(line.command("StartCapture", other, request_id=request_id)) == "REQUEST_ID_REUSED"
 
 

@@ -35,19 +35,19 @@ def violation(spec: CaptureSpec, replay_directory: Path | None) -> str:
 
 
 def test_what_is_left_out_gets_the_documented_defaults() -> None:
-    plan = plan_capture(CaptureSpec(interface="eth0"), replay_directory=None, worker_cpus=())
+    plan = plan_capture(CaptureSpec(interfaces=["eth0"]), replay_directory=None, worker_cpus=())
     assert (plan.backend, plan.buffer_size_mb, plan.max_flows) == ("auto", 64, 1_048_576)
     assert (plan.idle_timeout_s, plan.active_timeout_s, plan.workers, plan.timestamp_source) == (30.0, 300.0, 1, "default")
 
 
 def test_exclusive_is_handed_on_and_is_never_the_default() -> None:
     for exclusive in (False, True):
-        spec = CaptureSpec(interface="eth0", backend="xdp", exclusive=exclusive)
+        spec = CaptureSpec(interfaces=["eth0"], backend="xdp", exclusive=exclusive)
         assert plan_capture(spec, replay_directory=None, worker_cpus=()).exclusive is exclusive
 
 
 def test_a_timeout_of_zero_is_never_and_not_the_default() -> None:
-    spec = CaptureSpec(interface="eth0", timestamp_source=TIMESTAMP_SOURCE_HARDWARE)
+    spec = CaptureSpec(interfaces=["eth0"], timestamp_source=TIMESTAMP_SOURCE_HARDWARE)
     spec.idle_timeout.FromSeconds(0)
     spec.active_timeout.FromMilliseconds(1500)
     plan = plan_capture(spec, replay_directory=None, worker_cpus=())
@@ -55,7 +55,7 @@ def test_a_timeout_of_zero_is_never_and_not_the_default() -> None:
 
 
 def test_a_capture_has_a_worker_for_each_configured_cpu_but_a_replay_of_both_headers_has_one(tmp_path: Path) -> None:
-    assert plan_capture(CaptureSpec(interface="eth0"), replay_directory=None, worker_cpus=(2, 3)).workers == 2
+    assert plan_capture(CaptureSpec(interfaces=["eth0"]), replay_directory=None, worker_cpus=(2, 3)).workers == 2
     (tmp_path / "a.pcap").write_bytes(b"x")
     replay, both = CaptureSpec(files=["a.pcap"]), CaptureSpec(files=["a.pcap"], tunnel=TUNNEL_BOTH)
     plan = plan_capture(replay, replay_directory=tmp_path, worker_cpus=(2, 3))
@@ -83,19 +83,19 @@ def test_a_pf_ring_file_device_stays_below_the_replay_directory(tmp_path: Path) 
     (root / "a.pcap").write_bytes(b"x")
     (tmp_path / "secret.pcap").write_bytes(b"x")
     (root / "link.pcap").symlink_to(tmp_path / "secret.pcap")
-    plan = plan_capture(CaptureSpec(interface="pcap:a.pcap", backend="pfring"), replay_directory=root, worker_cpus=(2, 3))
-    assert plan.interface == f"pcap:{root.resolve() / 'a.pcap'}"
+    plan = plan_capture(CaptureSpec(interfaces=["pcap:a.pcap"], backend="pfring"), replay_directory=root, worker_cpus=(2, 3))
+    assert plan.interfaces == (f"pcap:{root.resolve() / 'a.pcap'}",)
     assert (plan.workers, plan.worker_cpus, plan.backend) == (1, (), "pfring")
     for name in ("../secret.pcap", str(tmp_path / "secret.pcap"), "link.pcap", "missing", "", "a\0b", "-"):
-        assert violation(CaptureSpec(interface=f"pcap:{name}"), root) == "spec.interface", name
-    assert violation(CaptureSpec(interface="pcap:a.pcap"), None) == "spec.interface"
+        assert violation(CaptureSpec(interfaces=[f"pcap:{name}"]), root) == "spec.interfaces[0]", name
+    assert violation(CaptureSpec(interfaces=["pcap:a.pcap"]), None) == "spec.interfaces[0]"
 
 
 def test_other_devices_are_the_cores_to_judge() -> None:
     for name in ("zc:eth0", "zc:99@0", "eth0@2", "pcap:lo", "pcap:any"):
-        plan = plan_capture(CaptureSpec(interface=name, backend="pfring"), replay_directory=None, worker_cpus=(2, 3))
-        assert plan.interface == name
-    assert plan_capture(CaptureSpec(interface="zc:eth0"), replay_directory=None, worker_cpus=(2, 3)).workers == 2
+        plan = plan_capture(CaptureSpec(interfaces=[name], backend="pfring"), replay_directory=None, worker_cpus=(2, 3))
+        assert plan.interfaces == (name,)
+    assert plan_capture(CaptureSpec(interfaces=["zc:eth0"]), replay_directory=None, worker_cpus=(2, 3)).workers == 2
 
 
 def test_an_agent_without_replay_directory_replays_nothing() -> None:
@@ -104,13 +104,13 @@ def test_an_agent_without_replay_directory_replays_nothing() -> None:
 
 def test_a_controller_cannot_bring_device_arguments() -> None:
     for name in ("net_pcap0,rx_pcap=/etc/shadow", "dpdk:net_pcap0,tx_pcap=/etc/passwd"):
-        assert violation(CaptureSpec(interface=name, backend="dpdk"), None) == "spec.interface"
-    assert plan_capture(CaptureSpec(interface="net_pcap0"), replay_directory=None, worker_cpus=()).interface == "net_pcap0"
+        assert violation(CaptureSpec(interfaces=[name], backend="dpdk"), None) == "spec.interfaces[0]"
+    assert plan_capture(CaptureSpec(interfaces=["net_pcap0"]), replay_directory=None, worker_cpus=()).interfaces == ("net_pcap0",)
 
 
 def test_too_many_files_and_unknown_timestamp_sources_are_refused(tmp_path: Path) -> None:
     assert violation(CaptureSpec(files=["a"] * 257), tmp_path) == "spec.files"
-    spec = CaptureSpec(interface="eth0", timestamp_source=9)  # type: ignore[arg-type]  # what a newer caller may send
+    spec = CaptureSpec(interfaces=["eth0"], timestamp_source=9)  # type: ignore[arg-type]  # what a newer caller may send
     assert violation(spec, None) == "spec.timestamp_source"
 
 
@@ -139,9 +139,9 @@ def test_the_loss_threshold_is_handed_on_and_is_any_loss_by_default() -> None:
 def test_the_tunnel_of_a_specification_is_outer_unless_asked_otherwise() -> None:
     wanted = {None: "outer", TUNNEL_OUTER: "outer", TUNNEL_INNER: "inner", TUNNEL_BOTH: "both"}
     for tunnel, expected in wanted.items():
-        spec = CaptureSpec(interface="eth0", tunnel=tunnel)
+        spec = CaptureSpec(interfaces=["eth0"], tunnel=tunnel)
         assert plan_capture(spec, replay_directory=None, worker_cpus=()).tunnel == expected
-    unknown = CaptureSpec(interface="eth0", tunnel=9)  # type: ignore[arg-type]  # what a newer caller may send
+    unknown = CaptureSpec(interfaces=["eth0"], tunnel=9)  # type: ignore[arg-type]  # what a newer caller may send
     assert violation(unknown, None) == "spec.tunnel"
 
 

@@ -347,8 +347,8 @@ class FakeAgent:
     def _commands(self) -> dict[str, Callable[[bytes, Context], Awaitable[bytes]]]:
         async def start(payload: bytes, context: Context) -> bytes:
             spec = agent_pb2.StartCaptureRequest.FromString(payload).spec
-            if spec.interface == "nosuch0":
-                status = bad_request_status([("spec.interface", "no such interface")], reason="INTERFACE_NOT_FOUND")
+            if "nosuch0" in spec.interfaces:
+                status = bad_request_status([("spec.interfaces", "no such interface")], reason="INTERFACE_NOT_FOUND")
                 trailers = (("grpc-status-details-bin", status.SerializeToString()),)
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, status.message, trailing_metadata=trailers)
             self.capture = capture_pb2.CaptureStatus(
@@ -360,13 +360,22 @@ class FakeAgent:
             self.capture.state = capture_pb2.CAPTURE_STATE_STOPPED
             return agent_pb2.StopCaptureResponse(status=self.capture).SerializeToString()
 
+        async def update(payload: bytes, _context: Context) -> bytes:
+            request = agent_pb2.UpdateInterfacesRequest.FromString(payload)
+            names = [interface.name for interface in self.capture.interfaces] or list(self.capture.spec.interfaces)
+            del self.capture.interfaces[:]
+            for name in (*names, *request.add):
+                if name not in request.remove:
+                    self.capture.interfaces.add(name=name, state=capture_pb2.INTERFACE_STATE_UP)
+            return agent_pb2.UpdateInterfacesResponse(status=self.capture).SerializeToString()
+
         async def metrics(_payload: bytes, _context: Context) -> bytes:
             return agent_pb2.GetMetricsResponse(metrics=capture_pb2.CaptureMetrics(received=42)).SerializeToString()
 
         async def flows(_payload: bytes, _context: Context) -> bytes:
             return self.batches[0] if self.batches else b""
 
-        return {"StartCapture": start, "StopCapture": stop, "GetMetrics": metrics, "ListFlows": flows}
+        return {"StartCapture": start, "StopCapture": stop, "UpdateInterfaces": update, "GetMetrics": metrics, "ListFlows": flows}
 
     def _streams(self) -> dict[str, Callable[[bytes, Context], AsyncIterator[bytes]]]:
         async def metrics(_payload: bytes, _context: Context) -> AsyncIterator[bytes]:

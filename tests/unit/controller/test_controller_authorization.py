@@ -71,6 +71,7 @@ def test_the_table_agrees_with_what_the_proto_says_at_each_method() -> None:
         "AttestAgents": "operator",
         "StartCaptures": "operator",
         "StopCaptures": "operator",
+        "UpdateInterfaces": "operator",
         "GetCaptureStatuses": "viewer",
         "WatchMetrics": "viewer",
         "ListFlows": "viewer",

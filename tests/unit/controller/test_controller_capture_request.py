@@ -13,7 +13,7 @@ from jarvis_controller.rpc_status import RpcError
     "name", ["eth0", "br-lan.7", "any", "eth0@2", "enp129s0f1np1@12", "zc:eth0", "zc:99@0", "pcap:dumps/a b.pcap", "xdp:eth0"]
 )
 def test_interfaces_and_pf_ring_devices_are_the_agents_to_judge(name: str) -> None:
-    check_spec(capture_pb2.CaptureSpec(interface=name, backend="pfring"))
+    check_spec(capture_pb2.CaptureSpec(interfaces=[name], backend="pfring"))
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,13 @@ def test_interfaces_and_pf_ring_devices_are_the_agents_to_judge(name: str) -> No
 )
 def test_what_is_neither_is_refused_with_what_is_accepted(name: str) -> None:
     with pytest.raises(RpcError) as refused:
-        check_spec(capture_pb2.CaptureSpec(interface=name))
-    assert str(refused.value).startswith(f"spec.interface: {name[:40]!r}: a network interface's name of 1-15 characters")
+        check_spec(capture_pb2.CaptureSpec(interfaces=[name]))
+    assert str(refused.value).startswith(f"spec.interfaces[0]: {name[:40]!r}: a network interface's name of 1-15 characters")
 
 
 def test_statistics_are_those_that_there_are() -> None:
-    check_spec(capture_pb2.CaptureSpec(interface="eth0", statistics=[1, 2, 3]))  # type: ignore[list-item]
+    check_spec(capture_pb2.CaptureSpec(interfaces=["eth0"], statistics=[1, 2, 3]))  # type: ignore[list-item]
     for unknown in (0, 4):
         with pytest.raises(RpcError) as refused:
-            check_spec(capture_pb2.CaptureSpec(interface="eth0", statistics=[1, unknown]))  # type: ignore[list-item]
+            check_spec(capture_pb2.CaptureSpec(interfaces=["eth0"], statistics=[1, unknown]))  # type: ignore[list-item]
         assert str(refused.value).startswith(f"spec.statistics[1]: {unknown}: one of FlowStatistics' values")

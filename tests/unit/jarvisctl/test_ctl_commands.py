@@ -186,6 +186,7 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
     result = await controller.ctl(
         "capture", "start", "--selector", "role=web", "--interface", "eth0", "--backend", "afpacket", "--filter", "tcp port 80",
         "--snaplen", "128", "--buffer-size-mb", "256", "--timestamp-source", "hardware", "--promiscuous",
+        "--interface", "eth1", "--merge-interfaces",
         "--max-flows", "4096", "--idle-timeout", "1m30s", "--active-timeout", "0", "--tunnel", "both", "--loss-threshold", "1000",
         "--sampling", "flow-hash:1000", "--mirror-timestamps",
         "--busy-poll-us", "50",
@@ -194,7 +195,8 @@ async def test_capture_start_sends_exactly_what_was_asked(controller: Controller
     assert result.code == 0, result.err
     request = controller.service.requests[-1]
     expected = capture_pb2.CaptureSpec(
-        interface="eth0", backend="afpacket", filter="tcp port 80", snaplen=128, buffer_size_mb=256, max_flows=4096,
+        interfaces=["eth0", "eth1"], merge_interfaces=True, backend="afpacket",
+        filter="tcp port 80", snaplen=128, buffer_size_mb=256, max_flows=4096,
         timestamp_source=capture_pb2.TIMESTAMP_SOURCE_HARDWARE, promiscuous=True, tunnel=capture_pb2.TUNNEL_BOTH,
         loss_threshold=1000,
         sampling=capture_pb2.SAMPLING_FLOW_HASH, sampling_interval=1000, mirror_timestamps=True, busy_poll_us=50,
@@ -221,6 +223,23 @@ def test_completion_goes_on_with_the_statistics_not_listed_yet() -> None:
     assert complete_statistics("") == ["tcp", "sizes", "intervals"]
     assert complete_statistics("sizes,t") == ["sizes,tcp", "sizes,intervals"]
     assert complete_statistics("tcp,sizes,intervals,") == []
+
+
+async def test_interfaces_of_running_captures_are_added_removed_and_listed(controller: Controller) -> None:
+    three_agents(controller)
+    result = await controller.ctl("capture", "interfaces", "add", "--selector", "role=web", "eth1", "eth2")
+    assert result.code == 0, result.err
+    request = controller.service.requests[-1]
+    assert (list(request.add), list(request.remove)) == (["eth1", "eth2"], [])
+    assert uuid.UUID(request.request_id).version == 4
+    assert result.out.count("eth2") == 2
+    result = await controller.ctl("--output", "json", "capture", "interfaces", "remove", "--all", "eth0")
+    assert list(controller.service.requests[-1].remove) == ["eth0"]
+    assert json.loads(result.out.splitlines()[0])["capture"]["interfaces"] == []
+    result = await controller.ctl("capture", "interfaces", "list")
+    assert result.out.count("eth0") == 3
+    refused = await controller.ctl("capture", "interfaces", "add", "eth1")
+    assert refused.code == 2  # nobody is addressed
 
 
 async def test_capture_start_asks_for_an_interface_of_the_hosts_own_only_with_exclusive(controller: Controller) -> None:

@@ -36,6 +36,12 @@ FIXED = CommandSigner(
 )
 
 
+LEASE_METHODS = sorted(
+    AGENT_SERVICE + rpc for rpc in ("StartCapture", "StopCapture", "GetMetrics", "StreamMetrics", "ListFlows", "StreamFlows")
+)
+"""Of the lease whose signature is known: not all that there are by now."""
+
+
 def lease(**changes: Any) -> Lease:
     fields: dict[str, Any] = {
         "agent_id": AGENT,
@@ -44,7 +50,7 @@ def lease(**changes: Any) -> Lease:
         "firmware_sha256": b"\2" * 32,
         "session_id": b"\3" * 16,
         "tpm_reset_count": 4,
-        "methods": sorted(LEASED_METHODS),
+        "methods": LEASE_METHODS,
         "sequence": 5,
         "audit_head": b"\6" * 32,
         "audit_sequence": 7,

@@ -159,6 +159,7 @@ static void an_interface_that_goes_down_delivers_again_when_it_is_up_and_one_tha
     CHECK_EQUAL(BACKEND_DOWN, read_on(state, 0, &error));
     CHECK_TEXT("interface jarvisx0 went down", error.message);
     run("ip link set jarvisx0 up");
+    await_running("jarvisx1");
     int sender = sender_on("jarvisx1");
     send_frame(sender, 60, 1, 2, -1);
     CHECK_EQUAL(1, read_on(state, BACKEND_DOWN, &error));

@@ -70,6 +70,11 @@ class AgentServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StopCaptureRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StopCaptureResponse.FromString,
                 _registered_method=True)
+        self.UpdateInterfaces = channel.unary_unary(
+                '/jarvis.capture.v1.AgentService/UpdateInterfaces',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.UpdateInterfacesRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.UpdateInterfacesResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/jarvis.capture.v1.AgentService/GetStatus',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.GetStatusRequest.SerializeToString,
@@ -155,6 +160,13 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateInterfaces(self, request, context):
+        """[lease] Adds interfaces to the live capture that is running, then removes others; what went before a refusal stays done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """State of capture, lease and firmware.
         """
@@ -234,6 +246,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.StopCapture,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StopCaptureRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StopCaptureResponse.SerializeToString,
+            ),
+            'UpdateInterfaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateInterfaces,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.UpdateInterfacesRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.UpdateInterfacesResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -456,6 +473,33 @@ class AgentService:
             '/jarvis.capture.v1.AgentService/StopCapture',
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StopCaptureRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StopCaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateInterfaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.AgentService/UpdateInterfaces',
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.UpdateInterfacesRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.UpdateInterfacesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class AgentServiceStub:
     """[lease] Starts the capture; one at a time."""
     StopCapture: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StopCaptureRequest, _agent_pb2.StopCaptureResponse]
     """[lease] Stops it and ends its flows."""
+    UpdateInterfaces: _grpc.UnaryUnaryMultiCallable[_agent_pb2.UpdateInterfacesRequest, _agent_pb2.UpdateInterfacesResponse]
+    """[lease] Adds interfaces to the live capture that is running, then removes others; what went before a refusal stays done."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetStatusRequest, _agent_pb2.GetStatusResponse]
     """State of capture, lease and firmware."""
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetMetricsRequest, _agent_pb2.GetMetricsResponse]
@@ -81,6 +83,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """[lease] Starts the capture; one at a time."""
     StopCapture: _aio.UnaryUnaryMultiCallable[_agent_pb2.StopCaptureRequest, _agent_pb2.StopCaptureResponse]  # type: ignore[assignment]
     """[lease] Stops it and ends its flows."""
+    UpdateInterfaces: _aio.UnaryUnaryMultiCallable[_agent_pb2.UpdateInterfacesRequest, _agent_pb2.UpdateInterfacesResponse]  # type: ignore[assignment]
+    """[lease] Adds interfaces to the live capture that is running, then removes others; what went before a refusal stays done."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetStatusRequest, _agent_pb2.GetStatusResponse]  # type: ignore[assignment]
     """State of capture, lease and firmware."""
     GetMetrics: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetMetricsRequest, _agent_pb2.GetMetricsResponse]  # type: ignore[assignment]
@@ -152,6 +156,14 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.StopCaptureResponse, _abc.Awaitable[_agent_pb2.StopCaptureResponse]]:
         """[lease] Stops it and ends its flows."""
+
+    @_abc_1.abstractmethod
+    def UpdateInterfaces(
+        self,
+        request: _agent_pb2.UpdateInterfacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.UpdateInterfacesResponse, _abc.Awaitable[_agent_pb2.UpdateInterfacesResponse]]:
+        """[lease] Adds interfaces to the live capture that is running, then removes others; what went before a refusal stays done."""
 
     @_abc_1.abstractmethod
     def GetStatus(

@@ -209,7 +209,7 @@ class CaptureSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    INTERFACE_FIELD_NUMBER: _builtins.int
+    INTERFACES_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
@@ -229,10 +229,6 @@ class CaptureSpec(_message.Message):
     MIRROR_TIMESTAMPS_FIELD_NUMBER: _builtins.int
     BUSY_POLL_US_FIELD_NUMBER: _builtins.int
     LOSS_THRESHOLD_FIELD_NUMBER: _builtins.int
-    interface: _builtins.str
-    """Network interface on the agent, or a PF_RING device (zc:eth0; pcap:FILE below the `replay_directory`). Exactly one of
-    interface and files.
-    """
     backend: _builtins.str
     """"auto" (or empty), "file", "pcap", "afpacket", "xdp", "pfring"."""
     filter: _builtins.str
@@ -262,6 +258,12 @@ class CaptureSpec(_message.Message):
     loss_threshold: _builtins.int
     """More frames lost than this within one second raise an event; 0 = any."""
     @_builtins.property
+    def interfaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Network interfaces on the agent, 1..32, each once; or PF_RING devices (zc:eth0; pcap:FILE below the `replay_directory`).
+        Exactly one of interfaces and files.
+        """
+
+    @_builtins.property
     def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Capture files below the agent's `replay_directory`, read in this order as one trace."""
 
@@ -278,7 +280,7 @@ class CaptureSpec(_message.Message):
     def __init__(
         self,
         *,
-        interface: _builtins.str = ...,
+        interfaces: _abc.Iterable[_builtins.str] | None = ...,
         files: _abc.Iterable[_builtins.str] | None = ...,
         backend: _builtins.str = ...,
         filter: _builtins.str = ...,
@@ -301,7 +303,7 @@ class CaptureSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "idle_timeout", b"idle_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "busy_poll_us", b"busy_poll_us", "exclusive", b"exclusive", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interface", b"interface", "loss_threshold", b"loss_threshold", "max_flows", b"max_flows", "merge_interfaces", b"merge_interfaces", "mirror_timestamps", b"mirror_timestamps", "promiscuous", b"promiscuous", "sampling", b"sampling", "sampling_interval", b"sampling_interval", "snaplen", b"snaplen", "statistics", b"statistics", "timestamp_source", b"timestamp_source", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_timeout", b"active_timeout", "backend", b"backend", "buffer_size_mb", b"buffer_size_mb", "busy_poll_us", b"busy_poll_us", "exclusive", b"exclusive", "files", b"files", "filter", b"filter", "idle_timeout", b"idle_timeout", "interfaces", b"interfaces", "loss_threshold", b"loss_threshold", "max_flows", b"max_flows", "merge_interfaces", b"merge_interfaces", "mirror_timestamps", b"mirror_timestamps", "promiscuous", b"promiscuous", "sampling", b"sampling", "sampling_interval", b"sampling_interval", "snaplen", b"snaplen", "statistics", b"statistics", "timestamp_source", b"timestamp_source", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -480,6 +480,39 @@ class StopCapturesRequest(_message.Message):
 Global___StopCapturesRequest: _TypeAlias = StopCapturesRequest  # noqa: Y015
 
 @_typing.final
+class FleetUpdateInterfacesRequest(_message.Message):
+    """At least one of add and remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    ADD_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def selector(self) -> Global___AgentSelector: ...
+    @_builtins.property
+    def add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        selector: Global___AgentSelector | None = ...,
+        add: _abc.Iterable[_builtins.str] | None = ...,
+        remove: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "remove", b"remove", "request_id", b"request_id", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetUpdateInterfacesRequest: _TypeAlias = FleetUpdateInterfacesRequest  # noqa: Y015
+
+@_typing.final
 class GetCaptureStatusesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

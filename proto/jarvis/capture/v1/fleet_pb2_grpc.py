@@ -60,6 +60,11 @@ class FleetServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.StopCapturesRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.FromString,
                 _registered_method=True)
+        self.UpdateInterfaces = channel.unary_stream(
+                '/jarvis.capture.v1.FleetService/UpdateInterfaces',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.FleetUpdateInterfacesRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.FromString,
+                _registered_method=True)
         self.GetCaptureStatuses = channel.unary_stream(
                 '/jarvis.capture.v1.FleetService/GetCaptureStatuses',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetCaptureStatusesRequest.SerializeToString,
@@ -146,6 +151,13 @@ class FleetServiceServicer:
 
     def StopCaptures(self, request, context):
         """operator. Stops it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateInterfaces(self, request, context):
+        """operator. Adds interfaces to the running live capture of every selected agent, then removes others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,6 +259,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
             'StopCaptures': grpc.unary_stream_rpc_method_handler(
                     servicer.StopCaptures,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.StopCapturesRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.SerializeToString,
+            ),
+            'UpdateInterfaces': grpc.unary_stream_rpc_method_handler(
+                    servicer.UpdateInterfaces,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.FleetUpdateInterfacesRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.SerializeToString,
             ),
             'GetCaptureStatuses': grpc.unary_stream_rpc_method_handler(
@@ -435,6 +452,33 @@ class FleetService:
             target,
             '/jarvis.capture.v1.FleetService/StopCaptures',
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.StopCapturesRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateInterfaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/UpdateInterfaces',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.FleetUpdateInterfacesRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,8 @@ class FleetServiceStub:
     """operator. Starts a capture on every selected agent."""
     StopCaptures: _grpc.UnaryStreamMultiCallable[_fleet_pb2.StopCapturesRequest, _fleet_pb2.CaptureOutcome]
     """operator. Stops it."""
+    UpdateInterfaces: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetUpdateInterfacesRequest, _fleet_pb2.CaptureOutcome]
+    """operator. Adds interfaces to the running live capture of every selected agent, then removes others."""
     GetCaptureStatuses: _grpc.UnaryStreamMultiCallable[_fleet_pb2.GetCaptureStatusesRequest, _fleet_pb2.CaptureOutcome]
     """viewer. State and counters of each."""
     WatchMetrics: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchMetricsRequest, _fleet_pb2.WatchMetricsResponse]
@@ -81,6 +83,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """operator. Starts a capture on every selected agent."""
     StopCaptures: _aio.UnaryStreamMultiCallable[_fleet_pb2.StopCapturesRequest, _fleet_pb2.CaptureOutcome]  # type: ignore[assignment]
     """operator. Stops it."""
+    UpdateInterfaces: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetUpdateInterfacesRequest, _fleet_pb2.CaptureOutcome]  # type: ignore[assignment]
+    """operator. Adds interfaces to the running live capture of every selected agent, then removes others."""
     GetCaptureStatuses: _aio.UnaryStreamMultiCallable[_fleet_pb2.GetCaptureStatusesRequest, _fleet_pb2.CaptureOutcome]  # type: ignore[assignment]
     """viewer. State and counters of each."""
     WatchMetrics: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchMetricsRequest, _fleet_pb2.WatchMetricsResponse]  # type: ignore[assignment]
@@ -144,6 +148,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.CaptureOutcome], _abc.AsyncIterator[_fleet_pb2.CaptureOutcome]]:
         """operator. Stops it."""
+
+    @_abc_1.abstractmethod
+    def UpdateInterfaces(
+        self,
+        request: _fleet_pb2.FleetUpdateInterfacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.CaptureOutcome], _abc.AsyncIterator[_fleet_pb2.CaptureOutcome]]:
+        """operator. Adds interfaces to the running live capture of every selected agent, then removes others."""
 
     @_abc_1.abstractmethod
     def GetCaptureStatuses(
