@@ -463,7 +463,8 @@ CAPTURE_API const struct capture_module *jarvis_capture_module(void);
  * returns how many there are. Any thread. */
 CAPTURE_API int capture_get_backends(const char *interface, struct capture_backend_info *out, uint32_t capacity);
 
-/* Name of the backend that "auto" would take for this configuration, or a negative error. `name` holds 16 bytes. Any thread. */
+/* Name of the backend that "auto" would take for this configuration ("several" when its interfaces have different ones), or a
+ * negative error. `name` holds 16 bytes. Any thread. */
 CAPTURE_API int capture_select_backend(const struct capture_config *config, char *name, struct capture_error_info *error);
 
 /* Checks a BPF expression without starting anything: CAPTURE_OK or CAPTURE_ERR_FILTER. Any thread. */

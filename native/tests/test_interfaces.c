@@ -3,6 +3,8 @@
 #include "jarvis_capture.h"
 #include "live_link.h"
 
+#include <fcntl.h>
+#include <linux/if_tun.h>
 #include <pthread.h>
 
 enum { PAIRS = 3, BURST = 500, PATIENCE_MS = 10000, FRAME_BYTES = 100, IP_BYTES = FRAME_BYTES - 14 };
@@ -314,6 +316,44 @@ static void what_cannot_be_added_or_removed_is_refused_and_changes_nothing(void)
     capture_destroy(capture);
 }
 
+/* An interface of raw IP packets, with what is sent to us through it written to the descriptor; -1: not possible here. */
+static int make_tun(void) {
+    struct ifreq request = {.ifr_flags = IFF_TUN | IFF_NO_PI, .ifr_name = "jarvistun"};
+    int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    if (tun < 0 || ioctl(tun, TUNSETIFF, &request) != 0)
+        return -1;
+    run("ip link set jarvistun up");
+    return tun;
+}
+
+static void one_filter_holds_for_interfaces_of_different_link_types(void) {
+    static const char *const two[] = {"jarvisn0", "jarvistun"};
+    uint8_t frame[FRAME_BYTES];
+    int tun = make_tun();
+    if (tun < 0) {
+        printf("skipped: one_filter_holds_for_interfaces_of_different_link_types: no tun device: %s\n", strerror(errno));
+        return;
+    }
+    for (uint32_t workers = 0; workers <= 2; workers++) {
+        capture_t *capture = capture_of(two, 2, "afpacket", workers, false);
+        send_burst(0, 1, 2, BURST);
+        for (int i = 0; i < BURST; i++) { /* without its Ethernet header; every second one is TCP, which the filter leaves out */
+            make_frame(frame, sizeof frame, 1, 2, -1);
+            frame[23] = i % 2 ? 6 : 17;
+            CHECK_EQUAL(IP_BYTES, write(tun, frame + 14, IP_BYTES));
+        }
+        await_metered(capture, BURST + BURST / 2);
+        CHECK_EQUAL(CAPTURE_OK, capture_stop(capture, true));
+        struct capture_stats stats = stats_of(capture);
+        CHECK_EQUAL(BURST / 2, stats.filtered);
+        CHECK_EQUAL((BURST + BURST / 2) * IP_BYTES, stats.metered_octets);
+        CHECK_EQUAL(2, stats.flows_total);
+        CHECK_EQUAL(BURST, interface_of(capture, "jarvistun").received);
+        capture_destroy(capture);
+    }
+    close(tun);
+}
+
 int main(void) {
     int obstacle = prepare_link();
     if (obstacle)
@@ -321,6 +361,7 @@ int main(void) {
     for (int pair = 0; pair < PAIRS; pair++)
         make_pair(pair);
     RUN(what_cannot_be_added_or_removed_is_refused_and_changes_nothing);
+    RUN(one_filter_holds_for_interfaces_of_different_link_types);
     for (uint32_t at = 0; at < 5; at++) {
         const char *backend = at < 3 ? "afpacket" : "pcap";
         uint32_t workers = at < 3 ? at : at - 3;

@@ -116,7 +116,7 @@ def test_too_many_files_and_unknown_timestamp_sources_are_refused(tmp_path: Path
 
 def test_every_timestamp_source_of_the_wire_has_its_name_in_the_core() -> None:
     for number, name in enumerate(("default", "kernel", "hardware", "ptp", "ntp")):
-        spec = CaptureSpec(interface="eth0", timestamp_source=number)  # type: ignore[arg-type]  # the wire's number
+        spec = CaptureSpec(interfaces=["eth0"], timestamp_source=number)  # type: ignore[arg-type]  # the wire's number
         assert plan_capture(spec, replay_directory=None, worker_cpus=()).timestamp_source == name
 
 
@@ -132,7 +132,7 @@ def test_the_clock_of_a_live_capture_is_told_with_its_bound_only_where_that_is_k
 
 def test_the_loss_threshold_is_handed_on_and_is_any_loss_by_default() -> None:
     for threshold in (0, 5000):
-        spec = CaptureSpec(interface="eth0", loss_threshold=threshold)
+        spec = CaptureSpec(interfaces=["eth0"], loss_threshold=threshold)
         assert plan_capture(spec, replay_directory=None, worker_cpus=()).loss_threshold == threshold
 
 
