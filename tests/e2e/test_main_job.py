@@ -79,6 +79,24 @@ def test_finished_flows_are_kept_for_a_later_subscriber_and_filtered_by_expressi
     assert [(row["dst_addr"], row["src_port"]) for row in rows if row.get("event", "flow") == "flow"] == [("fd77::2", 20007)]
 
 
+def test_interfaces_of_a_running_capture_are_changed_by_the_operator(fleet: Fleet, one: Agent) -> None:
+    def names(*arguments: str) -> list[str]:
+        (row,) = fleet.rows("capture", *arguments, "--agent", one.agent_id)
+        assert row["ok"]
+        return [interface["name"] for interface in row["capture"]["interfaces"]]
+
+    assert names("start", "--interface", "lo") == ["lo"]
+    try:
+        assert names("interfaces", "add", "any") == ["lo", "any"]
+        (row,) = fleet.rows("capture", "interfaces", "add", "lo", "--agent", one.agent_id, check=False)
+        assert not row["ok"]
+        assert "captured already" in str(row["error"])
+        assert names("interfaces", "remove", "lo") == ["any"]
+        assert names("interfaces", "list") == ["any"]
+    finally:
+        fleet.jarvisctl("capture", "stop", "--agent", one.agent_id)
+
+
 def test_a_second_capture_is_refused_while_one_runs(fleet: Fleet, one: Agent) -> None:
     assert fleet.rows("capture", "start", "--agent", one.agent_id, "--interface", "lo")[0]["ok"]
     try:
