@@ -482,7 +482,7 @@ async def test_the_audit_chain_can_be_read_in_pages_and_verified_by_anybody(flee
     assert agent.lease is not None
     assert agent.lease.audit_head == events[agent.lease.audit_sequence - 1].hash
     detail = json.loads(events[-1].detail)
-    assert (detail["code"], detail["request"]["spec"]["interface"]) == ("OK", "eth0")
+    assert (detail["code"], detail["request"]["spec"]["interfaces"]) == ("OK", ["eth0"])
 
 
 async def test_agents_are_listed_in_pages(fleet: TestFleet) -> None:
