@@ -65,7 +65,7 @@ async def test_events_need_no_lease_and_tell_of_leases_and_captures(running: Run
     async with journal_of(line) as journal:
         await journal.until("agent_started")
         await line.take_lease(duration_ns=3 * 10**9)
-        await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+        await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])))
         await journal.until("lease_expired")
         await journal.until("capture_paused")
         await line.take_lease()
@@ -114,7 +114,7 @@ async def test_sigterm_tells_the_end_before_streams_end(running: Running) -> Non
     agent, line = running
     async with journal_of(line) as journal:
         await line.take_lease()
-        await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interface="lo")))
+        await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])))
         await journal.until("capture_started")
         stopping = asyncio.create_task(agent.stop())
         assert await reason_of(journal.end()) == "AGENT_STOPPING"
