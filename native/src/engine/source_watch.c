@@ -67,6 +67,20 @@ static void look_at_present(struct capture *capture, struct source *source) {
     source_note_state(capture, source, state, &why);
 }
 
+/* Opens an interface that is back with the backend that suits it now: what it is and who uses it may have changed. */
+static int reopen(struct capture *capture, struct source *source, struct capture_error_info *error) {
+    const struct capture_backend_ops *ops = backend_select(&source->config, error);
+    if (!ops)
+        return error->code;
+    int result = clock_source_admit(&capture->monitor.clock, source->config.interface, error);
+    if (result != CAPTURE_OK)
+        return result;
+    pthread_mutex_lock(&capture->stats_mutex);
+    source->ops = ops;
+    pthread_mutex_unlock(&capture->stats_mutex);
+    return source_open(capture, source, error);
+}
+
 /* Is there an interface of that name again, and may it be captured from? While it cannot, the next look tries again. */
 static void look_for_gone(struct capture *capture, struct source *source) {
     int hardware;
@@ -75,7 +89,7 @@ static void look_for_gone(struct capture *capture, struct source *source) {
     if (atomic_load(&source->open_queues) > 0 || atomic_load(&capture->failed) ||
         interface_look(name, &hardware, &error) != CAPTURE_OK)
         return;
-    if (source_open(capture, source, &error) == CAPTURE_OK) {
+    if (reopen(capture, source, &error) == CAPTURE_OK) {
         struct capture_event event = {.type = CAPTURE_EVENT_INTERFACE, .value = CAPTURE_INTERFACE_UP};
         snprintf(event.interface, sizeof(event.interface), "%s", name);
         event_log_raise(&capture->events, &event, "interface %.200s is back", name);
