@@ -147,24 +147,23 @@ def test_the_tunnel_of_a_specification_is_outer_unless_asked_otherwise() -> None
 
 def test_busy_polling_reaches_the_engine_as_asked() -> None:
     for us in (0, 50):
-        assert (
-            plan_capture(CaptureSpec(interface="eth0", busy_poll_us=us), replay_directory=None, worker_cpus=()).busy_poll_us == us
-        )
+        spec = CaptureSpec(interfaces=["eth0"], busy_poll_us=us)
+        assert plan_capture(spec, replay_directory=None, worker_cpus=()).busy_poll_us == us
 
 
 def test_mirrors_times_are_taken_only_when_asked() -> None:
     for asked in (False, True):
-        spec = CaptureSpec(interface="eth0", tunnel=TUNNEL_INNER, mirror_timestamps=asked)
+        spec = CaptureSpec(interfaces=["eth0"], tunnel=TUNNEL_INNER, mirror_timestamps=asked)
         assert plan_capture(spec, replay_directory=None, worker_cpus=()).mirror_timestamps is asked
 
 
 def test_the_sampling_of_a_specification_is_none_unless_asked_otherwise() -> None:
     wanted = {None: "none", SAMPLING_SYSTEMATIC: "systematic", SAMPLING_FLOW_HASH: "flow-hash"}
     for sampling, expected in wanted.items():
-        spec = CaptureSpec(interface="eth0", sampling=sampling, sampling_interval=100)
+        spec = CaptureSpec(interfaces=["eth0"], sampling=sampling, sampling_interval=100)
         plan = plan_capture(spec, replay_directory=None, worker_cpus=())
         assert (plan.sampling, plan.sampling_interval) == (expected, 100)
-    unknown = CaptureSpec(interface="eth0", sampling=9)  # type: ignore[arg-type]  # what a newer caller may send
+    unknown = CaptureSpec(interfaces=["eth0"], sampling=9)  # type: ignore[arg-type]  # what a newer caller may send
     assert violation(unknown, None) == "spec.sampling"
 
 
