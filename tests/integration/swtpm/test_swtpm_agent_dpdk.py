@@ -51,7 +51,7 @@ async def test_frames_of_a_configured_device_become_the_flows_of_its_file(
 ) -> None:
     want = meter_files(firmware, [CAPTURE])
     agent, line = await leased(make_agent, controller)
-    spec = CaptureSpec(interface="net_pcap0", backend="dpdk")
+    spec = CaptureSpec(interfaces=["net_pcap0"], backend="dpdk")
     started = pb.StartCaptureResponse.FromString(await line.command("StartCapture", pb.StartCaptureRequest(spec=spec)))
     assert started.status.backend == "dpdk"
     await wait_for_frames(line, want.metrics.received)
@@ -76,7 +76,7 @@ async def test_a_device_that_the_configuration_does_not_make_is_refused_by_name(
     make_agent: MakeAgent, controller: SmallController
 ) -> None:
     _, line = await leased(make_agent, controller)
-    spec = CaptureSpec(interface="net_pcap1", backend="dpdk")
+    spec = CaptureSpec(interfaces=["net_pcap1"], backend="dpdk")
     with pytest.raises(grpc.aio.AioRpcError, match="net_pcap1") as refused:
         await line.command("StartCapture", pb.StartCaptureRequest(spec=spec))
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
