@@ -168,11 +168,11 @@ def test_the_sampling_of_a_specification_is_none_unless_asked_otherwise() -> Non
 
 
 def test_the_statistics_of_a_specification_are_none_unless_asked_for() -> None:
-    assert plan_capture(CaptureSpec(interface="eth0"), replay_directory=None, worker_cpus=()).statistics == ()
-    spec = CaptureSpec(interface="eth0", statistics=[FLOW_STATISTICS_INTERVALS, FLOW_STATISTICS_TCP, FLOW_STATISTICS_SIZES])
+    assert plan_capture(CaptureSpec(interfaces=["eth0"]), replay_directory=None, worker_cpus=()).statistics == ()
+    spec = CaptureSpec(interfaces=["eth0"], statistics=[FLOW_STATISTICS_INTERVALS, FLOW_STATISTICS_TCP, FLOW_STATISTICS_SIZES])
     assert plan_capture(spec, replay_directory=None, worker_cpus=()).statistics == ("intervals", "tcp", "sizes")
     for unknown in (0, 9):
-        spec = CaptureSpec(interface="eth0", statistics=[FLOW_STATISTICS_TCP, unknown])  # type: ignore[list-item]
+        spec = CaptureSpec(interfaces=["eth0"], statistics=[FLOW_STATISTICS_TCP, unknown])  # type: ignore[list-item]
         assert violation(spec, None) == "spec.statistics[1]"
 
 
