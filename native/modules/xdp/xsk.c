@@ -15,8 +15,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-enum { HUGE_PAGE = 2 << 20, SENT_RING = 64 };
+enum { HUGE_PAGE = 2 << 20, SENT_RING = 64, BUSY_TRIES = 50, BUSY_WAIT_US = 10000 };
 
 /* In huge pages if the host has set some aside; else the kernel is asked for what it can make of normal ones. The pages come when
  * the memory is shared with the kernel, which pins them. */
@@ -54,18 +55,20 @@ static bool is_zero_copy(int fd) {
     return getsockopt(fd, SOL_XDP, XDP_OPTIONS, &options, &length) == 0 && (options.flags & XDP_OPTIONS_ZEROCOPY);
 }
 
-/* Without a flag the kernel binds with zero copy where the driver has it; a program in the stack needs copies. */
-static int bind_socket(struct xdp_socket *xsk, const char *interface, bool native, struct capture_error_info *error) {
+/* Without a flag the kernel binds with zero copy where the driver has it; a program in the stack needs copies. *busy: the queue
+ * has a socket, or had one a moment ago: the kernel lets go of it after the close that ended it has returned. */
+static int bind_socket(struct xdp_socket *xsk, const char *interface, bool native, bool *busy, struct capture_error_info *error) {
     const struct xsk_socket_config config = {
         .rx_size = xsk->frame_count,
         .libxdp_flags = XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
         .bind_flags = (uint16_t)(XDP_USE_NEED_WAKEUP | (native ? 0 : XDP_COPY)),
     };
     int result = xsk_socket__create(&xsk->socket, interface, xsk->queue, xsk->umem, &xsk->received, NULL, &config);
+    *busy = result == -EBUSY;
     if (result != 0) {
         xsk->socket = NULL;
         return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s: no AF_XDP socket for receive queue %u: %s",
-                            interface, xsk->queue, result == -EBUSY ? "the queue has one already" : strerror(-result));
+                            interface, xsk->queue, *busy ? "the queue has one already" : strerror(-result));
     }
     xsk->fd = xsk_socket__fd(xsk->socket);
     xsk->zero_copy = is_zero_copy(xsk->fd);
@@ -80,17 +83,31 @@ static void give_all(struct xdp_socket *xsk) {
     xsk_ring_prod__submit(&xsk->fill, xsk->frame_count);
 }
 
-int xdp_socket_open(struct xdp_socket *xsk, const char *interface, uint32_t queue, bool native, uint32_t frame_size,
-                    uint64_t bytes, struct capture_error_info *error) {
-    *xsk = (struct xdp_socket){.fd = -1, .queue = queue, .frame_size = frame_size, .frame_count = (uint32_t)(bytes / frame_size)};
+static int open_once(struct xdp_socket *xsk, const char *interface, bool native, uint64_t bytes, bool *busy,
+                     struct capture_error_info *error) {
     int code = map_memory(xsk, bytes, error);
     if (code == CAPTURE_OK)
         code = make_umem(xsk, error);
     if (code == CAPTURE_OK)
         give_all(xsk);
     if (code == CAPTURE_OK)
-        code = bind_socket(xsk, interface, native, error);
+        code = bind_socket(xsk, interface, native, busy, error);
     return code;
+}
+
+int xdp_socket_open(struct xdp_socket *xsk, const char *interface, uint32_t queue, bool native, uint32_t frame_size,
+                    uint64_t bytes, struct capture_error_info *error) {
+    const struct xdp_socket closed = {
+        .fd = -1, .queue = queue, .frame_size = frame_size, .frame_count = (uint32_t)(bytes / frame_size)};
+    for (int try = 1;; try++) {
+        bool busy = false;
+        *xsk = closed;
+        int code = open_once(xsk, interface, native, bytes, &busy, error);
+        if (!busy || try == BUSY_TRIES)
+            return code;
+        xdp_socket_close(xsk); /* what was made for the kernel cannot be offered to it twice */
+        usleep(BUSY_WAIT_US);
+    }
 }
 
 void xdp_socket_close(struct xdp_socket *xsk) {
