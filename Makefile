@@ -58,7 +58,7 @@ $(FIRMWARE)/manifest.sig: build/.installed $(RELEASE_KEY)
 demo: setup
 	$(BIN)/python -m testbed.demo
 
-test: build/.debian-test setup lint test-c test-python
+test: build/.debian-test setup lint test-c fuzz test-python
 
 # Backend dpdk is optional: the tests exercise it, setup and demo do without its 212 packages. What was built before is built anew
 # with it.
