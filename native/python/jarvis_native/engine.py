@@ -13,14 +13,13 @@ closed and the last reader and packet view are gone, so that nothing can point i
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from jarvis_native import arguments
+from jarvis_native import arguments, values
 from jarvis_native.errors import CaptureError, CaptureStateError, InvalidArgument, check, error_from_info
 from jarvis_native.loader import Firmware, load_firmware, loaded_firmware
 from jarvis_native.packets import PacketBatch, batch_from_ring
@@ -28,14 +27,10 @@ from jarvis_native.reader import FlowBatch, FlowReader
 from jarvis_native.types import (
     BackendInfo,
     CaptureEvent,
-    CaptureEventType,
     CaptureMetrics,
     ClockInfo,
-    FlowStatistics,
     FlowStats,
     InterfaceInfo,
-    InterfaceState,
-    Spread,
 )
 
 if TYPE_CHECKING:
@@ -54,25 +49,12 @@ ENCODED_STATISTICS_BYTES = 512
 MAX_EVENTS = 256
 """Events that the core keeps (jarvis_capture.h)."""
 
-LIST_FLOWS_BATCH_TAG = b"\x12"
-"""ListFlowsResponse.batch: field 2, length-delimited."""
-
 TimestampSource = Literal["default", "kernel", "hardware", "ptp", "ntp"]
 Tunnel = Literal["outer", "inner", "both"]
 Sampling = Literal["none", "systematic", "flow-hash"]
 Statistic = Literal["tcp", "sizes", "intervals"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
-
-_TIMESTAMP_SOURCE_NAMES = {number: name for name, number in arguments.TIMESTAMP_SOURCES.items()}
-_UNKNOWN_NS = (1 << 64) - 1
-_PLAIN_STATS = tuple(name for name in CaptureMetrics.__dataclass_fields__ if name != "flows_ended")
-_PLAIN_FLOW = tuple(name for name in FlowStats.__dataclass_fields__ if name not in ("src_addr", "dst_addr", "statistics"))
-_PLAIN_STATISTICS = tuple(name for name, field in FlowStatistics.__dataclass_fields__.items() if field.type == "int")
-
-
-_INTERFACE_STATES: dict[int, InterfaceState] = {1: "up", 2: "down", 3: "gone"}
-
 
 class PacketCaptureEngine:
     """One capture, from an interface or from files, with flow metering.
@@ -315,7 +297,7 @@ class PacketCaptureEngine:
         """Counters now; never waits for the packet path."""
         stats = self._ffi.new("struct capture_stats *")
         self._check(self._lib.capture_get_stats(self._open_capture(), stats))
-        return CaptureMetrics(flows_ended=tuple(stats.flows_ended), **{name: getattr(stats, name) for name in _PLAIN_STATS})
+        return values.metrics(stats)
 
     def last_error(self) -> CaptureError | None:
         """The last failure that came about while capturing (interface gone, file damaged), or None."""
@@ -334,31 +316,14 @@ class PacketCaptureEngine:
         capture = self._open_capture()
         while len(found) < MAX_EVENTS and self._check(self._lib.capture_next_event(capture, sequence, event)):
             sequence = event.sequence
-            found.append(
-                CaptureEvent(
-                    sequence=sequence,
-                    time_unix_ns=event.time_unix_ns,
-                    type=CaptureEventType(event.type),
-                    value=event.value,
-                    delta=event.delta,
-                    interface=self._text(event.interface),
-                    message=self._text(event.message),
-                )
-            )
+            found.append(values.event(self._ffi, event))
         return found
 
     def get_clock(self) -> ClockInfo:
         """The clock behind the timestamps; never waits for the packet path."""
         clock = self._ffi.new("struct capture_clock_info *")
         self._check(self._lib.capture_get_clock(self._open_capture(), clock))
-        return ClockInfo(
-            source=_TIMESTAMP_SOURCE_NAMES[clock.source],
-            synchronised=clock.synchronised,
-            offset_ns=clock.offset_ns,
-            error_bound_ns=None if clock.error_bound_ns == _UNKNOWN_NS else clock.error_bound_ns,
-            steps=clock.steps,
-            detail=self._text(clock.detail),
-        )
+        return values.clock(self._ffi, clock)
 
     def errors(self) -> list[CaptureError]:
         """Every asynchronous failure so far in the order in which they came, each once; the first 64."""
@@ -372,7 +337,7 @@ class PacketCaptureEngine:
         capacity = self._lib.CAPTURE_INTERFACES_MAX
         out = self._ffi.new("struct capture_interface_info[]", capacity)
         count = self._check(self._lib.capture_get_interfaces(self._open_capture(), out, capacity))
-        return [_interface_info(self._ffi, out[index]) for index in range(count)]
+        return [values.interface(self._ffi, out[index]) for index in range(count)]
 
     def add_interface(self, interface: str) -> None:
         """Adds an interface to the running live capture; it is opened, with the capture's own configuration, before this returns.
@@ -423,7 +388,7 @@ class PacketCaptureEngine:
         room = count * (ENCODED_STATISTICS_BYTES if self._statistics else ENCODED_RECORD_BYTES)
         out = self._ffi.new("uint8_t[]", room)
         length = self._check(self._lib.capture_flow_encode(flows, statistics, count, out, room))
-        return LIST_FLOWS_BATCH_TAG + _varint(length) + bytes(self._ffi.buffer(out, length))
+        return values.list_flows_response(bytes(self._ffi.buffer(out, length)))
 
     def lookup_flow(self, flow_id: int) -> list[FlowStats]:
         """The live flows with this id: none, one, or one a shard."""
@@ -446,16 +411,7 @@ class PacketCaptureEngine:
         capacity = 32
         out = ffi.new("struct capture_backend_info[]", capacity)
         count = check(ffi, lib, lib.capture_get_backends(arguments.c_string(ffi, "interface", interface), out, capacity))
-
-        def text(value: Any) -> str:
-            return str(ffi.string(value).decode("utf-8", "replace"))
-
-        return [
-            BackendInfo(
-                name=text(row.name), description=text(row.description), usable=row.usable, reason=text(row.reason), live=row.live
-            )
-            for row in (out[index] for index in range(min(count, capacity)))
-        ]
+        return [values.backend(ffi, out[index]) for index in range(min(count, capacity))]
 
     # ---- what comes out
 
@@ -573,16 +529,13 @@ class PacketCaptureEngine:
 
     def _flow_list(self, flows: Any, statistics: Any, count: int) -> list[FlowStats]:
         kept = self._statistics != 0
-        return [_flow_stats(self._ffi, flows[index], statistics[index] if kept else None) for index in range(count)]
+        return [values.flow(self._ffi, flows[index], statistics[index] if kept else None) for index in range(count)]
 
     def _open_capture(self) -> Any:
         capture = self._capture
         if capture is None:
             raise CaptureStateError("the engine is closed", field="capture")
         return capture
-
-    def _text(self, value: Any) -> str:
-        return str(self._ffi.string(value).decode("utf-8", "replace"))
 
     def _error_info(self) -> Any:
         return self._ffi.new("struct capture_error_info *")
@@ -611,59 +564,6 @@ def _firmware(firmware: Firmware | None, *, allow_unsigned: bool) -> Firmware:
     if loaded is not None and (loaded.manifest is not None or allow_unsigned):
         return loaded
     return load_firmware(allow_unsigned=allow_unsigned)
-
-
-def _flow_stats(ffi: Any, flow: Any, statistics: Any) -> FlowStats:
-    family, length = (socket.AF_INET, 4) if flow.ip_version == 4 else (socket.AF_INET6, 16)
-
-    def address(field: Any) -> str:
-        return socket.inet_ntop(family, bytes(ffi.buffer(field, length)))
-
-    return FlowStats(
-        src_addr=address(flow.src_addr),
-        dst_addr=address(flow.dst_addr),
-        statistics=None if statistics is None else _flow_statistics(statistics),
-        **{name: getattr(flow, name) for name in _PLAIN_FLOW},
-    )
-
-
-def _flow_statistics(statistics: Any) -> FlowStatistics:
-    def spread(value: Any) -> Spread:
-        return Spread(min=value.min, max=value.max, mean=value.mean, stddev=value.stddev)
-
-    return FlowStatistics(
-        fwd_payload=spread(statistics.fwd_payload),
-        rev_payload=spread(statistics.rev_payload),
-        fwd_interval=spread(statistics.fwd_interval),
-        rev_interval=spread(statistics.rev_interval),
-        **{name: getattr(statistics, name) for name in _PLAIN_STATISTICS},
-    )
-
-
-def _interface_info(ffi: Any, row: Any) -> InterfaceInfo:
-    def text(value: Any) -> str:
-        return str(ffi.string(value).decode("utf-8", "replace"))
-
-    return InterfaceInfo(
-        name=text(row.name),
-        backend=text(row.backend),
-        detail=text(row.detail),
-        interface_index=row.interface_index,
-        state=_INTERFACE_STATES[row.state],
-        received=row.received,
-        dropped_nic=row.dropped_nic,
-        dropped_kernel=row.dropped_kernel,
-        error=text(row.error),
-    )
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _milliseconds(seconds: float) -> int:
