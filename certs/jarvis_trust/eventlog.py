@@ -110,14 +110,18 @@ def encode_event(recnum: int, pcr: int, content: Mapping[str, str]) -> bytes:
     return canonical_json({"recnum": recnum, "pcr": pcr, "digest": event_digest(content).hex(), "content": dict(content)}) + b"\n"
 
 
-def parse_log(data: bytes) -> list[FirmwareEvent]:
+def parse_log(data: bytes, *, max_bytes: int = MAX_LOG_BYTES) -> list[FirmwareEvent]:
     """Every event of a log, oldest first; an empty log has none.
+
+    Args:
+        data: the log's bytes.
+        max_bytes: longest log that is accepted; more than the default only where the size was judged before.
 
     Raises:
         AttestationError: EVENT_LOG_INVALID naming the record, EVENT_DIGEST_WRONG when a content was edited.
     """
-    if len(data) > MAX_LOG_BYTES:
-        raise _invalid(f"{len(data)} bytes; at most {MAX_LOG_BYTES} are accepted")
+    if len(data) > max_bytes:
+        raise _invalid(f"{len(data)} bytes; at most {max_bytes} are accepted")
     if not data:
         return []
     lines = data.split(b"\n")

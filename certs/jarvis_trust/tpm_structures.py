@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strict readers of the few TPM 2.0 structures that attestation needs (TCG TPM 2.0 Library, Part 2). All integers are big-endian.
 
-    TPMS_ATTEST -> QuoteAttest      TPMT_PUBLIC -> TpmPublic      TPMT_SIGNATURE -> DER
+    TPMS_ATTEST -> AttestReading -> QuoteAttest      TPMT_PUBLIC -> TpmPublic      TPMT_SIGNATURE -> DER
 
 Bytes come from agents and are hostile. Every reader takes all of its input or refuses it, knows only the algorithms that this
 project uses, and gives one reading for one byte string. Nothing of libtss2 is involved: 3.2.1 accepts a wrong magic and trailing
@@ -69,6 +69,16 @@ class QuoteAttest:
     """Ascending; may be empty."""
     pcr_digest: bytes
     """Digest of the selected PCRs' values, ascending, in the signing scheme's hash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestReading:
+    """A TPMS_ATTEST read as a quote, and everything that is wrong with it: reading and judging are two steps."""
+
+    quote: QuoteAttest | None
+    """The fields as they are; None when the bytes cannot be read as a quote at all."""
+    violations: tuple[AttestationError, ...]
+    """In the order of the bytes; empty exactly when parse_attest_quote accepts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,15 +157,37 @@ def parse_attest_quote(data: bytes) -> QuoteAttest:
         AttestationError: ATTEST_MAGIC_WRONG, ATTEST_TYPE_WRONG (Certify, Time, ... are no quotes), ATTEST_PCR_SELECTION_INVALID
             (not exactly one bank), ATTEST_INVALID.
     """
-    reader = _Reader(data, what="TPMS_ATTEST", reason="ATTEST_INVALID", max_bytes=MAX_ATTEST_BYTES)
+    reading = read_attest_quote(data)
+    if reading.violations:
+        raise reading.violations[0]
+    if reading.quote is None:
+        raise AttestationError("ATTEST_INVALID", "TPMS_ATTEST: could not be read")
+    return reading.quote
+
+
+def read_attest_quote(data: bytes) -> AttestReading:
+    """Reads a TPMS_ATTEST as a quote whatever its magic and type say, for one who judges these by themselves. Never raises."""
+    violations: list[AttestationError] = []
+    quote = None
+    try:
+        reader = _Reader(data, what="TPMS_ATTEST", reason="ATTEST_INVALID", max_bytes=MAX_ATTEST_BYTES)
+        quote = _quote(reader, violations)
+        reader.finish()
+    except AttestationError as error:
+        violations.append(error)
+    return AttestReading(quote=quote, violations=tuple(violations))
+
+
+def _quote(reader: _Reader, violations: list[AttestationError]) -> QuoteAttest:
+    """Every field in its order; what is wrong but can be read past is noted."""
     magic = reader.integer(4, "magic")
     if magic != TPM_GENERATED:
-        raise AttestationError("ATTEST_MAGIC_WRONG", f"TPMS_ATTEST: magic is {magic:#010x}; {TPM_GENERATED:#010x} is accepted")
+        message = f"TPMS_ATTEST: magic is {magic:#010x}; {TPM_GENERATED:#010x} is accepted"
+        violations.append(AttestationError("ATTEST_MAGIC_WRONG", message))
     kind = reader.integer(2, "type")
     if kind != TPM_ST_ATTEST_QUOTE:
-        raise AttestationError(
-            "ATTEST_TYPE_WRONG", f"TPMS_ATTEST: type is {kind:#06x}; {TPM_ST_ATTEST_QUOTE:#06x} (quote) is accepted"
-        )
+        message = f"TPMS_ATTEST: type is {kind:#06x}; {TPM_ST_ATTEST_QUOTE:#06x} (quote) is accepted"
+        violations.append(AttestationError("ATTEST_TYPE_WRONG", message))
     qualified_signer = reader.sized("qualifiedSigner", accepted=range(_NAME_BYTES, _NAME_BYTES + 1))
     extra_data = reader.sized("extraData", accepted=range(65))
     clock = reader.integer(8, "clock")
@@ -163,11 +195,9 @@ def parse_attest_quote(data: bytes) -> QuoteAttest:
     restart_count = reader.integer(4, "restartCount")
     safe = reader.integer(1, "safe")
     if safe > 1:
-        raise reader.error(f"safe is {safe}; 0 and 1 are accepted")
+        violations.append(reader.error(f"safe is {safe}; 0 and 1 are accepted"))
     firmware_version = reader.integer(8, "firmwareVersion")
     bank, indices = _pcr_selection(reader)
-    pcr_digest = reader.sized("pcrDigest", accepted=range(65))
-    reader.finish()
     return QuoteAttest(
         magic=magic,
         type=kind,
@@ -180,7 +210,7 @@ def parse_attest_quote(data: bytes) -> QuoteAttest:
         firmware_version=firmware_version,
         pcr_bank=bank,
         pcr_indices=indices,
-        pcr_digest=pcr_digest,
+        pcr_digest=reader.sized("pcrDigest", accepted=range(65)),
     )
 
 

@@ -26,8 +26,8 @@ from jarvis_trust.status import error_status, reason_of
 
 from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.case import BootPolicy, VerifierPolicy
 from jarvis_controller.challenges import Challenge, ChallengeStore
-from jarvis_controller.checks import BootPolicy, VerifierPolicy
 from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
 from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import PassedAttestation

@@ -3,7 +3,7 @@
 
     boot log, quoted PCRs -> boot-log (it replays) -> boot-events (nothing out of place) -> boot-reference (as on a recorded host)
 
-They run when the fleet demands L2. What they work on and leave behind is checks.py's Case.
+They run when the fleet demands L2. What they work on is case.py's Case.
 """
 
 from __future__ import annotations
@@ -14,32 +14,36 @@ from collections.abc import Callable
 
 from jarvis.capture.v1 import trust_pb2
 from jarvis_trust.boot_events import boot_facts, check_events
-from jarvis_trust.boot_log import BootLog, parse_boot_log
+from jarvis_trust.boot_log import BootLog
 from jarvis_trust.boot_reference import Divergence, match_references
 from jarvis_trust.errors import AttestationError
 
-from jarvis_controller.checks import BootPolicy, Case, need
+from jarvis_controller.case import Case, NotEvaluatedError, established
 
 
 def _boot_log(case: Case) -> None:
-    log = read_boot_log(case.evidence)
-    quoted = {pcr: need(case.pcr_values.get(pcr), "pcr-values") for pcr in _policy(case).pcrs}
-    check_replay(log, quoted)
-    case.boot_log = log
+    case.after("size")
+    check_digest(case.evidence)
+    log = case.boot_log
+    case.after("pcr-values")
+    values = case.pcr_values
+    missing = [pcr for pcr in case.boot_policy.pcrs if pcr not in values]
+    if missing:
+        raise NotEvaluatedError("needs pcr-values, which did not pass")
+    check_replay(log, {pcr: values[pcr] for pcr in case.boot_policy.pcrs})
 
 
-def read_boot_log(evidence: trust_pb2.Evidence) -> BootLog:
-    """The log that came, or that was filled in for a digest that is known.
+def check_digest(evidence: trust_pb2.Evidence) -> None:
+    """A log came, or was filled in for a digest that is known, and is the one that the agent named.
 
     Raises:
-        AttestationError: BOOT_LOG_MISSING, BOOT_LOG_INVALID, BOOT_LOG_MISMATCH.
+        AttestationError: BOOT_LOG_MISSING, BOOT_LOG_MISMATCH.
     """
     if not evidence.boot_log:
         message = "the host shows no TCG event log: measured boot cannot be judged (boot_log in the agent's configuration)"
         raise AttestationError("BOOT_LOG_MISSING", message)
     if not hmac.compare_digest(hashlib.sha256(evidence.boot_log).digest(), evidence.boot_log_sha256):
         raise AttestationError("BOOT_LOG_MISMATCH", "the boot log does not have the digest that the agent gives for it")
-    return parse_boot_log(evidence.boot_log)
 
 
 def check_replay(log: BootLog, quoted: dict[int, bytes]) -> None:
@@ -56,15 +60,17 @@ def check_replay(log: BootLog, quoted: dict[int, bytes]) -> None:
 
 
 def _boot_events(case: Case) -> None:
-    log = need(case.boot_log, "boot-log")
+    case.after("boot-log")
+    log = established("boot-log", lambda: case.boot_log)
     check_events(log)
-    if _policy(case).require_secure_boot and boot_facts(log).secure_boot is not True:
+    if case.boot_policy.require_secure_boot and boot_facts(log).secure_boot is not True:
         found = "off" if boot_facts(log).secure_boot is False else "not told by the boot log"
         raise AttestationError("SECURE_BOOT_OFF", f"secure boot is {found}; on is accepted")
 
 
 def _boot_reference(case: Case) -> None:
-    log, policy = need(case.boot_log, "boot-log"), _policy(case)
+    case.after("pcr-values", "boot-log")
+    log, policy = established("boot-log", lambda: case.boot_log), case.boot_policy
     match = match_references(policy.references, case.pcr_values, log, policy.pcrs)
     if isinstance(match, Divergence):
         nearest = f"; nearest is {match.reference}" if match.reference else ""
@@ -73,13 +79,9 @@ def _boot_reference(case: Case) -> None:
     case.reference = f"{match.name} version {match.version}"
 
 
-def _policy(case: Case) -> BootPolicy:
-    return need(case.policy.boot, "a boot policy")
-
-
 BOOT_CHECKS: tuple[tuple[str, Callable[[Case], None]], ...] = (
     ("boot-log", _boot_log),
     ("boot-events", _boot_events),
     ("boot-reference", _boot_reference),
 )
-"""Name and function of every check of measured boot, in the order in which they run, after "tpm-firmware"."""
+"""Name and function of every check of measured boot: the last one runs after all others, those before it after "tpm-firmware"."""

@@ -47,7 +47,7 @@ class ChallengeStore:
     def __init__(self, *, now_ns: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME)) -> None:
         self._now_ns = now_ns
         self._pending: dict[bytes, Challenge] = {}
-        self._used: dict[bytes, None] = {}
+        self._used: dict[bytes, tuple[int, ...]] = {}
 
     def issue(self, agent_id: str, pcrs: tuple[int, ...]) -> Challenge:
         """A new challenge for an agent, for an exact set of PCRs."""
@@ -62,8 +62,8 @@ class ChallengeStore:
         challenge = self._pending.pop(nonce, None)
         if challenge is None:
             problem = "CHALLENGE_USED" if nonce in self._used else "CHALLENGE_UNKNOWN"
-            return ConsumedChallenge(agent_id=agent_id, nonce=nonce, pcrs=(), problem=problem)
-        self._used[nonce] = None
+            return ConsumedChallenge(agent_id=agent_id, nonce=nonce, pcrs=self._used.get(nonce, ()), problem=problem)
+        self._used[nonce] = challenge.pcrs
         if len(self._used) > _REMEMBERED:
             del self._used[next(iter(self._used))]
         problem = ""

@@ -37,7 +37,7 @@ from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.attestation import AttestationPolicy, Attester
 from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.authorization import AuthorizationInterceptor, enrollment_check, operator_check
-from jarvis_controller.checks import BootPolicy
+from jarvis_controller.case import BootPolicy
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService

@@ -3,10 +3,10 @@
 
     record, challenge, evidence, policy -> every check in its order, each with its own reason -> report with a verdict
 
-All checks run and all failures are collected; a check that needs what an earlier one could not establish fails as NOT_EVALUATED,
-and one that raises anything unforeseen fails as VERIFIER_ERROR. Nothing passes by default.
+All checks run and all failures are collected; a check that needs what cannot be read or what an earlier one refused fails as
+NOT_EVALUATED, and one that raises anything unforeseen fails as VERIFIER_ERROR. Nothing passes by default.
 
-The checks are checks.py's; here they are run and what follows from them is said.
+The readings are case.py's, the checks checks.py's; here they are run and what follows from them is said.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from jarvis.capture.v1 import fleet_pb2, trust_pb2
 from jarvis_trust.boot_events import boot_facts
 from jarvis_trust.errors import AttestationError, TrustError
 
-from jarvis_controller.boot_checks import BOOT_CHECKS, check_replay, read_boot_log
+from jarvis_controller.boot_checks import BOOT_CHECKS, check_digest, check_replay
+from jarvis_controller.case import Case, NotEvaluatedError, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
-from jarvis_controller.checks import CHECKS, Case, NotEvaluatedError, VerifierPolicy, need
+from jarvis_controller.checks import CHECKS
 from jarvis_controller.models import AgentRecord, TpmMoment
 from jarvis_controller.records import BootEvidence, PassedAttestation
 
@@ -118,7 +119,7 @@ def checks_for(policy: VerifierPolicy) -> tuple[tuple[str, Callable[[Case], None
     if policy.boot is None:
         return CHECKS
     at = [name for name, _ in CHECKS].index("tpm-firmware") + 1
-    return CHECKS[:at] + BOOT_CHECKS + CHECKS[at:]
+    return CHECKS[:at] + BOOT_CHECKS[:-1] + CHECKS[at:] + BOOT_CHECKS[-1:]
 
 
 def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
@@ -128,7 +129,8 @@ def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
         return None
     values = {pcr: value for pcr, value in case.pcr_values.items() if pcr != case.policy.pcr}
     try:
-        log = case.boot_log or read_boot_log(case.evidence)
+        check_digest(case.evidence)
+        log = case.boot_log
         check_replay(log, values)
     except AttestationError:
         return None  # where it matters, the check of the same name has said why
@@ -144,6 +146,13 @@ def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
 
 
 def _run(name: str, check: Callable[[Case], None], case: Case) -> Check:
+    outcome = _outcome(name, check, case)
+    if not outcome.passed:
+        case.failed.add(name)
+    return outcome
+
+
+def _outcome(name: str, check: Callable[[Case], None], case: Case) -> Check:
     try:
         check(case)
     except NotEvaluatedError as error:
@@ -169,19 +178,23 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
 
 
 def _proved(case: Case) -> PassedAttestation:
-    attest, manifest = need(case.attest, "structure"), need(case.manifest, "manifest")
+    """What every check has let pass, read once more; what cannot be read ends the judgement as VERIFIER_ERROR."""
+    quote, manifest, loaded = case.quote, case.manifest, case.last_load
+    if loaded is None:
+        raise NotEvaluatedError("no measurement of the firmware")
     return PassedAttestation(
         ak_name=case.record.ak_name,
         tpm=TpmMoment(
-            clock=attest.clock,
-            reset_count=attest.reset_count,
-            restart_count=attest.restart_count,
-            firmware_version=attest.firmware_version,
+            clock=quote.clock,
+            reset_count=quote.reset_count,
+            restart_count=quote.restart_count,
+            firmware_version=quote.firmware_version,
         ),
         boot_id=case.evidence.boot_id,
         session_id=case.evidence.session_id,
-        tls_spki=need(case.tls_spki, "qualifying-data"),
-        firmware_sha256=need(case.firmware, "firmware"),
+        # Check qualifying-data has found the one that is bound.
+        tls_spki=case.bound_spki or case.record.tls_spkis[0],
+        firmware_sha256=loaded.sha256,
         firmware_version=manifest.version,
         security_version=manifest.security_version,
         objects=dict(manifest.objects),

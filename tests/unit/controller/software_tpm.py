@@ -130,6 +130,8 @@ class SoftwareTpm:
     events: list[bytes] = field(default_factory=list)
     boot_log: bytes = b""
     boot_values: dict[int, bytes] = field(default_factory=dict)
+    ak_attributes: int = AK_ATTRIBUTES
+    """TPMA_OBJECT of the AK."""
 
     # -- keys --
 
@@ -137,7 +139,8 @@ class SoftwareTpm:
     def ak_public(self) -> bytes:
         """TPMT_PUBLIC."""
         numbers = self.ak_key.public_key().public_numbers()
-        head = bytes.fromhex("0023000b") + struct.pack(">I", AK_ATTRIBUTES) + sized(b"") + bytes.fromhex("00100018000b00030010")
+        head = bytes.fromhex("0023000b") + struct.pack(">I", self.ak_attributes) + sized(b"")
+        head += bytes.fromhex("00100018000b00030010")
         return head + sized(numbers.x.to_bytes(32, "big")) + sized(numbers.y.to_bytes(32, "big"))
 
     @property
