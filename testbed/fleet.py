@@ -147,6 +147,8 @@ class Fleet:
     name: str = "demo"
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """Lines of controller.toml to set, e.g. attest_interval_s."""
+    firmware: Path = FIRMWARE
+    """What agents get a copy of: signed with the same release key as what was built."""
 
     agents: dict[str, Agent] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
@@ -224,7 +226,7 @@ class Fleet:
         place = place or Place()
         directory = self.directory / name
         (directory / "replay").mkdir(parents=True)
-        shutil.copytree(FIRMWARE, directory / "firmware", ignore=shutil.ignore_patterns("release.pub"))
+        shutil.copytree(self.firmware, directory / "firmware", ignore=shutil.ignore_patterns("release.pub"))
         if join_file is None:
             join_file = directory / "join.json"
             label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]

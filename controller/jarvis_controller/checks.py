@@ -106,12 +106,14 @@ def _signature(case: Case) -> None:
 
 
 def _magic(case: Case) -> None:
+    case.after("size")
     found = case.evidence.attest[:4]
     if found != TPM_GENERATED.to_bytes(4, "big"):
         raise AttestationError(_MAGIC_WRONG, f"attest starts with {found.hex()}; ff544347 marks what a TPM made itself")
 
 
 def _type(case: Case) -> None:
+    case.after("size")
     found = case.evidence.attest[4:6]
     if found != TPM_ST_ATTEST_QUOTE.to_bytes(2, "big"):
         raise AttestationError(_TYPE_WRONG, f"attest is of type {found.hex()}; 8018 is a quote")

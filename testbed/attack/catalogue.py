@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every attack, in the order in which they run."""
+
+from __future__ import annotations
+
+from testbed.attack import commands, enrollment, evidence, roles, stored, transport
+from testbed.attack.model import Attack
+
+ATTACKS: tuple[Attack, ...] = (
+    *evidence.ATTACKS,
+    *enrollment.ATTACKS,
+    *roles.ATTACKS,
+    *commands.ATTACKS,
+    *transport.ATTACKS,
+    *stored.ATTACKS,
+)
