@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 from jarvis_trust.errors import TrustError
 from jarvis_trust.status import bad_request_status, error_status, trust_error_status
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+M = TypeVar("M", bound=Message)
 
 OK = status_pb2.Status(code=code_pb2.OK)
 
@@ -40,6 +42,18 @@ def refuse_trust(code: int, error: TrustError) -> RpcError:
 def bad_field(field: str, message: str) -> RpcError:
     """The exception that refuses a request for one of its fields: INVALID_ARGUMENT with a BadRequest."""
     return RpcError(bad_request_status([(field, message)]))
+
+
+def parse_request(kind: type[M], payload: bytes) -> M:
+    """A request's message.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT when the bytes are none.
+    """
+    try:
+        return kind.FromString(payload)
+    except DecodeError as error:
+        raise bad_field("", f"{len(payload)} bytes that are no {kind.DESCRIPTOR.full_name}") from error
 
 
 def malformed_answer() -> RpcError:

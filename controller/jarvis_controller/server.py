@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +47,7 @@ from jarvis_controller.flow_relay import RelayLimits
 from jarvis_controller.leases import LeaseBook
 from jarvis_controller.models import AgentRecord
 from jarvis_controller.registry_service import RegistryService, RegistrySettings
+from jarvis_controller.rpc_status import parse_request
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.store import Store
 from jarvis_controller.tls import ControllerCredentials, controller_identity
@@ -208,11 +209,7 @@ class Controller:
 
     def _enrollment_server(self) -> tuple[grpc.aio.Server, Any]:
         server = grpc.aio.server(interceptors=(AuthorizationInterceptor(enrollment_check),), options=_ENROLLMENT_OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(
-            self.enrollment_service.enroll,
-            request_deserializer=enrollment_pb2.EnrollRequest.FromString,
-            response_serializer=enrollment_pb2.EnrollResponse.SerializeToString,
-        )
+        handler = _enroll_handler(self.enrollment_service.enroll)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_ENROLLMENT, {"Enroll": handler}),))
         servicer = _add_health(server, _ENROLLMENT)
         credentials = self.credentials.server_credentials(clients_need_certificates=False)
@@ -247,8 +244,36 @@ def fleet_handlers(service: FleetService, registry: RegistryService) -> dict[str
 
 
 def _handler(make: Callable[..., Any], behaviour: Any, request: Any, response: Any) -> Any:
+    """Requests come as bytes: they are parsed behind the authorization, and what is no message is refused as bad input."""
+
+    async def single(payload: bytes, context: Any) -> Any:
+        return await behaviour(parse_request(request, payload), context)
+
+    async def streaming(payload: bytes, context: Any) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(behaviour(parse_request(request, payload), context)) as answers:
+            async for answer in answers:
+                yield answer
+
     serializer = None if response is None else response.SerializeToString
-    return make(behaviour, request_deserializer=request.FromString, response_serializer=serializer)
+    handler = single if make is grpc.unary_unary_rpc_method_handler else streaming
+    return make(handler, request_deserializer=None, response_serializer=serializer)
+
+
+def _enroll_handler(behaviour: Any) -> Any:
+    """The same for a stream of requests."""
+
+    async def parsed(payloads: AsyncIterator[bytes]) -> AsyncGenerator[enrollment_pb2.EnrollRequest, None]:
+        async for payload in payloads:
+            yield parse_request(enrollment_pb2.EnrollRequest, payload)
+
+    async def enroll(payloads: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(behaviour(parsed(payloads), context)) as answers:
+            async for answer in answers:
+                yield answer
+
+    return grpc.stream_stream_rpc_method_handler(
+        enroll, request_deserializer=None, response_serializer=enrollment_pb2.EnrollResponse.SerializeToString
+    )
 
 
 def _add_health(server: grpc.aio.Server, service: str) -> Any:

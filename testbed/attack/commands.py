@@ -80,7 +80,7 @@ def _other_key(arena: Arena) -> str:
 
 def _for_the_honest(arena: Arena) -> str:
     agent = arena.honest.agent
-    fields = {"agent_id": agent.agent_id, "session_id": arena.info_of(agent).session_id}
+    fields: dict[str, Any] = {"agent_id": agent.agent_id, "session_id": arena.info_of(agent).session_id}
     return _send(arena, _genuine(arena, **fields).SerializeToString())
 
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import queue
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +72,17 @@ def _say(arena: Arena, first: EnrollParams | EnrollRequest, proof: Callable[[Enr
 
 
 def _converse(channel: grpc.Channel, first: EnrollRequest, proof: Callable[[EnrollResponse], bytes | None] | None) -> None:
-    answers: list[EnrollResponse] = []
-
-    def requests() -> Iterator[bytes]:
-        yield first.SerializeToString()
-        answers.append(EnrollResponse.FromString(next(stream)))
-        said = proof(answers[0]) if proof is not None else None
-        if said is not None:
-            yield EnrollRequest(proof=said).SerializeToString()
-
+    said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    said.put(first.SerializeToString())
     stub = channel.stream_stream(ENROLL, request_serializer=None, response_deserializer=None)
-    stream = stub(requests(), timeout=TIMEOUT_S)
-    for message in stream:
-        answers.append(EnrollResponse.FromString(message))
+    stream: Any = stub(iter(said.get, None), timeout=TIMEOUT_S)
+    try:
+        challenge = EnrollResponse.FromString(next(stream))
+        if proof is not None and (answer := proof(challenge)) is not None:
+            said.put(EnrollRequest(proof=answer).SerializeToString())
+            next(stream)
+    finally:
+        said.put(None)
 
 
 def _changed(change: Change) -> Callable[[Arena], str]:
@@ -118,7 +118,7 @@ def _ak_without(*attributes: TPMA_OBJECT) -> Callable[[Arena], str]:
 
 
 def _edited_ak(arena: Arena) -> str:
-    """fixedTPM taken out of the public area: a key that could have been imported."""
+    """Attribute fixedTPM taken out of the public area: a key that could have been imported."""
     changed = _other(arena)
     public = bytearray(changed.ak_public)
     public[7] &= ~0x02
@@ -144,8 +144,6 @@ def _mixed_ek(arena: Arena) -> str:
 
 
 def _of_agent(arena: Arena, column: str) -> bytes:
-    import sqlite3  # noqa: PLC0415
-
     with sqlite3.connect(f"file:{arena.database}?mode=ro", uri=True) as database:
         query = f"SELECT {column} FROM agents WHERE agent_id = ?"  # noqa: S608 - a name of ours
         (value,) = database.execute(query, (arena.victim.agent_id,)).fetchone()
@@ -203,18 +201,20 @@ def _activates_for_another_ak(arena: Arena) -> str:
     changed = _other(arena)
     changed.ak_public = _of_agent(arena, "ak_public")
     opened: list[str] = []
+    refusals: list[str] = []
 
     def proof(answer: EnrollResponse) -> bytes:
         with TpmDevice(arena.other_tpm.tcti) as device:
             try:
                 device.activate_credential(answer.challenge.credential_blob, answer.challenge.encrypted_secret)
             except Exception as error:  # noqa: BLE001 - what a TPM that refuses raises
-                return bytes(len(str(error)) % 1 + 32)
+                refusals.append(str(error))
+                return bytes(32)
         opened.append("the TPM opened the credential of another key")
         return bytes(32)
 
     got = _say(arena, changed, proof)
-    return opened[0] if opened else got
+    return got if refusals and not opened else f"{got} {opened}"
 
 
 def _spent_token(arena: Arena) -> str:
@@ -252,23 +252,38 @@ def _secret_files(arena: Arena) -> str:
 _AK, _PROOF, _INPUT = "AK_TEMPLATE_WRONG", "ENROLLMENT_PROOF_INVALID", "INVALID_ARGUMENT"
 _TABLE: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "foreign-vendor": ("EK_CERTIFICATE_UNTRUSTED", "a genuine TPM of a vendor that is not trusted", _foreign_vendor),
-    "foreign-certificate": ("EK_CERTIFICATE_UNTRUSTED", "another vendor's certificate beside this TPM's key", _foreign_certificate),
-    "certificate-of-another-ek": ("EK_CERTIFICATE_KEY_MISMATCH", "CVE-2021-3406: certificate of one TPM, key of another", _mixed_ek),
+    "foreign-certificate": (
+        "EK_CERTIFICATE_UNTRUSTED", "another vendor's certificate beside this TPM's key",
+        _foreign_certificate,
+    ),
+    "certificate-of-another-ek": (
+        "EK_CERTIFICATE_KEY_MISMATCH", "CVE-2021-3406: certificate of one TPM, key of another",
+        _mixed_ek,
+    ),
     "no-ek-certificate": ("EK_CERTIFICATE_INVALID", "no certificate", _set("ek_certificate", b"")),
     "garbage-ek-certificate": ("EK_CERTIFICATE_INVALID", "bytes that are none", _set("ek_certificate", b"\x30\x82" + bytes(300))),
-    "no-chain": ("EK_CERTIFICATE_UNTRUSTED", "the intermediate left out", _changed(lambda changed: changed.ClearField("ek_chain"))),
+    "no-chain": (
+        "EK_CERTIFICATE_UNTRUSTED", "the intermediate left out",
+        _changed(lambda changed: changed.ClearField("ek_chain")),
+    ),
     "long-chain": (_INPUT, "ten certificates", _changed(_long_chain)),
     "unrestricted-ak": (_AK, "an attestation key that signs anything", _ak_without(TPMA_OBJECT.RESTRICTED)),
     "ak-without-noda": (_AK, "an attestation key that a power cut locks out", _ak_without(TPMA_OBJECT.NODA)),
     "importable-ak": (_AK, "CVE-2021-3406: an attestation key without fixedTPM", _edited_ak),
-    "ek-as-ak": (_AK, "the endorsement key as attestation key", _changed(lambda changed: setattr(changed, "ak_public", changed.ek_public))),
+    "ek-as-ak": (
+        _AK, "the endorsement key as attestation key",
+        _changed(lambda changed: setattr(changed, "ak_public", changed.ek_public)),
+    ),
     "ak-as-ek": ("EK_TEMPLATE_WRONG", "an attestation key as endorsement key",
                  _changed(lambda changed: setattr(changed, "ek_public", changed.ak_public))),
     "garbage-ak": ("TPM_PUBLIC_INVALID", "an attestation key that is none", _set("ak_public", b"\xff" * 80)),
     "trailing-bytes-in-ak": ("TPM_PUBLIC_INVALID", "bytes after the public area",
                              _changed(lambda changed: setattr(changed, "ak_public", changed.ak_public + b"\0"))),
     "claims-an-enrolled-id": ("AK_CHANGED", "CVE-2025-13609: an enrolled agent's EK with another key", _claims_an_enrolled_id),
-    "claims-with-its-public-keys": (_PROOF, "CVE-2023-38201: an enrolled agent's public keys, the challenge guessed", _claims_with_its_ak),
+    "claims-with-its-public-keys": (
+        _PROOF, "CVE-2023-38201: an enrolled agent's public keys, the challenge guessed",
+        _claims_with_its_ak,
+    ),
     "guessed-proof": (_PROOF, "CVE-2023-38201: a proof of zeros", _guessed_proof),
     "empty-proof": (_PROOF, "an empty proof", _empty_proof),
     "proof-of-another-transcript": (_PROOF, "the right secret over other params", _proof_of_another_challenge),
@@ -282,7 +297,7 @@ _TABLE: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "garbage-csr": ("CSR_INVALID", "a request for a certificate that is none", _set("csr", b"\x30\x03abc")),
     "proof-first": (_INPUT, "a proof before anything was asked", _proof_first),
     "empty-params": (_INPUT, "an empty message", lambda arena: _say(arena, EnrollRequest())),
-    "garbage": ("INTERNAL", "bytes that are no message", _garbage),
+    "garbage": (_INPUT, "bytes that are no message", _garbage),
     "oversized": ("RESOURCE_EXHAUSTED", "a message of 200 KiB", _oversized),
     "exposed-keys": ("KEYS_ARE_PRIVATE", "a key file on disk that others can read", _secret_files),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from jarvis.capture.v1 import fleet_pb2
+
 from jarvis_trust.firmware import MANIFEST_FILE, Manifest, sign_manifest
 
 from testbed.attack.arena import FLOOR, RELEASE_KEY, Arena
@@ -21,7 +21,10 @@ LIES: dict[str, tuple[str, str]] = {
     "magic-changed": ("ATTEST_MAGIC_WRONG+SIGNATURE_INVALID", "CVE-2024-29038, CVE-2024-29040: a quote without the TPM's magic"),
     "software-key": ("SIGNATURE_INVALID", "a genuine quote signed again by a key of software"),
     "unrestricted-key": (_NOT_ITS_KEY, "a quote by a key of the same TPM that signs anything"),
-    "owner-hierarchy-key": (_NOT_ITS_KEY, "a quote by the same template's key in the owner's hierarchy"),
+    "owner-hierarchy-key": (
+        _NOT_ITS_KEY + "+TPM_FIRMWARE_CHANGED",
+        "a quote by the same template's key in the owner's hierarchy",
+    ),
     "time-attestation": ("ATTEST_TYPE_WRONG", "TPM2_GetTime by the genuine attestation key"),
     "certify-attestation": ("ATTEST_TYPE_WRONG", "TPM2_Certify by the genuine attestation key"),
     "trailing-bytes": ("ATTEST_INVALID+SIGNATURE_INVALID", "bytes after the quote, which libtss2 3.2.1 would not see"),
@@ -41,7 +44,10 @@ LIES: dict[str, tuple[str, str]] = {
     "boot-id-exchanged": ("NONCE_MISMATCH+SESSION_MISMATCH", "another boot id beside the quote"),
     "manifest-exchanged": ("FIRMWARE_SIGNATURE_INVALID+NONCE_MISMATCH", "another manifest beside the quote"),
     "relayed-to-another-tpm": ("CLOCK_BACKWARDS+EVENT_LOG_MISMATCH+" + _NOT_ITS_KEY, "the challenge relayed to another TPM"),
-    "relayed-to-another-tpm-with-own-values": ("CLOCK_BACKWARDS+PCR_MISMATCH+" + _NOT_ITS_KEY, "the same, with PCR values of this host"),
+    "relayed-to-another-tpm-with-own-values": (
+        "CLOCK_BACKWARDS+PCR_MISMATCH+" + _NOT_ITS_KEY,
+        "the same, with PCR values of this host",
+    ),
     "resettable-pcr": ("PCR_SELECTION_MISMATCH", "a quote of PCR 16, which user space can reset"),
     "resettable-pcr-relabelled": ("PCR_SELECTION_MISMATCH+PCR_VALUES_INVALID", "CVE-2024-29039: PCR 16 presented as PCR 14"),
     "pcr-superset": ("PCR_SELECTION_MISMATCH", "one PCR more than asked for"),
@@ -59,7 +65,10 @@ LIES: dict[str, tuple[str, str]] = {
     "log-empty": ("EVENT_LOG_MISMATCH+FIRMWARE_NOT_MEASURED", "no log"),
     "log-with-a-record-more": ("EVENT_LOG_MISMATCH", "a record that was not extended"),
     "log-reordered": ("EVENT_LOG_MISMATCH+SESSION_MISMATCH", "the records in another order"),
-    "log-with-an-edited-digest": ("EVENT_LOG_MISMATCH+FIRMWARE_UNTRUSTED_MEASUREMENT", "a measured digest replaced, its record's digest made anew"),
+    "log-with-an-edited-digest": (
+        "EVENT_LOG_MISMATCH+FIRMWARE_UNTRUSTED_MEASUREMENT",
+        "a measured digest replaced, its record's digest made anew",
+    ),
     "log-edited-under-its-digest": ("EVENT_DIGEST_WRONG", "a measured digest replaced under its record's digest"),
     "log-relabelled": ("EVENT_LOG_INVALID", "go-attestation event-log-disclosure: the type of a record changed"),
     "log-of-another-pcr": ("EVENT_LOG_MISMATCH", "records that say to be of PCR 13"),
@@ -98,18 +107,17 @@ def _telling(lie: str) -> Callable[[Arena], str]:
         finally:
             arena.lie_file.write_text("")
         state = _state(arena)
-        if state != fleet_pb2.AGENT_STATE_QUARANTINED:
-            return f"{got} but {fleet_pb2.AgentState.Name(state)}"
+        if state != "quarantined":
+            return f"{got}, and the agent is {state}"
         arena.release(arena.puppet)
         return got
 
     return run
 
 
-def _state(arena: Arena) -> fleet_pb2.AgentState:
-    rows = arena.fleet.rows("agents", "list")
-    (found,) = [row["state"] for row in rows if row["agent_id"] == arena.puppet.agent_id]
-    return fleet_pb2.AgentState.Value(f"AGENT_STATE_{found.upper()}")
+def _state(arena: Arena) -> str:
+    (found,) = [row["state"] for row in arena.fleet.rows("agents", "list") if row["agent_id"] == arena.puppet.agent_id]
+    return str(found)
 
 
 def prepare(arena: Arena) -> None:

@@ -3,8 +3,8 @@
 
     lie's name (file JARVIS_LIE) + challenge -> evidence that is wrong in that way; no name: honest evidence
 
-A lie either edits the answer after the quote, or has the TPM sign what it should not have been asked for. What the TPM's restricted
-key signs the host cannot choose; that is why each of these can be found out.
+A lie either edits the answer after the quote, or has the TPM sign what it should not have been asked for. What the TPM's
+restricted key signs the host cannot choose; that is why each of these can be found out.
 """
 
 from __future__ import annotations
@@ -101,8 +101,12 @@ LIES: dict[str, Lie] = {}
 
 def lie(function: Lie) -> Lie:
     """Makes it known by its name."""
-    LIES[function.__name__.replace("_", "-")] = function
+    LIES[function.__name__.lstrip("_").replace("_", "-")] = function
     return function
+
+
+def _told() -> str:
+    return Path(os.environ["JARVIS_LIE"]).read_text().strip()
 
 
 def install() -> None:
@@ -111,7 +115,7 @@ def install() -> None:
     async def evidence(
         self: Attester, *, nonce: bytes, pcrs: Sequence[int], controller_spki_sha256: bytes, known_boot_log_sha256: bytes = b""
     ) -> Evidence:
-        name = Path(os.environ["JARVIS_LIE"]).read_text().strip()
+        name = _told()
         if not name:
             answer = await honest_evidence(
                 self,
@@ -167,31 +171,31 @@ def _primary_quote(ask: Ask, template: TPM2B_PUBLIC, hierarchy: ESYS_TR) -> Evid
 
 
 @lie
-def magic_changed(ask: Ask) -> Evidence:
+def _magic_changed(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     return _resigned(evidence, bytes.fromhex("ff544348") + evidence.attest[4:])
 
 
 @lie
-def software_key(ask: Ask) -> Evidence:
+def _software_key(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     return _resigned(evidence, evidence.attest)
 
 
 @lie
-def unrestricted_key(ask: Ask) -> Evidence:
+def _unrestricted_key(ask: Ask) -> Evidence:
     area, _ = TPMT_PUBLIC.unmarshal(bytes(AK_TEMPLATE.publicArea.marshal()))
     area.objectAttributes = TPMA_OBJECT(int(area.objectAttributes) & ~int(TPMA_OBJECT.RESTRICTED))
     return _primary_quote(ask, TPM2B_PUBLIC(area), ESYS_TR.ENDORSEMENT)
 
 
 @lie
-def owner_hierarchy_key(ask: Ask) -> Evidence:
+def _owner_hierarchy_key(ask: Ask) -> Evidence:
     return _primary_quote(ask, AK_TEMPLATE, ESYS_TR.OWNER)
 
 
 @lie
-def time_attestation(ask: Ask) -> Evidence:
+def _time_attestation(ask: Ask) -> Evidence:
     device = ask.device
     attest, signature = device._esapi.get_time(  # noqa: SLF001 - as above
         device._attestation_key(),  # noqa: SLF001 - as above
@@ -202,7 +206,7 @@ def time_attestation(ask: Ask) -> Evidence:
 
 
 @lie
-def certify_attestation(ask: Ask) -> Evidence:
+def _certify_attestation(ask: Ask) -> Evidence:
     device = ask.device
     key = device._attestation_key()  # noqa: SLF001 - as above
     scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
@@ -211,21 +215,21 @@ def certify_attestation(ask: Ask) -> Evidence:
 
 
 @lie
-def trailing_bytes(ask: Ask) -> Evidence:
+def _trailing_bytes(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.attest += b"\0\0"
     return evidence
 
 
 @lie
-def truncated_attest(ask: Ask) -> Evidence:
+def _truncated_attest(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.attest = evidence.attest[:-5]
     return evidence
 
 
 @lie
-def clock_turned_on(ask: Ask) -> Evidence:
+def _clock_turned_on(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     at = evidence.attest.index(ask.binding()) + 32
     evidence.attest = evidence.attest[:at] + b"\x7f" * 8 + evidence.attest[at + 8 :]
@@ -233,28 +237,28 @@ def clock_turned_on(ask: Ask) -> Evidence:
 
 
 @lie
-def other_hash_in_signature(ask: Ask) -> Evidence:
+def _other_hash_in_signature(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.signature = bytes.fromhex("0018000c") + evidence.signature[4:]
     return evidence
 
 
 @lie
-def other_algorithm_in_signature(ask: Ask) -> Evidence:
+def _other_algorithm_in_signature(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.signature = bytes.fromhex("0014000b") + evidence.signature[4:]
     return evidence
 
 
 @lie
-def trailing_bytes_in_signature(ask: Ask) -> Evidence:
+def _trailing_bytes_in_signature(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.signature += b"\0"
     return evidence
 
 
 @lie
-def empty_evidence(_ask: Ask) -> Evidence:
+def _empty_evidence(_ask: Ask) -> Evidence:
     return Evidence()
 
 
@@ -262,56 +266,56 @@ def empty_evidence(_ask: Ask) -> Evidence:
 
 
 @lie
-def replay(_ask: Ask) -> Evidence:
+def _replay(_ask: Ask) -> Evidence:
     return _recorded[0]
 
 
 @lie
-def own_nonce(ask: Ask) -> Evidence:
+def _own_nonce(ask: Ask) -> Evidence:
     return ask.evidence(extra=ask.binding(nonce=secrets.token_bytes(32)))
 
 
 @lie
-def empty_extra_data(ask: Ask) -> Evidence:
+def _empty_extra_data(ask: Ask) -> Evidence:
     return ask.evidence(extra=b"")
 
 
 @lie
-def raw_nonce_as_extra_data(ask: Ask) -> Evidence:
+def _raw_nonce_as_extra_data(ask: Ask) -> Evidence:
     return ask.evidence(extra=ask.nonce)
 
 
 @lie
-def other_agents_id(ask: Ask) -> Evidence:
+def _other_agents_id(ask: Ask) -> Evidence:
     return ask.evidence(extra=ask.binding(agent_id="a" * 32))
 
 
 @lie
-def other_controller(ask: Ask) -> Evidence:
+def _other_controller(ask: Ask) -> Evidence:
     return ask.evidence(extra=ask.binding(controller_spki_sha256=bytes(32)))
 
 
 @lie
-def other_tls_key(ask: Ask) -> Evidence:
+def _other_tls_key(ask: Ask) -> Evidence:
     return ask.evidence(extra=ask.binding(agent_spki_sha256=bytes(32)))
 
 
 @lie
-def boot_id_exchanged(ask: Ask) -> Evidence:
+def _boot_id_exchanged(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.boot_id = secrets.token_bytes(16)
     return evidence
 
 
 @lie
-def manifest_exchanged(ask: Ask) -> Evidence:
+def _manifest_exchanged(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.manifest = evidence.manifest.replace(b"jarvis", b"jervis")
     return evidence
 
 
 @lie
-def relayed_to_another_tpm(ask: Ask) -> Evidence:
+def _relayed_to_another_tpm(ask: Ask) -> Evidence:
     """Another TPM, plugged in beside, is given this challenge; it holds no such key and no such measurements."""
     with TpmDevice(Path(os.environ["JARVIS_LIE"]).with_name("other-tcti").read_text()) as other:
         quote = other.quote(extra_data=ask.binding(), pcrs=ask.pcrs)
@@ -319,8 +323,8 @@ def relayed_to_another_tpm(ask: Ask) -> Evidence:
 
 
 @lie
-def relayed_to_another_tpm_with_own_values(ask: Ask) -> Evidence:
-    evidence = relayed_to_another_tpm(ask)
+def _relayed_to_another_tpm_with_own_values(ask: Ask) -> Evidence:
+    evidence = _relayed_to_another_tpm(ask)
     del evidence.pcrs[:]
     evidence.pcrs.extend(PcrValue(index=i, digest=v) for i, v in sorted(ask.device.read_pcrs(ask.pcrs).items()))
     return evidence
@@ -330,12 +334,12 @@ def relayed_to_another_tpm_with_own_values(ask: Ask) -> Evidence:
 
 
 @lie
-def resettable_pcr(ask: Ask) -> Evidence:
+def _resettable_pcr(ask: Ask) -> Evidence:
     return ask.evidence(pcrs=[16])
 
 
 @lie
-def resettable_pcr_relabelled(ask: Ask) -> Evidence:
+def _resettable_pcr_relabelled(ask: Ask) -> Evidence:
     """CVE-2024-29039: PCR 16, which anybody may reset, extended to what PCR 14 should be, and called PCR 14."""
     esapi = ask.device._esapi  # noqa: SLF001 - as above
     esapi.pcr_reset(ESYS_TR(16))
@@ -347,12 +351,12 @@ def resettable_pcr_relabelled(ask: Ask) -> Evidence:
 
 
 @lie
-def pcr_superset(ask: Ask) -> Evidence:
+def _pcr_superset(ask: Ask) -> Evidence:
     return ask.evidence(pcrs=[*ask.pcrs, 15])
 
 
 @lie
-def pcr_superset_hidden(ask: Ask) -> Evidence:
+def _pcr_superset_hidden(ask: Ask) -> Evidence:
     evidence = ask.evidence(pcrs=[*ask.pcrs, 15])
     del evidence.pcrs[1]
     return evidence
@@ -364,17 +368,17 @@ def _selection_quote(ask: Ask, selection: str) -> Evidence:
 
 
 @lie
-def other_bank(ask: Ask) -> Evidence:
+def _other_bank(ask: Ask) -> Evidence:
     return _selection_quote(ask, "sha384:14")
 
 
 @lie
-def two_banks(ask: Ask) -> Evidence:
+def _two_banks(ask: Ask) -> Evidence:
     return _selection_quote(ask, "sha256:14+sha384:14")
 
 
 @lie
-def no_pcrs(ask: Ask) -> Evidence:
+def _no_pcrs(ask: Ask) -> Evidence:
     """CVE-2022-0317: a quote over nothing, beside a log that nothing vouches for."""
     from tpm2_pytss.types import TPML_PCR_SELECTION  # noqa: PLC0415
 
@@ -386,35 +390,35 @@ def no_pcrs(ask: Ask) -> Evidence:
 
 
 @lie
-def extra_pcr_value(ask: Ask) -> Evidence:
+def _extra_pcr_value(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.pcrs.append(PcrValue(index=15, digest=bytes(32)))
     return evidence
 
 
 @lie
-def pcr_value_twice(ask: Ask) -> Evidence:
+def _pcr_value_twice(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.pcrs.append(evidence.pcrs[0])
     return evidence
 
 
 @lie
-def no_pcr_values(ask: Ask) -> Evidence:
+def _no_pcr_values(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     del evidence.pcrs[:]
     return evidence
 
 
 @lie
-def short_pcr_value(ask: Ask) -> Evidence:
+def _short_pcr_value(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.pcrs[0].digest = evidence.pcrs[0].digest[:20]
     return evidence
 
 
 @lie
-def wishful_pcr_value(ask: Ask) -> Evidence:
+def _wishful_pcr_value(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.pcrs[0].digest = hashlib.sha256(b"wishful").digest()
     return evidence
@@ -424,43 +428,43 @@ def wishful_pcr_value(ask: Ask) -> Evidence:
 
 
 @lie
-def log_edited_after_the_quote(ask: Ask) -> Evidence:
+def _log_edited_after_the_quote(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.event_log = evidence.event_log.splitlines(keepends=True)[0]
     return evidence
 
 
 @lie
-def log_cut(ask: Ask) -> Evidence:
+def _log_cut(ask: Ask) -> Evidence:
     return ask.relog(ask.records()[:-1])
 
 
 @lie
-def log_empty(ask: Ask) -> Evidence:
+def _log_empty(ask: Ask) -> Evidence:
     return ask.relog([])
 
 
 @lie
-def log_with_a_record_more(ask: Ask) -> Evidence:
+def _log_with_a_record_more(ask: Ask) -> Evidence:
     records = ask.records()
     return ask.relog([*records, records[-1]])
 
 
 @lie
-def log_reordered(ask: Ask) -> Evidence:
+def _log_reordered(ask: Ask) -> Evidence:
     records = ask.records()
     return ask.relog([*records[1:], records[0]])
 
 
 @lie
-def log_with_an_edited_digest(ask: Ask) -> Evidence:
+def _log_with_an_edited_digest(ask: Ask) -> Evidence:
     records = ask.records()
     records[-1]["content"]["sha256"] = "00" * 32
     return ask.relog(records)
 
 
 @lie
-def log_edited_under_its_digest(ask: Ask) -> Evidence:
+def _log_edited_under_its_digest(ask: Ask) -> Evidence:
     """The content changed, the record's digest kept: the PCR would still come out right."""
     sha256 = ask.records()[0]["content"]["sha256"].encode()
     ask.said["event_log"] = ask.event_log.replace(sha256, b"00" * 32)
@@ -468,14 +472,14 @@ def log_edited_under_its_digest(ask: Ask) -> Evidence:
 
 
 @lie
-def log_relabelled(ask: Ask) -> Evidence:
+def _log_relabelled(ask: Ask) -> Evidence:
     """go-attestation, event-log-disclosure: the type changed under the digest."""
     ask.said["event_log"] = ask.event_log.replace(b'"load-attempt"', b'"load-ignored"')
     return ask.evidence()
 
 
 @lie
-def log_of_another_pcr(ask: Ask) -> Evidence:
+def _log_of_another_pcr(ask: Ask) -> Evidence:
     records = ask.records()
     for record in records:
         record["pcr"] = 13
@@ -483,19 +487,19 @@ def log_of_another_pcr(ask: Ask) -> Evidence:
 
 
 @lie
-def log_without_its_last_newline(ask: Ask) -> Evidence:
+def _log_without_its_last_newline(ask: Ask) -> Evidence:
     ask.said["event_log"] = ask.event_log[:-1]
     return ask.evidence()
 
 
 @lie
-def log_of_garbage(ask: Ask) -> Evidence:
+def _log_of_garbage(ask: Ask) -> Evidence:
     ask.said["event_log"] = b"\xff\0" * 500
     return ask.evidence()
 
 
 @lie
-def log_nested_deeply(ask: Ask) -> Evidence:
+def _log_nested_deeply(ask: Ask) -> Evidence:
     ask.said["event_log"] = b"[" * 20_000 + b"]" * 20_000 + b"\n"
     return ask.evidence()
 
@@ -504,31 +508,31 @@ def log_nested_deeply(ask: Ask) -> Evidence:
 
 
 @lie
-def no_manifest(ask: Ask) -> Evidence:
+def _no_manifest(ask: Ask) -> Evidence:
     ask.said |= {"manifest": b"", "manifest_signature": b""}
     return ask.evidence()
 
 
 @lie
-def unsigned_manifest(ask: Ask) -> Evidence:
+def _unsigned_manifest(ask: Ask) -> Evidence:
     ask.said["manifest_signature"] = b""
     return ask.evidence()
 
 
 @lie
-def manifest_signature_changed(ask: Ask) -> Evidence:
+def _manifest_signature_changed(ask: Ask) -> Evidence:
     ask.said["manifest_signature"] = bytes(512)
     return ask.evidence()
 
 
 @lie
-def manifest_edited_and_bound(ask: Ask) -> Evidence:
+def _manifest_edited_and_bound(ask: Ask) -> Evidence:
     ask.said["manifest"] = ask.attester.firmware.manifest.replace(b'"security_version":', b'"security_version":9')
     return ask.evidence()
 
 
 @lie
-def firmware_downgrade(ask: Ask) -> Evidence:
+def _firmware_downgrade(ask: Ask) -> Evidence:
     """A manifest that the release key did sign, of a release that is below the floor."""
     files = Path(os.environ["JARVIS_LIE"])
     ask.said["manifest"] = files.with_name("old-manifest.json").read_bytes()
@@ -537,7 +541,7 @@ def firmware_downgrade(ask: Ask) -> Evidence:
 
 
 @lie
-def manifest_of_another_release(ask: Ask) -> Evidence:
+def _manifest_of_another_release(ask: Ask) -> Evidence:
     """A genuine manifest that names other objects than were measured."""
     files = Path(os.environ["JARVIS_LIE"])
     ask.said["manifest"] = files.with_name("other-manifest.json").read_bytes()
@@ -546,13 +550,13 @@ def manifest_of_another_release(ask: Ask) -> Evidence:
 
 
 @lie
-def other_session(ask: Ask) -> Evidence:
+def _other_session(ask: Ask) -> Evidence:
     ask.said["session_id"] = secrets.token_bytes(16)
     return ask.evidence()
 
 
 @lie
-def other_boot(ask: Ask) -> Evidence:
+def _other_boot(ask: Ask) -> Evidence:
     ask.said["boot_id"] = secrets.token_bytes(16)
     return ask.evidence()
 
@@ -583,8 +587,7 @@ LIES["long-session-id"] = _sized("session_id", 17)
 
 
 @lie
-def too_many_pcr_values(ask: Ask) -> Evidence:
+def _too_many_pcr_values(ask: Ask) -> Evidence:
     evidence = ask.evidence()
     evidence.pcrs.extend(PcrValue(index=index, digest=bytes(32)) for index in range(100))
     return evidence
-

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parties with certificates of an attacker's choice, and raw calls: what came back is one word.
 
-    credentials (stolen, forged, none) -> channel -> bytes -> "OK", the reason of the refusal, or gRPC's code where there is none
+credentials (stolen, forged, none) -> channel -> bytes -> "OK", the reason of the refusal, or gRPC's code where there is none
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
 from jarvis_trust.status import reason_of
 
-Metadata = Sequence[tuple[str, bytes]]
+Metadata = Sequence[tuple[str, str | bytes]]
 
 TIMEOUT_S = 15.0
 
@@ -67,9 +67,9 @@ def as_reason(into: list[str]) -> Iterator[None]:
 
 def reason(error: grpc.RpcError) -> str:
     """Of a refusal: the reason that it gives, else the name of its code."""
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an RpcError that is raised by a call is one
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an RpcError that a call raised is that call
     found = reason_of(status) if status is not None else ""
-    return found or str(error.code().name)  # type: ignore[attr-defined]  # as above
+    return found or str(error.code().name)
 
 
 def call(channel: grpc.Channel, method: str, payload: bytes = b"", metadata: Metadata = ()) -> tuple[str, bytes]:
@@ -79,17 +79,7 @@ def call(channel: grpc.Channel, method: str, payload: bytes = b"", metadata: Met
     with as_reason(ended):
         stub = channel.unary_stream(method, request_serializer=None, response_deserializer=None)
         # The framing of a unary call is that of a stream of one message: every rpc can be called so.
-        for message in stub(payload, metadata=list(metadata), timeout=TIMEOUT_S):
+        for message in stub(payload, metadata=tuple(metadata), timeout=TIMEOUT_S):
             answer = bytes(message)
             break
     return ended[0], answer
-
-
-def converse(channel: grpc.Channel, method: str, requests: Iterable[bytes]) -> tuple[str, list[bytes]]:
-    """A stream of requests; how it ended, and every answer."""
-    ended: list[str] = []
-    answers: list[bytes] = []
-    with as_reason(ended):
-        stub = channel.stream_stream(method, request_serializer=None, response_deserializer=None)
-        answers.extend(bytes(message) for message in stub(iter(requests), timeout=TIMEOUT_S))
-    return ended[0], answers

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Role escalation on every rpc of every service, walked over the descriptors: a new rpc is attacked without being listed here.
 
-    too low    a certificate of the fleet whose role may not call this rpc: refused by name
-    outsiders  no certificate, another CA's, an expired one (CVE-2026-1709): refused by TLS, before any rpc
+too low    a certificate of the fleet whose role may not call this rpc: refused by name
+outsiders  no certificate, another CA's, an expired one (CVE-2026-1709): refused by TLS, before any rpc
 """
 
 from __future__ import annotations
@@ -45,11 +45,8 @@ def _outsiders(arena: Arena, role: Role) -> list[Party]:
     identity = Identity(fleet="arena", role=role, name=_NAMES.get(role, "mallory"))
     root = arena.ca.certificate_pem
     key = generate_key()
-    long_ago = datetime.now(UTC) - timedelta(days=2)
-    try:
-        expired = arena.ca.issue(identity, public_key_of(key), timedelta(hours=1), now=long_ago)
-    except ValueError:  # the CA is younger than that: what it cannot have issued is as good as expired
-        expired = arena.ca.issue(identity, public_key_of(key), timedelta(seconds=1))
+    # Within the CA's own life, which began minutes ago, and over already.
+    expired = arena.ca.issue(identity, public_key_of(key), timedelta(seconds=1), now=datetime.now(UTC) - timedelta(seconds=60))
     return [
         arena.nobody,
         issue(arena.foreign_ca, identity, root_pem=root),
@@ -122,7 +119,10 @@ def _enrollment_attack(method: str) -> Attack:
     name = method.rpartition("/")[2]
     # A method that is not served there is unknown there: nobody is told more.
     return Attack(
-        name=f"roles/enrolment-port-{name}", tries=f"{method} at the enrolment port, whoever calls", expected="UNIMPLEMENTED", run=run
+        name=f"roles/enrolment-port-{name}",
+        tries=f"{method} at the enrolment port, whoever calls",
+        expected="UNIMPLEMENTED",
+        run=run,
     )
 
 

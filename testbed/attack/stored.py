@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks on what is stored, each in a fleet of its own: the database edited under the controller, the audit log cut, a clone of a TPM.
+"""Attacks on what is stored, each in a fleet of its own: the database edited, the audit log cut, a TPM's state copied.
 
 They stop and start a controller, which the fleet under attack must not notice: this one is beside it.
 """
@@ -149,10 +149,16 @@ _TABLE: dict[str, tuple[str, str, Callable[[Fleet, Agent], str]]] = {
     "reset-count-raised": (
         "RESET_COUNT_BACKWARDS", "CVE-2022-3500: a later TPM reset in the database", _column("reset_count", "reset_count + 5")
     ),
-    "tpm-firmware-changed": ("TPM_FIRMWARE_CHANGED", "another TPM firmware in the database", _column("tpm_firmware_version", "'1'")),
+    "tpm-firmware-changed": (
+        "TPM_FIRMWARE_CHANGED", "another TPM firmware in the database",
+        _column("tpm_firmware_version", "'1'"),
+    ),
     "cloned-tpm": ("RESET_COUNT_BACKWARDS", "a copy of the TPM's state in another host", _clone),
     "altered-library": ("FIRMWARE_UNTRUSTED_MEASUREMENT", "one byte of the native library flipped", _altered_library),
-    "altered-library-lied-about": ("EVENT_LOG_MISMATCH", "the same, and a digest replaced in the log", _altered_library_lied_about),
+    "altered-library-lied-about": (
+        "EVENT_LOG_MISMATCH", "the same, and a digest replaced in the log",
+        _altered_library_lied_about,
+    ),
     "tpm-reset": ("EVENT_LOG_MISMATCH", "the TPM reset while the host runs on", _tpm_reset_under_it),
 }  # fmt: skip
 
