@@ -3,6 +3,7 @@
 # make test    the same set-up, then every check and test
 # make bench   side-by-side timings against public meters (BENCH='--only live' for one table; all figures: bench/run.py)
 # make soak    live capture for SOAK_SECONDS: exact totals, no growth in memory (needs root)
+# make attack  every named attack on a fleet of real processes, each refused with its own reason (ATTACK='--only replay')
 # make fuzz    every fuzz target for FUZZ_SECONDS each
 # make help    this list
 
@@ -10,6 +11,7 @@ PYTHON ?= python3
 FUZZ_SECONDS ?= 10
 SOAK_SECONDS ?= 600
 SOAK ?=
+ATTACK ?=
 BENCH ?=
 JOBS ?= $(shell nproc)
 
@@ -20,11 +22,11 @@ RELEASE_KEY := build/release-key/release.pem
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 
-.PHONY: help setup demo test lint test-c test-python bench soak fuzz proto clean
+.PHONY: help setup demo test lint test-c test-python bench soak attack fuzz proto clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,7s/^# //p' Makefile
+	@sed -n '2,8s/^# //p' Makefile
 
 # --- set-up -------------------------------------------------------------------------------------------------------------
 
@@ -103,6 +105,9 @@ bench: build/.debian-bench setup build/.installed-bench
 
 soak: setup
 	$(BIN)/python -m testbed.soak --seconds $(SOAK_SECONDS) $(SOAK)
+
+attack: setup
+	$(BIN)/python -m testbed.attack $(ATTACK)
 
 # New inputs go to build/fuzz-corpus/ and are used by the next run; libFuzzer only reads the directories named after that.
 fuzz: build/.debian

@@ -53,7 +53,7 @@ def _edited_audit(fleet: Fleet, _agent: Agent) -> str:
     fleet.stop()
     _execute(fleet, "UPDATE audit SET principal = 'spiffe://stored/operator/admin/scapegoat' WHERE sequence = 2")
     fleet.start()
-    done = fleet.run("audit", "verify")
+    done = fleet.run("--output", "json", "audit", "verify")
     return _reasons(done.stdout + done.stderr) if done.returncode else "OK"
 
 
@@ -61,7 +61,7 @@ def _removed_entry(fleet: Fleet, _agent: Agent) -> str:
     fleet.stop()
     _execute(fleet, "DELETE FROM audit WHERE sequence = 2")
     fleet.start()
-    done = fleet.run("audit", "verify")
+    done = fleet.run("--output", "json", "audit", "verify")
     return _reasons(done.stdout + done.stderr) if done.returncode else "OK"
 
 
