@@ -217,11 +217,13 @@ class Fleet:
         labels: Mapping[str, str] | None = None,
         join_file: Path | None = None,
         boot_log: bytes = b"",
+        shown_boot_log: bytes | None = None,
         **settings: Setting,
     ) -> Agent:
         """Makes a host (TPM, firmware copy, join file unless given, configuration) and starts its agent. Does not wait.
 
-        With a boot log the TPM is extended by it first, as firmware would have done; not possible in a namespace.
+        With a boot log the TPM is extended by it first, as firmware would have done; not possible in a namespace. The agent finds
+        that log on its host, or another one where one is to be shown.
         """
         place = place or Place()
         directory = self.directory / name
@@ -235,7 +237,8 @@ class Fleet:
         tpm.start()
         if boot_log:
             play(tpm.tcti, boot_log)
-            (directory / "boot.log").write_bytes(boot_log)
+        if boot_log or shown_boot_log is not None:
+            (directory / "boot.log").write_bytes(boot_log if shown_boot_log is None else shown_boot_log)
             settings["boot_log"] = str(directory / "boot.log")
         agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
         set_toml(

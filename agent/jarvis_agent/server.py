@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from jarvis.capture.v1.event_pb2 import (
     EVENT_TYPE_AGENT_STOPPED,
     EVENT_TYPE_FIRMWARE_REFUSED,
 )
-from jarvis_trust.errors import IdentityError, TrustError
+from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
 from jarvis_trust.joinfile import JoinFile
 from jarvis_trust.tpm_structures import parse_public
@@ -54,7 +55,7 @@ from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns
 from jarvis_agent.log import configure_logging
 from jarvis_agent.peer import ControllerOnly
 from jarvis_agent.service import AgentService
-from jarvis_agent.tls_state import TlsState
+from jarvis_agent.tls_state import TlsIdentity, TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
 
@@ -321,17 +322,27 @@ async def _drain(service: AgentService, server: grpc.aio.Server) -> None:
 
 
 def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
-    """Credentials that serve the newest certificate: asked for on each new connection, so that a renewal needs no restart."""
+    """Credentials that serve the newest certificate: asked for on each new connection, so that a renewal needs no restart.
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        current = tls.require()
-        return grpc.ssl_server_certificate_configuration([(current.key_pem, current.certificate_pem)], root_certificates=ca_pem)
+    gRPC replaces its handshaker by whatever it is given while other connections use the old one: under many at once that ends the
+    process (grpcio 1.85). So a certificate is handed over once, when it is new, and "as before" is the answer at every other time.
+    """
+
+    def configuration(identity: TlsIdentity) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(identity.key_pem, identity.certificate_pem)], root_certificates=ca_pem)
+
+    first = tls.require()
+    served, lock = first.certificate_pem, threading.Lock()
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
-        try:
-            return configuration()
-        except (TrustError, IdentityError):
-            return None  # keeps what was served before
+        nonlocal served
+        with lock:
+            current = tls.current
+            if current is None or current.certificate_pem == served:
+                return None
+            served = current.certificate_pem
+        return configuration(current)
 
     # None is documented as "keep what was served"; the stubs do not know it.
-    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=True)  # type: ignore[arg-type]
+    begin = configuration(first)
+    return grpc.dynamic_ssl_server_credentials(begin, fetch, require_client_authentication=True)  # type: ignore[arg-type]

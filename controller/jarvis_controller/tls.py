@@ -6,6 +6,7 @@ New connections to both ports see the new certificate at once; channels to agent
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,13 +67,27 @@ class ControllerCredentials:
         return True
 
     def server_credentials(self, *, clients_need_certificates: bool) -> grpc.ServerCredentials:
-        """For a port; every new connection asks for the certificate in force."""
-        return grpc.dynamic_ssl_server_credentials(
-            self.current.server_configuration(), self._server_configuration, clients_need_certificates
-        )
+        """For a port; new connections get the certificate in force.
 
-    def _server_configuration(self) -> grpc.ServerCertificateConfiguration:
-        return self.current.server_configuration()
+        gRPC asks at every handshake, from threads of its own, and replaces its handshaker by what it is given while others use the
+        old one: under many connections at once that ends the process (grpcio 1.85). So a certificate is handed over once, when it
+        is new, and "as before" is the answer at every other time.
+        """
+        material = self.current
+        served, lock = material.generation, threading.Lock()
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal served
+            with lock:
+                current = self.current
+                if current.generation == served:
+                    return None
+                served = current.generation
+            return current.server_configuration()
+
+        # None is documented as "keep what was served"; the stubs do not know it.
+        first = material.server_configuration()
+        return grpc.dynamic_ssl_server_credentials(first, fetch, clients_need_certificates)  # type: ignore[arg-type]
 
     def _load(self, *, generation: int) -> TlsMaterial:
         pem = load_private_key(self._path)

@@ -124,6 +124,8 @@ class Arena:
         firmware = release(self.directory / "firmware")
         self.fleet = Fleet(directory=self.directory / "fleet", name="arena", settings=_SETTINGS, firmware=firmware)
         self._tpms: list[Swtpm] = []
+        self.other_fleets: dict[str, Fleet] = {}
+        """Beside this one, for attacks that need another policy; they end with the arena."""
         self.notes: dict[str, bytes] = {}
         """What attacks leave for one another, such as spent tokens."""
 
@@ -156,6 +158,8 @@ class Arena:
         if hasattr(self, "honest"):
             self.honest.stop()
             self.stream.close()
+        for fleet in self.other_fleets.values():
+            fleet.__exit__(None, None, None)
         for tpm in self._tpms:
             tpm.stop()
         self.fleet.__exit__(None, None, None)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from testbed.attack import commands, enrollment, evidence, roles, stored, transport
+from testbed.attack import boot, commands, enrollment, evidence, roles, stored, transport
 from testbed.attack.model import Attack
 
 ATTACKS: tuple[Attack, ...] = (
@@ -12,5 +12,6 @@ ATTACKS: tuple[Attack, ...] = (
     *roles.ATTACKS,
     *commands.ATTACKS,
     *transport.ATTACKS,
+    *boot.ATTACKS,
     *stored.ATTACKS,
 )

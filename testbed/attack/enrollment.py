@@ -287,7 +287,7 @@ _TABLE: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "guessed-proof": (_PROOF, "CVE-2023-38201: a proof of zeros", _guessed_proof),
     "empty-proof": (_PROOF, "an empty proof", _empty_proof),
     "proof-of-another-transcript": (_PROOF, "the right secret over other params", _proof_of_another_challenge),
-    "ak-of-another-tpm": (_PROOF, "CVE-2022-1053: the attestation key of another TPM", _activates_for_another_ak),
+    "ak-of-another-tpm": (_PROOF, "the attestation key of another TPM", _activates_for_another_ak),
     "no-token": ("TOKEN_REQUIRED", "no join token", _set("token", "")),
     "unknown-token": ("TOKEN_UNKNOWN", "a join token that was never made", _set("token", "A" * 43)),
     "spent-token": ("TOKEN_REUSED", "a join token that another host used", _spent_token),

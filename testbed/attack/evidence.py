@@ -19,7 +19,7 @@ _LARGE = "EVIDENCE_TOO_LARGE"
 
 LIES: dict[str, tuple[str, str]] = {
     "magic-changed": ("ATTEST_MAGIC_WRONG+SIGNATURE_INVALID", "CVE-2024-29038, CVE-2024-29040: a quote without the TPM's magic"),
-    "software-key": ("SIGNATURE_INVALID", "a genuine quote signed again by a key of software"),
+    "software-key": ("SIGNATURE_INVALID", "CVE-2022-3500, CVE-2023-3674: a genuine quote signed by a key of software"),
     "unrestricted-key": (_NOT_ITS_KEY, "a quote by a key of the same TPM that signs anything"),
     "owner-hierarchy-key": (
         _NOT_ITS_KEY + "+TPM_FIRMWARE_CHANGED",

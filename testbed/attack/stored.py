@@ -18,7 +18,7 @@ from testbed.fleet import Agent, Fleet, FleetError, wait_for
 from testbed.swtpm import Swtpm
 
 _SETTINGS = {"attest_interval_s": 1, "lease_s": 60}
-_REASON = re.compile(r"\b([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b")
+_REASON = re.compile(r"\b((?!EV_)[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b")
 
 
 def _in_a_fleet(attack: Callable[[Fleet, Agent], str]) -> Callable[[Arena], str]:
@@ -45,7 +45,8 @@ def _execute(fleet: Fleet, *statements: str) -> None:
                 raise FleetError(f"{statement}: nothing was changed")
 
 
-def _reasons(text: str) -> str:
+def reasons_in(text: str) -> str:
+    """Every reason that a text names."""
     return "+".join(sorted(set(_REASON.findall(text))))
 
 
@@ -54,7 +55,7 @@ def _edited_audit(fleet: Fleet, _agent: Agent) -> str:
     _execute(fleet, "UPDATE audit SET principal = 'spiffe://stored/operator/admin/scapegoat' WHERE sequence = 2")
     fleet.start()
     done = fleet.run("--output", "json", "audit", "verify")
-    return _reasons(done.stdout + done.stderr) if done.returncode else "OK"
+    return reasons_in(done.stdout + done.stderr) if done.returncode else "OK"
 
 
 def _removed_entry(fleet: Fleet, _agent: Agent) -> str:
@@ -62,7 +63,7 @@ def _removed_entry(fleet: Fleet, _agent: Agent) -> str:
     _execute(fleet, "DELETE FROM audit WHERE sequence = 2")
     fleet.start()
     done = fleet.run("--output", "json", "audit", "verify")
-    return _reasons(done.stdout + done.stderr) if done.returncode else "OK"
+    return reasons_in(done.stdout + done.stderr) if done.returncode else "OK"
 
 
 def _cut_audit(fleet: Fleet, agent: Agent) -> str:
@@ -71,7 +72,7 @@ def _cut_audit(fleet: Fleet, agent: Agent) -> str:
     _execute(fleet, "DELETE FROM audit WHERE sequence > 1")
     fleet.start()
     row = fleet.wait_for_state(agent, "stale", seconds=30)
-    return _reasons(row["reason"])
+    return reasons_in(row["reason"])
 
 
 def _column(column: str, value: str, state: str = "quarantined") -> Callable[[Fleet, Agent], str]:
@@ -81,7 +82,7 @@ def _column(column: str, value: str, state: str = "quarantined") -> Callable[[Fl
         fleet.stop()
         _execute(fleet, f"UPDATE agents SET {column} = {value}")  # noqa: S608 - values of ours
         fleet.start()
-        return _reasons(fleet.wait_for_state(agent, state, seconds=30)["reason"])
+        return reasons_in(fleet.wait_for_state(agent, state, seconds=30)["reason"])
 
     return attack
 
@@ -96,9 +97,11 @@ def _clone(fleet: Fleet, agent: Agent) -> str:
     for _ in range(2):  # the original lives on
         agent.tpm.start()
         agent.tpm.kill()
+    before = fleet.rows("agents", "list")[0]["verify_time"]
     agent.tpm.start()
     agent.start()
-    fleet.wait_for_state(agent, "verified", seconds=30)
+    # Verified anew, not still: the controller must have seen the later resets.
+    wait_for("the original to be verified", lambda: fleet.rows("agents", "list")[0]["verify_time"] != before, log=agent.log)
     agent.stop()
     clone = Swtpm(copied)
     original, agent.tpm = agent.tpm, clone
@@ -109,7 +112,7 @@ def _clone(fleet: Fleet, agent: Agent) -> str:
         for log in (agent.directory / "state").glob("firmware-events-*"):
             log.unlink()
         agent.start()
-        return _reasons(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
+        return reasons_in(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
     finally:
         original.stop()
 
@@ -121,7 +124,7 @@ def _altered_library(fleet: Fleet, agent: Agent) -> str:
     library[len(library) // 2] ^= 1
     agent.library.write_bytes(bytes(library))
     agent.start()
-    return _reasons(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
+    return reasons_in(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
 
 
 def _altered_library_lied_about(fleet: Fleet, agent: Agent) -> str:
@@ -131,23 +134,23 @@ def _altered_library_lied_about(fleet: Fleet, agent: Agent) -> str:
     library[len(library) // 2] ^= 1
     agent.library.write_bytes(bytes(library))
     agent.start(env={"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "lying_agent")})
-    return _reasons(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
+    return reasons_in(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
 
 
 def _tpm_reset_under_it(fleet: Fleet, agent: Agent) -> str:
     """The TPM is reset while the host runs on: its PCRs are zero, the log is not."""
     agent.tpm.reboot()
     wait_for("the agent to notice", lambda: fleet.rows("agents", "list")[0]["state"] != "verified", seconds=30)
-    return _reasons(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
+    return reasons_in(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
 
 
 _TABLE: dict[str, tuple[str, str, Callable[[Fleet, Agent], str]]] = {
     "audit-entry-edited": ("AUDIT_ENTRY_ALTERED", "an audit entry's principal changed in the database", _edited_audit),
     "audit-entry-removed": ("AUDIT_SEQUENCE_WRONG", "an audit entry taken out", _removed_entry),
     "audit-cut": ("AUDIT_TRUNCATED", "the end of the audit log cut off: what is left verifies", _cut_audit),
-    "ak-exchanged": ("AK_MISMATCH", "another attestation key's Name in the database", _column("ak_name", "zeroblob(34)")),
+    "ak-exchanged": ("AK_MISMATCH", "CVE-2022-1053: the key changed after its proof", _column("ak_name", "zeroblob(34)")),
     "reset-count-raised": (
-        "RESET_COUNT_BACKWARDS", "CVE-2022-3500: a later TPM reset in the database", _column("reset_count", "reset_count + 5")
+        "RESET_COUNT_BACKWARDS", "a later TPM reset in the database", _column("reset_count", "reset_count + 5")
     ),
     "tpm-firmware-changed": (
         "TPM_FIRMWARE_CHANGED", "another TPM firmware in the database",

@@ -243,13 +243,13 @@ def _fuzz(dial: Callable[[Arena], grpc.Channel], method: str, rpc: MethodDescrip
 # -- connections
 
 
-def _half_open(port: Callable[[Arena], int], still_serves: Callable[[Arena], str]) -> Callable[[Arena], str]:
+def _half_open(port: Callable[[Arena], int], still_serves: Callable[[Arena], str], count: int) -> Callable[[Arena], str]:
     """CVE-2023-38200: connections that say nothing, a part of them in the middle of a handshake; everybody else is served."""
 
     def run(arena: Arena) -> str:
         held: list[socket.socket] = []
         try:
-            for number in range(HALF_OPEN):
+            for number in range(count):
                 connection = socket.create_connection(("127.0.0.1", port(arena)), timeout=5)
                 held.append(connection)
                 if number % 2:
@@ -338,8 +338,15 @@ ATTACKS = (
             name=f"connections/half-open-{name}",
             tries=f"CVE-2023-38200: {HALF_OPEN:,} connections to the {name} port that never finish",
             expected="SERVED",
-            run=_half_open(row[0], _SERVED[name]),
+            run=_half_open(row[0], _SERVED[name], HALF_OPEN),
         )
         for name, row in _PORTS.items()
+    ),
+    Attack(
+        name="connections/half-open-operators-200",
+        tries="the same with 200 connections, as the tests can afford it",
+        expected="SERVED",
+        run=_half_open(_PORTS["operators"][0], _operators_served, 200),
+        is_fast=True,
     ),
 )
