@@ -324,8 +324,8 @@ async def _drain(service: AgentService, server: grpc.aio.Server) -> None:
 def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
     """Credentials that serve the newest certificate: asked for on each new connection, so that a renewal needs no restart.
 
-    gRPC replaces its handshaker by whatever it is given while other connections use the old one: under many at once that ends the
-    process (grpcio 1.85). So a certificate is handed over once, when it is new, and "as before" is the answer at every other time.
+    gRPC replaces its handshaker by whatever it is given while other connections use the old one: under many at once that ends
+    the process (grpcio 1.85). So a certificate is handed over once, when it is new; at every other time the answer is "as before".
     """
 
     def configuration(identity: TlsIdentity) -> grpc.ServerCertificateConfiguration:

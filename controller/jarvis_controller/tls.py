@@ -69,8 +69,8 @@ class ControllerCredentials:
     def server_credentials(self, *, clients_need_certificates: bool) -> grpc.ServerCredentials:
         """For a port; new connections get the certificate in force.
 
-        gRPC asks at every handshake, from threads of its own, and replaces its handshaker by what it is given while others use the
-        old one: under many connections at once that ends the process (grpcio 1.85). So a certificate is handed over once, when it
+        gRPC asks at every handshake, from threads of its own, and replaces its handshaker by what it is given while others use
+        the old one: under many connections at once that ends the process (grpcio 1.85). So a certificate is handed over once, when it
         is new, and "as before" is the answer at every other time.
         """
         material = self.current
