@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -325,7 +326,7 @@ def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
     """Credentials that serve the newest certificate: asked for on each new connection, so that a renewal needs no restart.
 
     gRPC replaces its handshaker by whatever it is given while other connections use the old one: under many at once that ends
-    the process (grpcio 1.85). So a certificate is handed over once, when it is new; at every other time the answer is "as before".
+    the process (grpcio 1.85). So a certificate is handed over once, when it is new; else the answer is "as before".
     """
 
     def configuration(identity: TlsIdentity) -> grpc.ServerCertificateConfiguration:
@@ -344,5 +345,5 @@ def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
         return configuration(current)
 
     # None is documented as "keep what was served"; the stubs do not know it.
-    begin = configuration(first)
-    return grpc.dynamic_ssl_server_credentials(begin, fetch, require_client_authentication=True)  # type: ignore[arg-type]
+    fetcher: Any = fetch
+    return grpc.dynamic_ssl_server_credentials(configuration(first), fetcher, require_client_authentication=True)

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 from jarvis_trust.ca import FleetCA, certificate_not_after, generate_key, load_certificate, public_key_of, spki_sha256
@@ -70,8 +71,8 @@ class ControllerCredentials:
         """For a port; new connections get the certificate in force.
 
         gRPC asks at every handshake, from threads of its own, and replaces its handshaker by what it is given while others use
-        the old one: under many connections at once that ends the process (grpcio 1.85). So a certificate is handed over once, when it
-        is new, and "as before" is the answer at every other time.
+        the old one: under many connections at once that ends the process (grpcio 1.85). So a certificate is handed over once,
+        when it is new; else the answer is "as before".
         """
         material = self.current
         served, lock = material.generation, threading.Lock()
@@ -86,8 +87,8 @@ class ControllerCredentials:
             return current.server_configuration()
 
         # None is documented as "keep what was served"; the stubs do not know it.
-        first = material.server_configuration()
-        return grpc.dynamic_ssl_server_credentials(first, fetch, clients_need_certificates)  # type: ignore[arg-type]
+        fetcher: Any = fetch
+        return grpc.dynamic_ssl_server_credentials(material.server_configuration(), fetcher, clients_need_certificates)
 
     def _load(self, *, generation: int) -> TlsMaterial:
         pem = load_private_key(self._path)

@@ -85,7 +85,7 @@ def _for_the_honest(arena: Arena) -> str:
 
 
 def _other_payload(arena: Arena) -> str:
-    payload = agent_pb2.StartCaptureRequest(spec=CaptureSpec(interface="lo")).SerializeToString()
+    payload = agent_pb2.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])).SerializeToString()
     return _send(arena, _genuine(arena).SerializeToString(), payload=payload)
 
 
@@ -98,7 +98,7 @@ def _twice(arena: Arena) -> str:
 def _request_id_again(arena: Arena) -> str:
     request_id = str(uuid.uuid4())
     _send(arena, _genuine(arena, request_id=request_id).SerializeToString())
-    payload = agent_pb2.StartCaptureRequest(spec=CaptureSpec(interface="lo")).SerializeToString()
+    payload = agent_pb2.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])).SerializeToString()
     authorization = _genuine(arena, request_id=request_id, payload=payload)
     return _send(arena, authorization.SerializeToString(), payload=payload)
 

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from jarvis.capture.v1 import agent_pb2, fleet_pb2
-from jarvis_trust.commands import AGENT_SERVICE
+from jarvis_trust.commands import AGENT_SERVICE, LEASED_METHODS
 from jarvis_trust.identities import Role
 
 from testbed.attack.arena import FLEET_SERVICE, Arena
@@ -128,12 +128,9 @@ def _to_controller(arena: Arena) -> grpc.Channel:
     return arena.to_controller(operator(arena.ca, Role.ADMIN))
 
 
-_LEASED = ("StartCapture", "StopCapture", "GetMetrics", "StreamMetrics", "ListFlows", "StreamFlows")
-
-
 def _malformed_for_agent(rpc: MethodDescriptor) -> Attack:
     # What needs a signature is not even parsed without one.
-    expected = "COMMAND_UNSIGNED" if rpc.name in _LEASED else "INVALID_ARGUMENT"
+    expected = "COMMAND_UNSIGNED" if AGENT_SERVICE + rpc.name in LEASED_METHODS else "INVALID_ARGUMENT"
     method = AGENT_SERVICE + rpc.name
     return Attack(
         name=f"messages/malformed-agent-{rpc.name}",
