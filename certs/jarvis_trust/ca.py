@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jarvis_trust.errors import IdentityError
-from jarvis_trust.identities import Identity, validate_fleet_name
+from jarvis_trust.identities import Identity, Role, validate_fleet_name
 from jarvis_trust.keyfiles import load_private_key, write_private
 
 CA_LIFETIME = timedelta(days=3650)
@@ -158,6 +158,56 @@ class FleetCA:
             .sign(self._key, hashes.SHA256())
             .public_bytes(Encoding.PEM)
         )
+
+    def issue_audit_signer(
+        self, name: str, public_key: ec.EllipticCurvePublicKey, lifetime: timedelta, *, now: datetime | None = None
+    ) -> bytes:
+        """The certificate, PEM, of a key that signs checkpoints of the audit chain and nothing else.
+
+        Its id is spiffe://<fleet>/audit/<name>, which is no Identity: nobody accepts it on a connection.
+
+        Args:
+            name: of the controller, a DNS label.
+            public_key: ECDSA P-256.
+            lifetime: from now; never beyond the CA's own end.
+            now: the time of issue, aware; the clock's when not given.
+
+        Raises:
+            IdentityError: IDENTITY_INVALID (the name), KEY_INVALID.
+        """
+        Identity(fleet=self._fleet, role=Role.CONTROLLER, name=name)  # the same names are accepted
+        _check_p256(public_key)
+        instant = _now(now)
+        uri = x509.UniformResourceIdentifier(audit_signer_uri(self._fleet, name))
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"audit of {name}")]))
+            .issuer_name(self._certificate.subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(max(instant - BACKDATING, self._certificate.not_valid_before_utc))
+            .not_valid_after(min(instant + lifetime, self._certificate.not_valid_after_utc))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+            .public_bytes(Encoding.PEM)
+        )
+
+
+def audit_signer_uri(fleet: str, name: str) -> str:
+    """The id in the certificate of an audit key."""
+    return f"spiffe://{fleet}/audit/{name}"
+
+
+def uri_of_certificate(certificate: x509.Certificate) -> str:
+    """The one URI name of a certificate.
+
+    Raises:
+        IdentityError: CERTIFICATE_INVALID.
+    """
+    return _only_uri(certificate)
 
 
 def generate_key() -> bytes:

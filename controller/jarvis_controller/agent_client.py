@@ -22,8 +22,8 @@ from jarvis.capture.v1 import agent_pb2, trust_pb2
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, CommandSigner
 from jarvis_trust.identities import Identity, Role
 
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.leases import ActiveLease, boottime_ns
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.rpc_status import RpcError, refuse, status_of
 from jarvis_controller.tls import ControllerCredentials
 

@@ -25,17 +25,18 @@ from jarvis_trust.commands import CommandSigner
 from jarvis_trust.status import error_status, reason_of
 
 from jarvis_controller.agent_client import AgentClient
+from jarvis_controller.agent_record import AgentRecord
+from jarvis_controller.attestation_case import Judged
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.case import BootPolicy, VerifierPolicy
 from jarvis_controller.challenges import Challenge, ChallengeStore
 from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import PassedAttestation
 from jarvis_controller.rpc_status import OK, RpcError
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.states import Event, IllegalTransitionError, State
 from jarvis_controller.store import Store
-from jarvis_controller.verifier import Check, Report, Verdict, verify
+from jarvis_controller.verifier import Check, Verdict, verify
 
 _log = structlog.get_logger()
 
@@ -181,28 +182,28 @@ class Attester:
         agent = await self._known(agent_id)
         if agent.state in {State.QUARANTINED, State.RETIRED}:
             return Outcome(agent=agent, status=no_lease_status(agent))
-        challenge, report = await self._judge(agent)
+        challenge, judged = await self._judge(agent)
         patience = time.monotonic() + _FIRST_CONTACT_S
-        while agent.state is State.ENROLLED and not isinstance(report, Report) and time.monotonic() < patience:
+        while agent.state is State.ENROLLED and not isinstance(judged, Judged) and time.monotonic() < patience:
             await asyncio.sleep(_FIRST_RETRY_S)
-            challenge, report = await self._judge(agent)
-        if not isinstance(report, Report):
-            return await self._stale(agent, report)
-        if report.verdict is Verdict.EXPIRED:
-            return await self._stale(agent, "the answer came after the challenge had expired", report.checks)
-        if report.proved is None:
-            return await self._failed(agent, report)
-        return await self._passed(agent, challenge, report.proved, report.checks)
+            challenge, judged = await self._judge(agent)
+        if not isinstance(judged, Judged):
+            return await self._stale(agent, judged)
+        if judged.report.verdict is Verdict.EXPIRED:
+            return await self._stale(agent, "the answer came after the challenge had expired", judged.report.checks, judged)
+        if judged.report.proved is None:
+            return await self._failed(agent, judged)
+        return await self._passed(agent, challenge, judged.report.proved, judged)
 
-    async def _judge(self, agent: AgentRecord) -> tuple[Challenge, Report | str]:
+    async def _judge(self, agent: AgentRecord) -> tuple[Challenge, Judged | str]:
         """A challenge and its judgement, with a fresh one after an answer to another; or why no evidence came."""
         async with self._slots:
-            challenge, report = await self._challenge(agent)
-            if isinstance(report, Report) and report.verdict is Verdict.CHALLENGE_MISMATCH:
-                challenge, report = await self._challenge(agent)
-        return challenge, report
+            challenge, judged = await self._challenge(agent)
+            if isinstance(judged, Judged) and judged.report.verdict is Verdict.CHALLENGE_MISMATCH:
+                challenge, judged = await self._challenge(agent)
+        return challenge, judged
 
-    async def _challenge(self, agent: AgentRecord) -> tuple[Challenge, Report | str]:
+    async def _challenge(self, agent: AgentRecord) -> tuple[Challenge, Judged | str]:
         """One challenge and its judgement, or why no evidence came."""
         known = await self._store.known_firmware(self._policy.firmware_floor)
         boot_log = await self._store.boot_log(agent.agent_id) if self._policy.boot_pcrs else b""
@@ -230,25 +231,25 @@ class Attester:
         report = verify(agent, consumed, evidence, policy)
         if report.boot is not None:
             await self._store.record_boot(agent.agent_id, report.boot)
-        return challenge, report
+        return challenge, Judged(record=agent, challenge=consumed, evidence=evidence, policy=policy, report=report)
 
-    async def _stale(self, agent: AgentRecord, why: str, checks: Sequence[Check] = ()) -> Outcome:
-        record = await self._change(agent.agent_id, Event.CONTACT_LOST, why)
+    async def _stale(self, agent: AgentRecord, why: str, checks: Sequence[Check] = (), judged: Judged | None = None) -> Outcome:
+        record = await self._change(agent.agent_id, Event.CONTACT_LOST, why, judged)
         self._leases.revoke(agent.agent_id)
         self._feed.publish(record)
         _log.info("attestation without an answer", agent_id=agent.agent_id, reason=why)
         return Outcome(agent=record, status=no_lease_status(record), checks=tuple(checks))
 
-    async def _failed(self, agent: AgentRecord, report: Report) -> Outcome:
-        record = await self._change(agent.agent_id, Event.ATTESTATION_FAILED, report.reason)
+    async def _failed(self, agent: AgentRecord, judged: Judged) -> Outcome:
+        report = judged.report
+        record = await self._change(agent.agent_id, Event.ATTESTATION_FAILED, report.reason, judged)
         _log.warning("attestation failed", agent_id=agent.agent_id, state=str(record.state), reason=report.reason)
         await self.revoke(record)
         return Outcome(agent=record, status=no_lease_status(record), checks=report.checks)
 
-    async def _passed(
-        self, agent: AgentRecord, challenge: Challenge, proved: PassedAttestation, checks: tuple[Check, ...]
-    ) -> Outcome:
-        record, head = await self._store.record_passed(agent.agent_id, proved)
+    async def _passed(self, agent: AgentRecord, challenge: Challenge, proved: PassedAttestation, judged: Judged) -> Outcome:
+        checks = judged.report.checks
+        record, head = await self._store.record_passed(agent.agent_id, proved, judged)
         if record.state is not State.VERIFIED:
             return Outcome(agent=record, status=no_lease_status(record), checks=checks)
         sequence = record.lease_sequence
@@ -289,9 +290,9 @@ class Attester:
         self._feed.publish(record)
         return Outcome(agent=record, status=OK, checks=checks)
 
-    async def _change(self, agent_id: str, event: Event, reason: str) -> AgentRecord:
+    async def _change(self, agent_id: str, event: Event, reason: str, judged: Judged | None = None) -> AgentRecord:
         try:
-            return await self._store.change_state(agent_id, event, reason)
+            return await self._store.change_state(agent_id, event, reason, judged=judged)
         except IllegalTransitionError:  # it was retired or quarantined meanwhile, and stays so
             return await self._known(agent_id)
 

@@ -20,6 +20,8 @@ from jarvis_controller.models import AuditRow
 
 CONTROLLER = "controller"
 """The principal of what the controller does by itself."""
+APPENDED = "audit_head"
+"""Key of Session.info: the head that this session's transaction has made, for who signs it."""
 _PAGE = 1000
 
 
@@ -62,7 +64,9 @@ def append(session: Session, entry: AuditEntry, now_ns: int) -> AuditHead:
     )
     session.add(row)
     session.flush()
-    return AuditHead(sequence=row.sequence, hash=row.hash)
+    appended = AuditHead(sequence=row.sequence, hash=row.hash)
+    session.info[APPENDED] = appended
+    return appended
 
 
 def page(session: Session, after_sequence: int, limit: int) -> Sequence[fleet_pb2.AuditEvent]:
@@ -77,11 +81,16 @@ def verify(session: Session) -> None:
     Raises:
         AuditError: an entry was changed, removed or put in; it carries the first bad sequence.
     """
-    verify_chain(_all_events(session))
+    verify_chain(all_events(session))
 
 
-def _all_events(session: Session) -> Iterator[fleet_pb2.AuditEvent]:
-    after = 0
+def hash_at(session: Session, sequence: int) -> bytes:
+    """The stored hash of one entry; empty when there is none."""
+    return session.scalars(select(AuditRow.hash).where(AuditRow.sequence == sequence)).first() or b""
+
+
+def all_events(session: Session, *, after: int = 0) -> Iterator[fleet_pb2.AuditEvent]:
+    """Every entry with a higher sequence than `after`, oldest first, a page at a time."""
     while events := page(session, after, _PAGE):
         yield from events
         after = events[-1].sequence

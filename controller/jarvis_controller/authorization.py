@@ -46,6 +46,8 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     FLEET_SERVICE + "ReleaseAgent": Role.ADMIN,
     FLEET_SERVICE + "RetireAgent": Role.ADMIN,
     FLEET_SERVICE + "ListAuditEvents": Role.VIEWER,
+    FLEET_SERVICE + "ListAuditCheckpoints": Role.VIEWER,
+    FLEET_SERVICE + "GetAttestationCase": Role.VIEWER,
     **dict.fromkeys(_HEALTH, Role.VIEWER),
     **dict.fromkeys(_REFLECTION, Role.VIEWER),
 }
@@ -106,8 +108,14 @@ def require_role(identity: Identity, method: str) -> None:
 class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Stands before every handler of a port, health and reflection included."""
 
-    def __init__(self, check: Callable[[grpc.aio.ServicerContext[Any, Any], str], None]) -> None:
+    def __init__(
+        self,
+        check: Callable[[grpc.aio.ServicerContext[Any, Any], str], None],
+        refused: Callable[[grpc.aio.ServicerContext[Any, Any], str, RpcError], Awaitable[None]],
+    ) -> None:
+        """Args: check: refuses a call. refused: told of every call that it refused."""
         self._check = check
+        self._refused = refused
 
     async def intercept_service(
         self,
@@ -128,10 +136,17 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(behaviour, handler.request_deserializer, handler.response_serializer)
         return wrapped
 
+    async def _admit(self, context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+        try:
+            self._check(context, method)
+        except RpcError as error:
+            await self._refused(context, method, error)
+            raise
+
     def _single(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                self._check(context, method)
+                await self._admit(context, method)
                 return await behaviour(request, context)
             except RpcError as error:
                 await abort(context, error.status)
@@ -141,7 +156,7 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
     def _streaming(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                self._check(context, method)
+                await self._admit(context, method)
                 answers = behaviour(request, context)
                 if hasattr(answers, "__aiter__"):
                     async for answer in answers:

@@ -33,8 +33,8 @@ from jarvis_trust.tpm_structures import (
     read_attest_quote,
 )
 
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.challenges import ConsumedChallenge
-from jarvis_controller.models import AgentRecord
 
 FIRMWARE_OBJECT = "libjarvis_capture.so"
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from jarvis_trust.audit_syslog import DEFAULT_SD_ID, valid_sd_id
 from jarvis_trust.errors import IdentityError
 from jarvis_trust.identities import Identity, Role, validate_fleet_name
 
@@ -68,6 +70,22 @@ class ControllerConfig:
     """Bytes held for one subscriber of flows before the oldest batch is dropped, 1 MiB..4 GiB."""
     kept_events: int = 100_000
     """Events of the fleet kept in the database, the newest so many, 1,000..10,000,000."""
+    audit_checkpoint_entries: int = 100
+    """Audit entries after which the chain is signed, 1..1000."""
+    audit_syslog: str = ""
+    """tls://host:port of a syslog collector (RFC 5425) that the audit chain is sent to; empty = none."""
+    audit_syslog_ca: Path | None = None
+    """PEM of the CAs that the collector's certificate may come from; empty = the system's."""
+    audit_syslog_certificate: Path | None = None
+    """PEM of a client certificate and its key, 0600, for a collector that asks for one; empty = none."""
+    audit_syslog_sd_id: str = DEFAULT_SD_ID
+    """SD-ID of the structured data, name@enterprise-number; the default's number is the one for examples (RFC 5612)."""
+    evidence_days: int = 400
+    """Days for which what verdicts were reached on is kept, 1..36500."""
+    evidence_mib: int = 1024
+    """MiB of it that are kept at most; the oldest go first. 16..1048576."""
+    audit_checkpoint_s: float = 300.0
+    """Seconds after which entries that no checkpoint covers are signed, 1..3600."""
 
     def __post_init__(self) -> None:
         try:
@@ -84,6 +102,7 @@ class ControllerConfig:
         if not self.ek_roots:
             raise ConfigError("ek_roots = []: at least one PEM file of a TPM vendor's root is accepted")
         self._check_boot()
+        self._check_syslog()
         for field in ("listen", "enroll_listen", "advertise_enroll"):
             _check_address(field, getattr(self, field))
 
@@ -97,12 +116,33 @@ class ControllerConfig:
         if self.require_secure_boot and (not self.boot_references or 7 not in pcrs):
             raise ConfigError("require_secure_boot = true: it is accepted with boot_references and with 7 among boot_pcrs")
 
+    def _check_syslog(self) -> None:
+        if not valid_sd_id(self.audit_syslog_sd_id):
+            accepted = f"name@enterprise-number, at most 32 characters, such as {DEFAULT_SD_ID} is accepted"
+            raise ConfigError(f"audit_syslog_sd_id = {self.audit_syslog_sd_id!r}: {accepted}")
+        if self.audit_syslog:
+            self.syslog_address()
+        elif self.audit_syslog_ca or self.audit_syslog_certificate:
+            raise ConfigError('audit_syslog = "": with audit_syslog_ca or audit_syslog_certificate tls://host:port is accepted')
+
+    def syslog_address(self) -> tuple[str, int]:
+        """Host and port of audit_syslog.
+
+        Raises:
+            ConfigError: it is not tls://host:port.
+        """
+        match = _SYSLOG.fullmatch(self.audit_syslog)
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise ConfigError(f"audit_syslog = {self.audit_syslog!r}: tls://host:port is accepted, an IPv6 address in [brackets]")
+        return match[1].strip("[]"), int(match[2])
+
     @property
     def database(self) -> str:
         """The URL in force."""
         return self.database_url or f"sqlite:///{self.state_directory / 'controller.db'}"
 
 
+_SYSLOG = re.compile(r"tls://(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("firmware_floor", 0, 2**63 - 1),
     ("attest_interval_s", 0.5, 3600),
@@ -115,6 +155,10 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("subscriber_queue_messages", 2, 1_000_000),
     ("subscriber_queue_bytes", 1 << 20, 1 << 32),
     ("kept_events", 1_000, 10_000_000),
+    ("audit_checkpoint_entries", 1, 1000),
+    ("audit_checkpoint_s", 1, 3600),
+    ("evidence_days", 1, 36500),
+    ("evidence_mib", 16, 1 << 20),
 )
 
 
@@ -161,8 +205,8 @@ def _typed(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
 def _convert(name: str, value: Any, hint: Any, base: Path) -> Any:
     if get_origin(hint) is tuple and isinstance(value, list):
         return tuple(_convert(name, item, get_args(hint)[0], base) for item in value)
-    if hint is Path and isinstance(value, str) and value:
-        return base / value
+    if hint in {Path, Path | None} and isinstance(value, str) and (value or hint is not Path):
+        return base / value if value else None
     if hint is bool and isinstance(value, bool):
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
@@ -177,6 +221,7 @@ def _convert(name: str, value: Any, hint: Any, base: Path) -> Any:
 
 _WANTED: Mapping[Any, str] = {
     Path: "a path",
+    Path | None: "a path",
     float: "a number",
     int: "a whole number",
     str: "a string",

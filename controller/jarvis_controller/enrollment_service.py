@@ -36,8 +36,8 @@ from jarvis_trust.joinfile import check_address
 from jarvis_trust.tpm_structures import TpmPublic, parse_public
 from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
 
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import EnrolledAgent
 from jarvis_controller.rpc_status import bad_field, refuse, refuse_trust
 from jarvis_controller.states import State

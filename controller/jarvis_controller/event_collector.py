@@ -24,7 +24,7 @@ from jarvis.capture.v1 import agent_pb2, event_pb2
 
 from jarvis_controller import event_log
 from jarvis_controller.agent_client import AgentClient
-from jarvis_controller.models import AgentRecord
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.rpc_status import RpcError
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.states import State

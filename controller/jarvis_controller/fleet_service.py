@@ -20,7 +20,9 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 from jarvis.capture.v1 import agent_pb2, fleet_pb2
 
+from jarvis_controller.access_log import AccessLog
 from jarvis_controller.agent_client import AgentClient, Command
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation import Attester, UnknownAgentError
 from jarvis_controller.audit_log import AuditEntry
 from jarvis_controller.authorization import caller_of
@@ -38,7 +40,6 @@ from jarvis_controller.event_request import read_event_watch
 from jarvis_controller.flow_relay import FlowRelay, RelayLimits
 from jarvis_controller.flow_wire import FlowWireError, agent_id_suffix, check_batch
 from jarvis_controller.metrics_relay import MetricsRelay
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.records import RequestConflictError
 from jarvis_controller.rpc_status import OK, RpcError, bad_field, malformed_answer, refuse
 from jarvis_controller.selection import gone, read_selector, select
@@ -74,6 +75,7 @@ class FleetService:
         attester: Attester,
         commander: Commander,
         feed: StateFeed,
+        access: AccessLog,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -81,6 +83,7 @@ class FleetService:
         self._attester = attester
         self._commander = commander
         self._feed = feed
+        self._access = access
         self._draining = asyncio.Event()
         self._under_way: set[asyncio.Future[fleet_pb2.CaptureOutcome]] = set()
 
@@ -236,6 +239,7 @@ class FleetService:
         agents = await self._selected(request.selector)
         if request.HasField("interval"):
             check_interval(request.interval)
+        await self._reads(context, "WatchMetrics", agents, request)
         relay = MetricsRelay(
             commander=self._commander, principal=self._principal(context), concurrency=self._settings.concurrency
         )
@@ -250,6 +254,7 @@ class FleetService:
         """ListFlows: FleetListFlowsResponse bytes."""
         check_query(request.query)
         agents = await self._selected(request.selector)
+        await self._reads(context, "ListFlows", agents, request)
         message = agent_pb2.ListFlowsRequest(query=request.query)
         command = Command(rpc="ListFlows", request=message, principal=self._principal(context))
 
@@ -278,6 +283,7 @@ class FleetService:
             raise bad_field(
                 "slow_consumer_policy", f"{request.slow_consumer_policy}: one of SlowConsumerPolicy's values is accepted"
             )
+        await self._reads(context, "WatchFlows", agents, request)
         relay = FlowRelay(
             commander=self._commander,
             feed=self._feed,
@@ -311,6 +317,9 @@ class FleetService:
 
     async def _selected(self, message: fleet_pb2.AgentSelector) -> list[AgentRecord]:
         return select(read_selector(message), await self._store.agents(), may_be_empty=False)
+
+    async def _reads(self, context: Context, method: str, agents: Sequence[AgentRecord], request: Message) -> None:
+        await self._access.read(self._principal(context), method, [agent.agent_id for agent in agents], request)
 
     async def _audit(self, context: Context, action: str, agents: Sequence[AgentRecord], detail: dict[str, object]) -> None:
         described = {"agents": [agent.agent_id for agent in agents], **detail}

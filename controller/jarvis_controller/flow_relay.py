@@ -24,11 +24,11 @@ from jarvis.capture.v1 import agent_pb2, capture_pb2, fleet_pb2, flow_pb2
 from jarvis_trust.status import reason_of
 
 from jarvis_controller.agent_client import Command
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation import describe
 from jarvis_controller.commander import Commander
 from jarvis_controller.flow_wire import FlowWireError, agent_id_suffix, batch_header, is_batch, parse
 from jarvis_controller.leases import ActiveLease
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.process_stream import ProcessStream
 from jarvis_controller.rpc_status import RpcError, refuse
 from jarvis_controller.selectors import Selector

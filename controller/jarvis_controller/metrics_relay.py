@@ -12,8 +12,8 @@ from google.rpc import code_pb2, status_pb2
 from jarvis.capture.v1 import agent_pb2, fleet_pb2
 
 from jarvis_controller.agent_client import Command
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.commander import Commander, fan_out
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.rpc_status import RpcError, malformed_answer, refuse
 
 _RETRY_S = 1.0

@@ -6,86 +6,11 @@ Rows never leave the store's thread: what the rest of the controller sees is Age
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from jarvis.capture.v1 import fleet_pb2
-from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from jarvis_controller.agent_record import AgentRecord, TpmMoment
 from jarvis_controller.states import State
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TpmMoment:
-    """Where a TPM stood at its last accepted quote."""
-
-    clock: int
-    """Milliseconds the TPM was powered."""
-    reset_count: int
-    restart_count: int
-    firmware_version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRecord:
-    """All that is known of one agent."""
-
-    agent_id: str
-    state: State
-    reason: str
-    """Why it is in this state; for QUARANTINED every failed check."""
-    state_time_ns: int
-    labels: Mapping[str, str]
-    address: str
-    """host:port where it is dialled."""
-    hostname: str
-    version: str
-    enroll_time_ns: int
-    ek_certificate: bytes
-    ek_public: bytes
-    ak_public: bytes
-    """TPMT_PUBLIC."""
-    ak_name: bytes
-    tls_spkis: tuple[bytes, ...]
-    """SHA-256 of the SubjectPublicKeyInfo of its last issued certificates that can still be valid, newest first (at most two)."""
-    certificate_expire_ns: int
-    verify_time_ns: int | None
-    """Of the last passed attestation."""
-    tpm: TpmMoment | None
-    """None until the first attestation passed."""
-    boot_id: bytes
-    session_id: bytes
-    firmware_sha256: bytes
-    firmware_version: str
-    lease_sequence: int
-    lease_expire_ns: int | None
-    assurance: str = ""
-    """"L1" or "L2" of the last passed attestation; empty before the first."""
-
-    def message(self) -> fleet_pb2.Agent:
-        """As operators see it."""
-        agent = fleet_pb2.Agent(
-            agent_id=self.agent_id,
-            state=self.state.wire,
-            reason=self.reason,
-            labels=self.labels,
-            address=self.address,
-            hostname=self.hostname,
-            version=self.version,
-            firmware_sha256=self.firmware_sha256,
-            firmware_version=self.firmware_version,
-            assurance=self.assurance if self.state is State.VERIFIED else "",
-            channel_bound=False,  # direct carrier: the controller dials and cannot see which key answered
-        )
-        agent.enroll_time.FromNanoseconds(self.enroll_time_ns)
-        agent.state_time.FromNanoseconds(self.state_time_ns)
-        agent.certificate_expire_time.FromNanoseconds(self.certificate_expire_ns)
-        if self.verify_time_ns is not None:
-            agent.verify_time.FromNanoseconds(self.verify_time_ns)
-        if self.lease_expire_ns is not None and self.state is State.VERIFIED:
-            agent.lease_expire_time.FromNanoseconds(self.lease_expire_ns)
-        return agent
 
 
 class Base(DeclarativeBase):
@@ -251,6 +176,51 @@ class AuditRow(Base):
     request_id: Mapped[str]
     previous_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
     hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class AuditSignerRow(Base):
+    """The certificate of a key that has signed checkpoints."""
+
+    __tablename__ = "audit_signers"
+
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    certificate: Mapped[bytes] = mapped_column(LargeBinary)
+    """DER."""
+
+
+class AuditCheckpointRow(Base):
+    """A signed place in the audit chain; never updated, never deleted."""
+
+    __tablename__ = "audit_checkpoints"
+
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    time_ns: Mapped[int] = mapped_column(BigInteger)
+    signer_sha256: Mapped[bytes] = mapped_column(ForeignKey("audit_signers.sha256"))
+    signature: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class EvidenceRow(Base):
+    """A case, or a boot log that cases name."""
+
+    __tablename__ = "evidence"
+    __table_args__ = (Index("evidence_by_age", "time_ns", "size"),)
+
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    time_ns: Mapped[int] = mapped_column(BigInteger)
+    """When it, or the last case that names it, was kept."""
+    size: Mapped[int] = mapped_column(BigInteger)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditExportRow(Base):
+    """How far a collector has taken the audit chain."""
+
+    __tablename__ = "audit_exports"
+
+    target: Mapped[str] = mapped_column(String(300), primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger)
 
 
 class EventRow(Base):

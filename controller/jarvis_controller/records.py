@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jarvis_controller.models import TpmMoment
+from jarvis_controller.agent_record import TpmMoment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,12 @@ from google.rpc import code_pb2
 from jarvis.capture.v1 import fleet_pb2
 from jarvis_trust.joinfile import JoinFile, new_token
 
+from jarvis_controller.access_log import AccessLog
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation import Attester
 from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.authorization import caller_of
 from jarvis_controller.capture_request import check_lifetime_ns, check_page_size, check_reason
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.rpc_status import bad_field, refuse
 from jarvis_controller.selection import read_selector, select
 from jarvis_controller.selectors import SelectorError, check_labels, check_prefix, resolve
@@ -45,13 +46,21 @@ class RegistryService:
     """The handlers. One instance per controller."""
 
     def __init__(
-        self, *, settings: RegistrySettings, store: Store, attester: Attester, loop: AttestationLoop, feed: StateFeed
+        self,
+        *,
+        settings: RegistrySettings,
+        store: Store,
+        attester: Attester,
+        loop: AttestationLoop,
+        feed: StateFeed,
+        access: AccessLog,
     ) -> None:
         self._settings = settings
         self._store = store
         self._attester = attester
         self._loop = loop
         self._feed = feed
+        self._access = access
 
     async def list_agents(self, request: fleet_pb2.ListAgentsRequest, _context: Context) -> fleet_pb2.ListAgentsResponse:
         """ListAgents."""
@@ -63,15 +72,14 @@ class RegistryService:
         more = rest[size - 1].agent_id if len(rest) > size else ""
         return fleet_pb2.ListAgentsResponse(agents=[agent.message() for agent in rest[:size]], next_page_token=more)
 
-    async def get_boot_report(
-        self, request: fleet_pb2.GetBootReportRequest, _context: Context
-    ) -> fleet_pb2.GetBootReportResponse:
+    async def get_boot_report(self, request: fleet_pb2.GetBootReportRequest, context: Context) -> fleet_pb2.GetBootReportResponse:
         """GetBootReport."""
         agent_id = await self._resolve(request.agent_id)
         report = await self._store.boot_report(agent_id)
         if report is None:
             message = f"agent {agent_id}: no boot log was quoted by it yet (boot_pcrs in the controller's configuration)"
             raise refuse(code_pb2.NOT_FOUND, "BOOT_LOG_MISSING", message)
+        await self._access.read(self._principal(context), "GetBootReport", [agent_id], request)
         return report
 
     async def create_join_token(
@@ -128,12 +136,34 @@ class RegistryService:
     ) -> fleet_pb2.ListAuditEventsResponse:
         """ListAuditEvents."""
         size = check_page_size(request.page_size)
-        token = request.page_token or "0"
-        if not token.isascii() or not token.isdecimal() or len(token) > 18:
-            raise bad_field("page_token", f"{token[:40]!r}: the next_page_token of an earlier answer is accepted")
-        events = await self._store.audit_page(int(token), size + 1)
+        events = await self._store.audit_page(_after(request.page_token), size + 1)
         more = str(events[size - 1].sequence) if len(events) > size else ""
         return fleet_pb2.ListAuditEventsResponse(events=events[:size], next_page_token=more)
+
+    async def list_audit_checkpoints(
+        self, request: fleet_pb2.ListAuditCheckpointsRequest, _context: Context
+    ) -> fleet_pb2.ListAuditCheckpointsResponse:
+        """ListAuditCheckpoints."""
+        size = check_page_size(request.page_size)
+        answer = await self._store.audit_checkpoints(_after(request.page_token), size)
+        if len(answer.checkpoints) == size:
+            answer.next_page_token = str(answer.checkpoints[-1].number)
+        return answer
+
+    async def get_attestation_case(
+        self, request: fleet_pb2.GetAttestationCaseRequest, context: Context
+    ) -> fleet_pb2.GetAttestationCaseResponse:
+        """GetAttestationCase."""
+        if len(request.case_sha256) != 32:
+            raise bad_field("case_sha256", f"{len(request.case_sha256)} bytes: 32 are accepted")
+        case = await self._store.attestation_case(request.case_sha256)
+        if case is None:
+            message = f"case {request.case_sha256.hex()} is not kept, or not any more (evidence_days, evidence_mib)"
+            raise refuse(code_pb2.NOT_FOUND, "CASE_NOT_KEPT", message)
+        # Which one is not told apart: `audit replay --all` asks for every one.
+        anything = fleet_pb2.GetAttestationCaseRequest()
+        await self._access.read(self._principal(context), "GetAttestationCase", [], anything)
+        return case
 
     def _principal(self, context: Context) -> str:
         return caller_of(context, self._settings.fleet).uri
@@ -154,3 +184,10 @@ class RegistryService:
         if agent_id is None:
             raise refuse(code_pb2.NOT_FOUND, "AGENT_NOT_FOUND", f"agent_id {prefix!r}: no such agent is enrolled")
         return agent_id
+
+
+def _after(page_token: str) -> int:
+    token = page_token or "0"
+    if not token.isascii() or not token.isdecimal() or len(token) > 18:
+        raise bad_field("page_token", f"{token[:40]!r}: the next_page_token of an earlier answer is accepted")
+    return int(token)

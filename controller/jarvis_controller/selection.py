@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from google.rpc import code_pb2
 from jarvis.capture.v1 import fleet_pb2
 
-from jarvis_controller.models import AgentRecord
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.rpc_status import RpcError, bad_field, refuse
 from jarvis_controller.selectors import Selector, SelectorError
 

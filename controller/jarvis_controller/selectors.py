@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jarvis.capture.v1 import fleet_pb2
 
-from jarvis_controller.models import AgentRecord
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.states import State
 
 _PREFIX_MIN = 4

@@ -32,24 +32,30 @@ from jarvis_trust.commands import CommandSigner
 from jarvis_trust.errors import AuditError, TrustError
 from jarvis_trust.firmware import load_release_public_key
 from jarvis_trust.keyfiles import load_private_key
+from jarvis_trust.status import reason_of
 
+from jarvis_controller.access_log import AccessLog
 from jarvis_controller.agent_client import AgentClient
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation import AttestationPolicy, Attester
 from jarvis_controller.attestation_loop import AttestationLoop
-from jarvis_controller.authorization import AuthorizationInterceptor, enrollment_check, operator_check
+from jarvis_controller.audit_checkpoints import Checkpointer, audit_signer
+from jarvis_controller.audit_export import AuditExporter
+from jarvis_controller.authorization import AuthorizationInterceptor, caller_of, enrollment_check, operator_check
 from jarvis_controller.case import BootPolicy
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
 from jarvis_controller.event_collector import EventCollector
+from jarvis_controller.evidence_rows import EvidenceLimits
 from jarvis_controller.fleet_service import FleetService, FleetSettings
 from jarvis_controller.flow_relay import RelayLimits
 from jarvis_controller.leases import LeaseBook
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.registry_service import RegistryService, RegistrySettings
-from jarvis_controller.rpc_status import parse_request
+from jarvis_controller.rpc_status import RpcError, parse_request
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.store import Store
+from jarvis_controller.syslog_sender import SyslogTarget
 from jarvis_controller.tls import ControllerCredentials, controller_identity
 
 _log = structlog.get_logger()
@@ -88,11 +94,17 @@ class Controller:
             if ca.fleet != config.fleet:
                 raise ConfigError(f"fleet = {config.fleet!r}: the CA in {directory / CA_DIRECTORY} is of {ca.fleet!r}")
             signer = CommandSigner(load_private_key(directory / COMMAND_KEY_FILE))
+            audit_key = audit_signer(directory, ca, config.name)
             release_key = config.release_key.read_bytes()
             load_release_public_key(release_key)
-            ek_roots = [_read_roots(path) for path in config.ek_roots]
+            ek_roots = [_read_certificates("ek_roots", path) for path in config.ek_roots]
             self.credentials = ControllerCredentials(directory, ca, controller_identity(config.fleet, config.name))
-        self.store = Store(config.database, kept_events=config.kept_events)
+        self.checkpointer = Checkpointer(
+            signer=audit_key, ca_pem=ca.certificate_pem, directory=directory, every_entries=config.audit_checkpoint_entries
+        )
+        self._ca = ca
+        evidence = EvidenceLimits(age_ns=config.evidence_days * 86400 * 10**9, octets=config.evidence_mib << 20)
+        self.store = Store(config.database, checkpointer=self.checkpointer, evidence=evidence, kept_events=config.kept_events)
         self.feed = StateFeed()
         self.leases = LeaseBook()
         self.client = AgentClient(self.credentials, signer, fleet=config.fleet, timeout_s=config.agent_timeout_s)
@@ -111,6 +123,8 @@ class Controller:
         self.loop = AttestationLoop(store=self.store, attester=self.attester, feed=self.feed, interval_s=config.attest_interval_s)
         self.collector = EventCollector(store=self.store, client=self.client, feed=self.feed)
         self.commander = Commander(client=self.client, attester=self.attester)
+        self.access = AccessLog(self.store.audit)
+        self.exporter = _exporter(config, self.store)
         self.fleet_service = FleetService(
             settings=FleetSettings(
                 fleet=config.fleet,
@@ -122,6 +136,7 @@ class Controller:
             attester=self.attester,
             commander=self.commander,
             feed=self.feed,
+            access=self.access,
         )
         self.registry_service = RegistryService(
             settings=RegistrySettings(
@@ -134,6 +149,7 @@ class Controller:
             attester=self.attester,
             loop=self.loop,
             feed=self.feed,
+            access=self.access,
         )
         self.enrollment_service = EnrollmentService(
             policy=EnrollmentPolicy(
@@ -159,8 +175,10 @@ class Controller:
         joiners, joiner_health = self._enrollment_server()
         await operators.start()
         await joiners.start()
-        loops = (self.loop.run(), self.collector.run(), self._renew_certificate())
-        tasks = [asyncio.ensure_future(loop) for loop in loops]
+        running = [self.loop.run(), self.collector.run(), self._renew_certificate(), self._sign_audit(), self.access.run()]
+        if self.exporter is not None:
+            running.append(self.exporter.run())
+        tasks = [asyncio.ensure_future(task) for task in running]
         _log.info("controller runs", fleet=self.config.fleet, operators=self.operator_port, enrolment=self.enroll_port)
         try:
             yield
@@ -173,6 +191,8 @@ class Controller:
             await asyncio.gather(operators.stop(_DRAIN_S), joiners.stop(_DRAIN_S), *tasks, return_exceptions=True)
             await self.fleet_service.settle()
             await self.client.close()
+            await self.access.flush()
+            await self.store.checkpoint()
             await self.store.close()
             _log.info("controller stopped")
 
@@ -187,17 +207,33 @@ class Controller:
             # It goes on: the log is evidence now, and refusing to run would only hide it from `jarvisctl audit verify`.
             _log.error("the audit log was edited", sequence=error.sequence, reason=error.reason, message=error.message)
 
+    async def _sign_audit(self) -> None:
+        while True:
+            try:
+                await self.store.checkpoint()
+            except Exception:  # noqa: BLE001 - logged with its trace; the next turn tries again
+                _log.exception("the audit chain could not be signed")
+            await asyncio.sleep(self.config.audit_checkpoint_s)
+
     async def _renew_certificate(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_CHECK_S)
             try:
                 if self.credentials.renew_if_due():
                     _log.info("own certificate renewed", not_after=self.credentials.current.not_after.isoformat())
+                self.checkpointer.signer = audit_signer(self.config.state_directory, self._ca, self.config.name)
             except (OSError, TrustError) as error:
                 _log.error("own certificate could not be renewed; trying again in an hour", error=str(error))
 
+    async def _refused(self, context: Any, method: str, error: RpcError) -> None:
+        try:
+            principal = caller_of(context, self.config.fleet).uri
+        except RpcError:
+            principal = ""
+        await self.access.refused(principal, method, reason_of(error.status), error.status.message, context.peer())
+
     def _operator_server(self) -> tuple[grpc.aio.Server, Any]:
-        interceptor = AuthorizationInterceptor(operator_check(self.config.fleet))
+        interceptor = AuthorizationInterceptor(operator_check(self.config.fleet), self._refused)
         server = grpc.aio.server(interceptors=(interceptor,), options=_OPERATOR_OPTIONS)
         handlers = fleet_handlers(self.fleet_service, self.registry_service)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_FLEET, handlers),))
@@ -208,7 +244,8 @@ class Controller:
         return server, servicer
 
     def _enrollment_server(self) -> tuple[grpc.aio.Server, Any]:
-        server = grpc.aio.server(interceptors=(AuthorizationInterceptor(enrollment_check),), options=_ENROLLMENT_OPTIONS)
+        interceptor = AuthorizationInterceptor(enrollment_check, self._refused)
+        server = grpc.aio.server(interceptors=(interceptor,), options=_ENROLLMENT_OPTIONS)
         handler = _enroll_handler(self.enrollment_service.enroll)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_ENROLLMENT, {"Enroll": handler}),))
         servicer = _add_health(server, _ENROLLMENT)
@@ -240,6 +277,12 @@ def fleet_handlers(service: FleetService, registry: RegistryService) -> dict[str
         "ReleaseAgent": _handler(unary, registry.release_agent, pb.ReleaseAgentRequest, pb.ReleaseAgentResponse),
         "RetireAgent": _handler(unary, registry.retire_agent, pb.RetireAgentRequest, pb.RetireAgentResponse),
         "ListAuditEvents": _handler(unary, registry.list_audit_events, pb.ListAuditEventsRequest, pb.ListAuditEventsResponse),
+        "ListAuditCheckpoints": _handler(
+            unary, registry.list_audit_checkpoints, pb.ListAuditCheckpointsRequest, pb.ListAuditCheckpointsResponse
+        ),
+        "GetAttestationCase": _handler(
+            unary, registry.get_attestation_case, pb.GetAttestationCaseRequest, pb.GetAttestationCaseResponse
+        ),
     }
 
 
@@ -283,12 +326,12 @@ def _add_health(server: grpc.aio.Server, service: str) -> Any:
     return servicer
 
 
-def _read_roots(path: Path) -> bytes:
+def _read_certificates(field: str, path: Path) -> bytes:
     pem = path.read_bytes()
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise ConfigError(f"ek_roots: {path} holds no certificates in PEM: {error}") from error
+        raise ConfigError(f"{field}: {path} holds no certificates in PEM: {error}") from error
     return pem
 
 
@@ -303,6 +346,26 @@ def _boot_policy(config: ControllerConfig, release_key: bytes) -> BootPolicy | N
         except TrustError as error:
             raise ConfigError(f"boot_references: {path}: {error.reason}: {error.message}") from error
     return BootPolicy(references=tuple(references), pcrs=config.boot_pcrs, require_secure_boot=config.require_secure_boot)
+
+
+def _exporter(config: ControllerConfig, store: Store) -> AuditExporter | None:
+    if not config.audit_syslog:
+        return None
+    host, port = config.syslog_address()
+    with _as_config_error():
+        if config.audit_syslog_ca is not None:
+            _read_certificates("audit_syslog_ca", config.audit_syslog_ca)
+        if config.audit_syslog_certificate is not None:
+            load_private_key(config.audit_syslog_certificate)
+    target = SyslogTarget(
+        host=host,
+        port=port,
+        ca=config.audit_syslog_ca,
+        certificate=config.audit_syslog_certificate,
+        sd_id=config.audit_syslog_sd_id,
+        hostname=controller_identity(config.fleet, config.name).dns_names[0],
+    )
+    return AuditExporter(store, target)
 
 
 def _bind(field: str, address: str, bind: Callable[[str], int]) -> int:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jarvis_controller.models import AgentRecord
+from jarvis_controller.agent_record import AgentRecord
 
 
 class StateFeed:

@@ -16,19 +16,23 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from jarvis.capture.v1 import event_pb2, fleet_pb2
+from jarvis.capture.v1 import audit_pb2, event_pb2, fleet_pb2
 from jarvis_trust.audit import AuditHead
 from jarvis_trust.joinfile import token_sha256
 from sqlalchemy import create_engine, delete, event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from jarvis_controller import audit_log, boot_rows, event_log, own_events
+from jarvis_controller import audit_checkpoints, audit_log, boot_rows, event_log, evidence_rows, own_events
+from jarvis_controller.agent_record import AgentRecord
+from jarvis_controller.attestation_case import Judged
+from jarvis_controller.audit_checkpoints import Checkpointer, signed_checkpoints
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.enrolled_rows import enroll_row, usable_token
+from jarvis_controller.evidence_rows import EvidenceLimits
 from jarvis_controller.models import (
-    AgentRecord,
     AgentRow,
+    AuditExportRow,
     Base,
     FirmwareRow,
     JoinTokenRow,
@@ -46,8 +50,18 @@ _REQUEST_LIFETIME_NS = 24 * 3600 * 10**9
 class Store:
     """All that survives a restart. Methods are coroutines for the one event loop; each is atomic."""
 
-    def __init__(self, url: str, *, kept_events: int = 100_000, wall_clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        checkpointer: Checkpointer | None = None,
+        evidence: EvidenceLimits | None = None,
+        kept_events: int = 100_000,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._engine = _engine(url)
+        self._checkpointer = checkpointer
+        self._evidence = evidence or EvidenceLimits()
         self._kept_events = kept_events
         self.events_changed = asyncio.Event()
         """Set, and replaced by a new one, when an event was kept."""
@@ -68,7 +82,7 @@ class Store:
 
         def in_transaction() -> tuple[T, bool]:
             with Session(self._engine) as session:
-                with session.begin():
+                with signed_checkpoints(self._checkpointer, session, self._now_ns):
                     result = operation(session)
                 return result, event_log.CHANGED in session.info
 
@@ -103,8 +117,11 @@ class Store:
         *,
         principal: str = CONTROLLER,
         detail: Mapping[str, object] | None = None,
+        judged: Judged | None = None,
     ) -> AgentRecord:
         """Applies an event to an agent; a change of state, and everything an operator does, is audited with it.
+
+        What was judged is kept with an entry that follows from it.
 
         Raises:
             IllegalTransitionError: the event cannot happen in its state.
@@ -113,12 +130,14 @@ class Store:
 
         def change(session: Session) -> AgentRecord:
             row = _row(session, agent_id)
-            self._apply(session, row, happened, reason, principal=principal, detail=detail or {})
+            self._apply(session, row, happened, reason, principal=principal, detail=detail or {}, judged=judged)
             return row.record()
 
         return await self.run(change)
 
-    async def record_passed(self, agent_id: str, passed: PassedAttestation) -> tuple[AgentRecord, AuditHead]:
+    async def record_passed(
+        self, agent_id: str, passed: PassedAttestation, judged: Judged | None = None
+    ) -> tuple[AgentRecord, AuditHead]:
         """Stores what a passed attestation proved and takes the next lease sequence; the record says whether it is VERIFIED.
 
         Nothing of it is stored when the agent was quarantined, retired or given another AK while the evidence was under way.
@@ -139,7 +158,7 @@ class Store:
                 "session_id": passed.session_id.hex(),
                 "tpm_reset_count": passed.tpm.reset_count,
             }
-            self._apply(session, row, Event.ATTESTATION_PASSED, "", detail=detail, always_audited=changed)
+            self._apply(session, row, Event.ATTESTATION_PASSED, "", detail=detail, judged=judged, always_audited=changed)
             return row.record(), audit_log.head(session)
 
         return await self.run(record)
@@ -184,6 +203,7 @@ class Store:
         *,
         principal: str = CONTROLLER,
         detail: Mapping[str, object],
+        judged: Judged | None = None,
         always_audited: bool = False,
     ) -> None:
         before = State(row.state)
@@ -206,6 +226,9 @@ class Store:
         if after is not State.VERIFIED:
             row.lease_expire_ns = None
         described = {"event": str(happened), "from": str(before), "reason": reason, "to": str(after), **detail}
+        if judged is not None:
+            case = evidence_rows.keep(session, judged.to_case(self._now_ns()), self._now_ns(), self._evidence)
+            described |= {"case_sha256": case.hex(), "verdict": str(judged.report.verdict)}
         entry = AuditEntry(principal=principal, action="agent.state", agent_id=row.agent_id, detail=described)
         audit_log.append(session, entry, self._now_ns())
 
@@ -318,13 +341,49 @@ class Store:
         """Entries after a sequence, oldest first."""
         return await self.run(lambda session: audit_log.page(session, after_sequence, limit))
 
+    async def attestation_case(self, case_sha256: bytes) -> fleet_pb2.GetAttestationCaseResponse | None:
+        """A case with the boot log that it names; None when it is not kept, or not any more."""
+
+        def find(session: Session) -> fleet_pb2.GetAttestationCaseResponse | None:
+            data = evidence_rows.find(session, case_sha256)
+            if data is None:
+                return None
+            named = audit_pb2.AttestationCase.FromString(data).boot_log_sha256
+            boot_log = evidence_rows.find(session, named) if named else None
+            return fleet_pb2.GetAttestationCaseResponse(attestation_case=data, boot_log=boot_log or b"")
+
+        return await self.run(find)
+
+    async def exported_up_to(self, target: str) -> int:
+        """Sequence of the last entry that a collector has taken; 0 when it has taken none."""
+
+        def find(session: Session) -> int:
+            row = session.get(AuditExportRow, target)
+            return 0 if row is None else row.sequence
+
+        return await self.run(find)
+
+    async def exported(self, target: str, sequence: int) -> None:
+        """A collector has taken everything up to this entry."""
+        await self.run(lambda session: session.merge(AuditExportRow(target=target, sequence=sequence)))
+
     async def verify_audit(self) -> None:
-        """Recomputes the chain.
+        """Recomputes the chain and checks its checkpoints; from then on it is signed, or not any more.
 
         Raises:
             AuditError: it was edited.
         """
-        await self.run(audit_log.verify)
+        await self.run(audit_log.verify if self._checkpointer is None else self._checkpointer.open)
+
+    async def checkpoint(self) -> None:
+        """Signs what no checkpoint covers yet."""
+        checkpointer = self._checkpointer
+        if checkpointer is not None:
+            await self.run(lambda session: checkpointer.advance(session, audit_log.head(session), self._now_ns(), at_once=True))
+
+    async def audit_checkpoints(self, after_number: int, limit: int) -> fleet_pb2.ListAuditCheckpointsResponse:
+        """Checkpoints after a number, oldest first, with their signers."""
+        return await self.run(lambda session: audit_checkpoints.page(session, after_number, limit))
 
 
 def _engine(url: str) -> Engine:

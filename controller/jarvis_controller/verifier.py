@@ -19,11 +19,11 @@ from jarvis.capture.v1 import fleet_pb2, trust_pb2
 from jarvis_trust.boot_events import boot_facts
 from jarvis_trust.errors import AttestationError, TrustError
 
+from jarvis_controller.agent_record import AgentRecord, TpmMoment
 from jarvis_controller.boot_checks import BOOT_CHECKS, check_digest, check_replay
 from jarvis_controller.case import Case, NotEvaluatedError, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.checks import CHECKS
-from jarvis_controller.models import AgentRecord, TpmMoment
 from jarvis_controller.records import BootEvidence, PassedAttestation
 
 NOT_EVALUATED = "NOT_EVALUATED"

@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "metrics": ("jarvisctl.commands.metrics", "Show the counters of captures."),
         "flows": ("jarvisctl.commands.flows", "Show live flows, or follow finished ones as they arrive."),
         "events": ("jarvisctl.commands.events", "Show what happened in the fleet, or follow it."),
-        "audit": ("jarvisctl.commands.audit", "List the audit chain, or verify it here."),
+        "audit": ("jarvisctl.commands.audit", "List or export the audit chain, verify it here, or replay its verdicts."),
         "firmware": ("jarvisctl.commands.firmware", "Sign and verify capture firmware; needs no controller."),
         "version": ("jarvisctl.commands.version", "Print the version of this program."),
     }

@@ -20,9 +20,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
-from jarvis.capture.v1 import capture_pb2, fleet_pb2
+from jarvis.capture.v1 import audit_pb2, capture_pb2, fleet_pb2
 from jarvis.capture.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
-from jarvis_trust.audit import GENESIS_HASH, entry_hash
+from jarvis_trust.audit import GENESIS_HASH, AuditHead, entry_hash
+from jarvis_trust.audit_checkpoint import CheckpointSigner
 from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
 
@@ -71,6 +72,12 @@ class FakeFleetService(FleetServiceServicer):
         #: What capture statuses say of the clock.
         self.clock: capture_pb2.ClockStatus | None = None
         self.requests: list[Any] = []
+        #: Signs checkpoints; set when it is served.
+        self.audit_signer: CheckpointSigner | None = None
+        #: SHA-256 -> what GetAttestationCase answers.
+        self.cases: dict[bytes, fleet_pb2.GetAttestationCaseResponse] = {}
+        #: What ListAuditCheckpoints answers; None: one of the chain as it is.
+        self.checkpoints: list[audit_pb2.AuditCheckpoint] | None = None
         #: Set while a WatchFlows call without end is waiting for its client to go.
         self.streaming = asyncio.Event()
 
@@ -268,6 +275,32 @@ class FakeFleetService(FleetServiceServicer):
         token = str(end) if end < len(self.events) else ""
         return fleet_pb2.ListAuditEventsResponse(events=self.events[first:end], next_page_token=token)
 
+    async def ListAuditCheckpoints(
+        self, request: fleet_pb2.ListAuditCheckpointsRequest, context: Any
+    ) -> fleet_pb2.ListAuditCheckpointsResponse:
+        await self._enter(request, context, "ListAuditCheckpoints")
+        checkpoints = self.checkpoints
+        if checkpoints is None:
+            checkpoints = [self.signed_checkpoint(1, len(self.events))] if self.events else []
+        assert self.audit_signer is not None
+        return fleet_pb2.ListAuditCheckpointsResponse(
+            checkpoints=checkpoints, signer_certificates=[self.audit_signer.certificate]
+        )
+
+    async def GetAttestationCase(
+        self, request: fleet_pb2.GetAttestationCaseRequest, context: Any
+    ) -> fleet_pb2.GetAttestationCaseResponse:
+        await self._enter(request, context, "GetAttestationCase")
+        if request.case_sha256 not in self.cases:
+            await self._abort(context, status(code_pb2.NOT_FOUND, "the case is not kept", "CASE_NOT_KEPT"))
+        return self.cases[request.case_sha256]
+
+    def signed_checkpoint(self, number: int, sequence: int) -> audit_pb2.AuditCheckpoint:
+        """A checkpoint of the chain as it is now."""
+        assert self.audit_signer is not None
+        head = AuditHead(sequence=sequence, hash=self.events[sequence - 1].hash)
+        return self.audit_signer.sign(number, head, time.time_ns())
+
 
 async def serve(
     service: FakeFleetService,
@@ -280,6 +313,10 @@ async def serve(
 ) -> tuple[aio.Server, int]:
     """Serves on loopback with a certificate of that CA; gives the server and its port."""
     key = generate_key()
+    audit_key = generate_key()
+    service.audit_signer = CheckpointSigner(
+        audit_key + ca.issue_audit_signer("main", public_key_of(audit_key), timedelta(days=1))
+    )
     identity = identity or Identity(fleet=ca.fleet, role=Role.CONTROLLER, name="main")
     certificate = ca.issue(identity, public_key_of(key), lifetime)
     credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca or ca.certificate_pem, require_client_auth=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,41 @@ async def test_health_of_the_enrolment_port_is_open(fleet: TestFleet) -> None:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service="jarvis.capture.v1.EnrollmentService")
         assert (await stub.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def entries(fleet: TestFleet, action: str) -> list[tuple[str, dict[str, Any]]]:
+    """Who and detail of every entry of this action."""
+    events = await fleet.controller.store.audit_page(0, 1000)
+    return [(event.principal, json.loads(event.detail)) for event in events if event.action == action]
+
+
+async def test_what_is_refused_to_an_operator_is_audited_once_a_minute_with_its_number(fleet: TestFleet) -> None:
+    stub = await fleet.stub(Role.VIEWER)
+    for _ in range(20):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.CreateJoinToken(fleet_pb2.CreateJoinTokenRequest())
+    ((who, detail),) = await entries(fleet, "access.refused")
+    assert who.startswith("spiffe://lab.example/operator/viewer/")
+    assert (detail["reason"], detail["method"]) == ("ROLE_DENIED", "/jarvis.capture.v1.FleetService/CreateJoinToken")
+    await fleet.controller.access.flush()
+    assert [detail.get("repeats") for _, detail in await entries(fleet, "access.refused")] == [None, 19]
+
+
+async def test_who_looks_at_whose_data_is_audited(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    stub = await fleet.stub(Role.VIEWER)
+    selector = fleet_pb2.AgentSelector(agent_ids=[agent.agent_id])
+    async for _ in stub.ListFlows(fleet_pb2.FleetListFlowsRequest(selector=selector)):
+        pass
+    async for _ in stub.WatchMetrics(fleet_pb2.WatchMetricsRequest(selector=selector)):
+        pass
+    flows = stub.WatchFlows(fleet_pb2.WatchFlowsRequest(selector=selector))
+    await flows.read()
+    flows.cancel()
+    seen = await entries(fleet, "data.read")
+    assert [(detail["method"], detail["agents"]) for _, detail in seen] == [
+        ("ListFlows", [agent.agent_id]),
+        ("WatchMetrics", [agent.agent_id]),
+        ("WatchFlows", [agent.agent_id]),
+    ]
+    assert {who for who, _ in seen} == {"spiffe://lab.example/operator/viewer/ada"}

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jarvisctl audit list|verify`: the chain as the controller gives it, and the proof of it computed here."""
+"""`jarvisctl audit list|verify|replay|export`: the chain as the controller gives it, and the proof of it computed here."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 import typer
 from jarvis.capture.v1 import fleet_pb2
-from jarvis_trust.audit import GENESIS, AuditHead, verify_chain
-from jarvis_trust.errors import AuditError
+from jarvis_trust.audit import GENESIS, AuditHead
 
 from jarvisctl.client import Fleet, run
-from jarvisctl.errors import CtlError, ExitCode, usage_error
+from jarvisctl.commands import audit_export, audit_replay
+from jarvisctl.commands.audit_chain import VerifiedChain, each_page
+from jarvisctl.errors import ExitCode, usage_error
 from jarvisctl.format.objects import to_object
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import local_time, printable
@@ -19,7 +19,8 @@ from jarvisctl.options import check_range
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-_PAGE_SIZE = 1000
+app.command("replay")(audit_replay.replay)
+app.command("export")(audit_export.export)
 
 
 @app.command("list")
@@ -43,9 +44,11 @@ def verify(
         ),
     ] = "",
 ) -> None:
-    """Recomputes the whole chain here; any edit makes it leave with 4 and name the first bad entry.
+    """Recomputes the whole chain here and checks its signed checkpoints; an edit makes it leave with 4.
 
-    A chain that was cut at its end is still a chain: keep what verify prints and hand it to --expect the next time.
+    The first bad entry is named. The checkpoints are checked with the fleet CA of the configuration. An edit after the last one,
+    and a chain that was cut back to an earlier one, show only against what was known before: keep what verify prints and hand it
+    to --expect next time.
     """
     expected = _parse_expected(expect) if expect else None
     run(context, lambda fleet: _verify(fleet, expected))
@@ -62,20 +65,9 @@ def _parse_expected(text: str) -> AuditHead:
     return head
 
 
-async def _each_page(fleet: Fleet) -> AsyncIterator[Sequence[fleet_pb2.AuditEvent]]:
-    token = ""
-    while True:
-        request = fleet_pb2.ListAuditEventsRequest(page_size=_PAGE_SIZE, page_token=token)
-        answer = await fleet.stub.ListAuditEvents(request, timeout=fleet.timeout_s)
-        yield answer.events
-        token = answer.next_page_token
-        if not token:
-            return
-
-
 async def _list(fleet: Fleet, last: int, agent: str) -> ExitCode:
     events: deque[fleet_pb2.AuditEvent] = deque(maxlen=last or None)
-    async for page in _each_page(fleet):
+    async for page in each_page(fleet):
         events.extend(event for event in page if event.agent_id.startswith(agent))
     if fleet.output.json:
         for event in events:
@@ -105,23 +97,24 @@ async def _list(fleet: Fleet, last: int, agent: str) -> ExitCode:
 
 
 async def _verify(fleet: Fleet, expected: AuditHead | None) -> ExitCode:
-    head = GENESIS
-    try:
-        async for page in _each_page(fleet):
-            # Only the page that holds the expected entry can tell whether it is there.
-            here = expected if expected and page and page[0].sequence <= expected.sequence <= page[-1].sequence else None
-            head = verify_chain(page, after=head, expected=here)
-        # The pages are through: an expected entry beyond the head was cut away.
-        verify_chain((), after=head, expected=expected if expected and expected.sequence > head.sequence else None)
-    except AuditError as error:
-        raise CtlError(
-            f"the audit chain does not hold: {error.message}",
-            ExitCode.UNVERIFIED,
-            reason=error.reason,
-            metadata={"sequence": str(error.sequence)},
-        ) from error
+    chain = await VerifiedChain.of(fleet, expected)
+    async for _ in chain.events():
+        pass
+    head = chain.head
     if fleet.output.json:
-        fleet.output.line({"ok": True, "events": head.sequence, "sequence": head.sequence, "hash": head.hash.hex()})
+        fleet.output.line(
+            {
+                "ok": True,
+                "events": head.sequence,
+                "sequence": head.sequence,
+                "hash": head.hash.hex(),
+                "checkpoints": chain.checkpoints,
+                "uncovered": chain.uncovered,
+            }
+        )
     else:
-        fleet.output.text(f"the audit chain holds: {head.sequence:,} events, the last is {head.sequence}:{head.hash.hex()}\n")
+        fleet.output.text(
+            f"the audit chain holds: {head.sequence:,} events, the last is {head.sequence}:{head.hash.hex()}\n"
+            f"signed checkpoints: {chain.checkpoints:,}; events after the last of them: {chain.uncovered:,}\n"
+        )
     return ExitCode.OK

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jarvis.capture.v1 import trust_pb2
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.case import BootPolicy, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
-from jarvis_controller.models import AgentRecord
 from jarvis_controller.states import State
 from jarvis_controller.verifier import NOT_EVALUATED, Report, verify
 

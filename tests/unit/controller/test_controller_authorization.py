@@ -82,6 +82,8 @@ def test_the_table_agrees_with_what_the_proto_says_at_each_method() -> None:
         "ReleaseAgent": "admin",
         "RetireAgent": "admin",
         "ListAuditEvents": "viewer",
+        "ListAuditCheckpoints": "viewer",
+        "GetAttestationCase": "viewer",
     }
     assert {method.rsplit("/", 1)[1]: str(OPERATOR_METHODS[method]) for method in methods_of(FLEET)} == said
 

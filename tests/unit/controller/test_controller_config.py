@@ -61,6 +61,11 @@ def test_defaults_fill_what_is_not_said_and_paths_are_relative_to_the_file(tmp_p
         ('boot_references = ["good.json"]', r"boot_pcrs = \[\]: with boot_references at least one PCR"),
         ("require_secure_boot = 1", "require_secure_boot = 1: true or false"),
         ("require_secure_boot = true", "require_secure_boot = true: it is accepted with boot_references"),
+        ('audit_syslog = "udp://host:514"', r"audit_syslog = 'udp://host:514': tls://host:port"),
+        ('audit_syslog = "tls://host:0"', "audit_syslog = 'tls://host:0': tls://host:port"),
+        ('audit_syslog_ca = "ca.pem"', r'audit_syslog = "": with audit_syslog_ca'),
+        ('audit_syslog_sd_id = "jarvis"', "audit_syslog_sd_id = 'jarvis': name@enterprise-number"),
+        ("audit_checkpoint_entries = 1001", r"audit_checkpoint_entries = 1001: 1\.\.1000"),
         ("verify_tls = false", "unknown field 'verify_tls'"),
     ],
 )

@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jarvis.capture.v1 import trust_pb2
+from jarvis_controller.agent_record import TpmMoment
 from jarvis_controller.case import BootPolicy
 from jarvis_controller.challenges import ChallengeStore
-from jarvis_controller.models import TpmMoment
 from jarvis_controller.verifier import NOT_EVALUATED, VERIFIER_ERROR, Report, Verdict, checks_for, verify
 from jarvis_trust.boot_log import parse_boot_log
 from jarvis_trust.boot_reference import record_reference

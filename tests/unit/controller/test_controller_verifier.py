@@ -11,8 +11,8 @@ import struct
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jarvis.capture.v1 import trust_pb2
+from jarvis_controller.agent_record import TpmMoment
 from jarvis_controller.checks import CHECKS
-from jarvis_controller.models import TpmMoment
 from jarvis_controller.verifier import VERIFIER_ERROR, Verdict
 
 from tests.support import ReleaseKey

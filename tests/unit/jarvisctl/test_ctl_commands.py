@@ -358,7 +358,9 @@ async def test_audit_verify_recomputes_the_chain_over_all_pages(controller: Cont
     result = await controller.ctl("--output", "json", "audit", "verify")
     assert result.code == 0
     head = result.objects[0]
-    assert head == {"ok": True, "events": 5, "sequence": 5, "hash": controller.service.events[-1].hash.hex()}
+    assert head == {
+        "ok": True, "events": 5, "sequence": 5, "hash": controller.service.events[-1].hash.hex(), "checkpoints": 1, "uncovered": 0
+    }  # fmt: skip
     again = await controller.ctl("audit", "verify", "--expect", f"3:{controller.service.events[2].hash.hex()}")
     assert again.code == 0
     assert "the audit chain holds: 5 events" in again.out
@@ -384,6 +386,26 @@ async def test_audit_verify_finds_a_cut_and_a_rewritten_chain_by_the_head_it_gav
     cut = await controller.ctl("--output", "json", "audit", "verify", "--expect", f"4:{head.hash.hex()}")
     assert cut.code == 4
     assert json.loads(cut.err)["error"]["reason"] == "AUDIT_TRUNCATED"
+
+
+async def test_audit_verify_finds_a_chain_rewritten_throughout_by_its_signed_checkpoints(controller: Controller) -> None:
+    service = controller.service
+    for _ in range(4):
+        service.add_event("agent.state", WEB)
+    service.checkpoints = [service.signed_checkpoint(1, 3)]
+    service.events.clear()
+    for _ in range(4):
+        service.add_event("agent.forged", WEB)
+    result = await controller.ctl("--output", "json", "audit", "verify")
+    assert result.code == 4
+    assert json.loads(result.err)["error"]["reason"] == "AUDIT_CHECKPOINT_MISMATCH"
+
+
+async def test_audit_verify_does_not_take_a_chain_whose_checkpoints_are_gone(controller: Controller) -> None:
+    controller.service.add_event("agent.state", WEB)
+    controller.service.checkpoints = []
+    result = await controller.ctl("--output", "json", "audit", "verify")
+    assert (result.code, json.loads(result.err)["error"]["reason"]) == (4, "AUDIT_CHECKPOINT_MISSING")
 
 
 async def test_audit_list_keeps_the_newest_and_can_be_narrowed_to_an_agent(controller: Controller) -> None:

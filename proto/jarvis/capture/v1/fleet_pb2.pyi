@@ -13,6 +13,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from jarvis.capture.v1 import audit_pb2 as _audit_pb2
 from jarvis.capture.v1 import capture_pb2 as _capture_pb2
 from jarvis.capture.v1 import event_pb2 as _event_pb2
 from jarvis.capture.v1 import flow_pb2 as _flow_pb2
@@ -1155,3 +1156,99 @@ class AuditEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
+
+@_typing.final
+class ListAuditCheckpointsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1..1,000; 0 = 100."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditCheckpointsRequest: _TypeAlias = ListAuditCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditCheckpointsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    SIGNER_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditCheckpoint]: ...
+    @_builtins.property
+    def signer_certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """DER, of the signers of these checkpoints; issued by the fleet CA."""
+
+    def __init__(
+        self,
+        *,
+        checkpoints: _abc.Iterable[_audit_pb2.AuditCheckpoint] | None = ...,
+        signer_certificates: _abc.Iterable[_builtins.bytes] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "next_page_token", b"next_page_token", "signer_certificates", b"signer_certificates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditCheckpointsResponse: _TypeAlias = ListAuditCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class GetAttestationCaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_SHA256_FIELD_NUMBER: _builtins.int
+    case_sha256: _builtins.bytes
+    """case_sha256 of an audit entry's detail, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        case_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_sha256", b"case_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAttestationCaseRequest: _TypeAlias = GetAttestationCaseRequest  # noqa: Y015
+
+@_typing.final
+class GetAttestationCaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTESTATION_CASE_FIELD_NUMBER: _builtins.int
+    BOOT_LOG_FIELD_NUMBER: _builtins.int
+    attestation_case: _builtins.bytes
+    """AttestationCase, exactly the bytes that have the digest."""
+    boot_log: _builtins.bytes
+    """The log that boot_log_sha256 of the case names; empty when it names none."""
+    def __init__(
+        self,
+        *,
+        attestation_case: _builtins.bytes = ...,
+        boot_log: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation_case", b"attestation_case", "boot_log", b"boot_log"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAttestationCaseResponse: _TypeAlias = GetAttestationCaseResponse  # noqa: Y015

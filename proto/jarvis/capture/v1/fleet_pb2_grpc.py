@@ -115,6 +115,16 @@ class FleetServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditEventsRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditEventsResponse.FromString,
                 _registered_method=True)
+        self.ListAuditCheckpoints = channel.unary_unary(
+                '/jarvis.capture.v1.FleetService/ListAuditCheckpoints',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditCheckpointsRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.GetAttestationCase = channel.unary_unary(
+                '/jarvis.capture.v1.FleetService/GetAttestationCase',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetAttestationCaseRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetAttestationCaseResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -233,6 +243,20 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditCheckpoints(self, request, context):
+        """viewer. Its signed checkpoints, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAttestationCase(self, request, context):
+        """viewer. What the verdict of an audit entry was reached on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -315,6 +339,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEvents,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditEventsRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'ListAuditCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditCheckpoints,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditCheckpointsRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditCheckpointsResponse.SerializeToString,
+            ),
+            'GetAttestationCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAttestationCase,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetAttestationCaseRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetAttestationCaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -750,6 +784,60 @@ class FleetService:
             '/jarvis.capture.v1.FleetService/ListAuditEvents',
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditEventsRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/ListAuditCheckpoints',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditCheckpointsRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.ListAuditCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAttestationCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/GetAttestationCase',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetAttestationCaseRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetAttestationCaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,10 @@ class FleetServiceStub:
     """admin. Ends an agent's membership for good; only a new join token admits its EK again."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditEventsRequest, _fleet_pb2.ListAuditEventsResponse]
     """viewer. The audit chain, oldest first."""
+    ListAuditCheckpoints: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditCheckpointsRequest, _fleet_pb2.ListAuditCheckpointsResponse]
+    """viewer. Its signed checkpoints, oldest first."""
+    GetAttestationCase: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetAttestationCaseRequest, _fleet_pb2.GetAttestationCaseResponse]
+    """viewer. What the verdict of an audit entry was reached on."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -105,6 +109,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """admin. Ends an agent's membership for good; only a new join token admits its EK again."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditEventsRequest, _fleet_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """viewer. The audit chain, oldest first."""
+    ListAuditCheckpoints: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAuditCheckpointsRequest, _fleet_pb2.ListAuditCheckpointsResponse]  # type: ignore[assignment]
+    """viewer. Its signed checkpoints, oldest first."""
+    GetAttestationCase: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetAttestationCaseRequest, _fleet_pb2.GetAttestationCaseResponse]  # type: ignore[assignment]
+    """viewer. What the verdict of an audit entry was reached on."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served over mTLS. The least role that may call is said at each method."""
@@ -236,5 +244,21 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ListAuditEventsResponse, _abc.Awaitable[_fleet_pb2.ListAuditEventsResponse]]:
         """viewer. The audit chain, oldest first."""
+
+    @_abc_1.abstractmethod
+    def ListAuditCheckpoints(
+        self,
+        request: _fleet_pb2.ListAuditCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListAuditCheckpointsResponse, _abc.Awaitable[_fleet_pb2.ListAuditCheckpointsResponse]]:
+        """viewer. Its signed checkpoints, oldest first."""
+
+    @_abc_1.abstractmethod
+    def GetAttestationCase(
+        self,
+        request: _fleet_pb2.GetAttestationCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.GetAttestationCaseResponse, _abc.Awaitable[_fleet_pb2.GetAttestationCaseResponse]]:
+        """viewer. What the verdict of an audit entry was reached on."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
