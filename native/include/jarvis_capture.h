@@ -78,7 +78,7 @@ struct capture_config {
     uint32_t snaplen;              /* bytes kept of each frame, 64..262144; 0 = 262144 */
     uint32_t buffer_size_mb;       /* kernel ring of a live capture over all workers, MiB, 64..8192; 0 = 64 */
     uint32_t workers;              /* 0: frames are processed inside capture_poll; 1..64: that many capture threads (pcap: 1). Of files
-                                    * each reads all and meters the flows of its share of the address pairs */
+                                    * each meters the flows of its share of the address pairs */
     const int32_t *worker_cpus;    /* CPU per worker, worker_cpu_count of them, or NULL for no pinning */
     uint32_t worker_cpu_count;
     bool promiscuous;

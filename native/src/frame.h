@@ -29,4 +29,11 @@ struct frame_batch {
     struct frame frames[FRAME_BATCH];
 };
 
+/* What of the frames of an input that workers share was left to one of them. */
+struct shard_batch {
+    uint32_t span;                /* frames of the input, others' too */
+    uint64_t newest_ns;           /* newest time of them all; 0: no frame with a time */
+    uint16_t places[FRAME_BATCH]; /* of each frame that is left: how many of the span's were before it */
+};
+
 #endif

@@ -71,7 +71,7 @@ class PacketCaptureEngine:
         timestamp_source: "default", "kernel", "hardware", "ptp" (the kernel's, carried over to the interface's PTP hardware
             clock) or "ntp" (the kernel's, refused while the system clock is not synchronised).
         workers: capture threads, 1..64; 0 processes frames inside `poll`. Default: 0 for files, 1 for an interface. Of files each
-            reads all and meters the flows of its share of the address pairs.
+            meters the flows of its share of the address pairs.
         worker_cpus: a CPU number per worker; empty = not pinned.
         packet_ring_mb: ring for `packets`, MiB, 1..8192; 0 = off. When it is full, a live capture drops frames from it, and one
             of files waits until they are taken: with it, files must be read through `packets`.

@@ -19,13 +19,17 @@ enum {
     BACKEND_DOWN = -1001, /* read(): nothing came, for the interface is down; frames may come again, so go on reading */
 };
 
+/* Says whose each frame of a batch is: fills shards[0..batch->count) with numbers of queues. */
+typedef void shard_assign(const void *context, const struct frame_batch *batch, uint8_t *shards);
+
 struct capture_backend_ops {
     const char *name;        /* at most 15 bytes */
     const char *description; /* at most 95 bytes */
     bool live;
-    bool many_queues;  /* takes a worker a queue; else workers is 0 or 1 */
-    bool busy_polls;   /* knows busy_poll_us; else it must be 0 */
-    bool whole_input;  /* each queue hands out all frames, in the same batches: the workers share them out (engine/shard.h) */
+    bool many_queues; /* takes a worker a queue; else workers is 0 or 1 */
+    bool busy_polls;  /* knows busy_poll_us; else it must be 0 */
+    bool whole_input; /* each queue hands out all frames, in the same batches: the workers share them out (engine/shard.h), unless
+                         united */
     bool device_names; /* `interface` is the library's name for a device, which the kernel need not know */
     int rank;          /* "auto" takes the usable live backend of the highest rank; 0: only when asked for by name, or by a
                         * device's name that is no interface's and that `automatic` says is its own */
@@ -49,6 +53,17 @@ struct capture_backend_ops {
      * Neither the interface's state nor anything else of the kernel's need be looked at with a timeout of 0.
      * With a FRAME_DAMAGED frame in the batch, *error says what is damaged and where, though the return value is a count. */
     int (*read)(void *state, struct frame_batch *batch, int timeout_ms, struct capture_error_info *error);
+
+    /* Of a whole_input backend, before the first read: from here on the queues read the input together, each record once, with
+     * read_share in place of read; `assign` is called by any of their threads, one at a time. CAPTURE_OK; BACKEND_END: this input
+     * cannot be, so each goes on reading it whole; or a negative error. NULL: no input can be. */
+    int (*unite)(void *const *states, uint32_t count, shard_assign *assign, const void *context,
+                 struct capture_error_info *error);
+
+    /* As read, but for the frames that are the queue's own, possibly none: returns how many of the input they were taken from,
+     * which is share->span. Where time goes on from frame to frame the span may be longer than a batch. */
+    int (*read_share)(void *state, struct frame_batch *batch, struct shard_batch *share, int timeout_ms,
+                      struct capture_error_info *error);
 
     /* A descriptor that poll(2) says is readable once read() has frames, for waiting on several interfaces at once; -1: none.
      * NULL: never one. The thread that reads. */

@@ -11,17 +11,11 @@
 #include "backend.h"
 #include "config.h"
 #include "error.h"
+#include "file_share.h"
 #include "trace.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
-#ifndef MADV_POPULATE_READ /* Linux 5.14; glibc 2.35 */
-#define MADV_POPULATE_READ 22
-#endif
 
 enum { WINDOW = 4 << 20 };
 
@@ -30,6 +24,8 @@ struct file_state {
     uint32_t count, next; /* `next`: the file after the one that is open */
     uint32_t snaplen;
     struct trace trace;
+    struct file_share *share; /* NULL: the queue reads by itself */
+    uint32_t queue;           /* its number in the share */
 };
 
 static bool probe(const char *interface, char *reason, size_t size) {
@@ -42,8 +38,11 @@ static bool probe(const char *interface, char *reason, size_t size) {
 
 static void close_state(void *opaque) {
     struct file_state *state = opaque;
+    if (state->share)
+        file_share_leave(state->share);
     if (state->trace.base)
         trace_close(&state->trace);
+    /* the share borrows the first queue's paths */
     for (uint32_t i = 0; state->paths && i < state->count; i++)
         free(state->paths[i]);
     free(state->paths);
@@ -93,32 +92,6 @@ static int open_state(const struct capture_config *config, uint32_t queue, uint3
     return CAPTURE_OK;
 }
 
-/* Lets go of the pages before `start`, whose frames were all released: what stays mapped is the window, not the file. */
-static void drop_behind(struct trace *trace, uint64_t start) {
-    if (start > trace->dropped_end)
-        (void)madvise((void *)(uintptr_t)(trace->base + trace->dropped_end), start - trace->dropped_end, MADV_DONTNEED);
-    trace->dropped_end = start;
-}
-
-/* Asks for the next window of pages. 0, or a negative error: the file has become shorter. */
-static int advance_window(struct trace *trace, struct capture_error_info *error) {
-    struct stat status;
-    if (fstat(trace->file, &status) != 0 || (uint64_t)status.st_size < trace->size)
-        return capture_fail(error, CAPTURE_ERR_IO, "files", "%s was cut to %lld bytes while it was read", trace->path,
-                            (long long)status.st_size);
-    while (trace->window_end <= trace->offset)
-        trace->window_end += WINDOW;
-    uint64_t start = trace->offset & ~(uint64_t)(WINDOW - 1);
-    uint64_t end = trace->window_end < trace->size ? trace->window_end : trace->size;
-    drop_behind(trace, start);
-    int result = madvise((void *)(uintptr_t)(trace->base + start), end - start, MADV_POPULATE_READ);
-    if (result != 0 &&
-        (errno == EFAULT || errno == EIO)) /* EINVAL: a kernel before 5.14, which faults pages in as they are read */
-        return capture_fail(error, CAPTURE_ERR_IO, "files", "%s cannot be read at byte %llu: it was cut, or its disk fails",
-                            trace->path, (unsigned long long)start);
-    return CAPTURE_OK;
-}
-
 static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, struct capture_error_info *error) {
     (void)timeout_ms; /* a file is always ready */
     struct file_state *state = opaque;
@@ -133,7 +106,8 @@ static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, s
                 return code;
         }
         if (trace->offset >= trace->window_end && trace->offset < trace->size) {
-            int code = advance_window(trace, error);
+            trace_drop_before(trace, trace->offset & ~(uint64_t)(WINDOW - 1));
+            int code = trace_advance(trace, WINDOW, error);
             if (code != CAPTURE_OK)
                 return code;
         }
@@ -145,7 +119,49 @@ static int read_batch(void *opaque, struct frame_batch *batch, int timeout_ms, s
 }
 
 static void release(void *opaque) {
-    (void)opaque; /* the mapping stays until the next read finds the end of the file */
+    struct file_state *state = opaque;
+    if (state->share)
+        file_share_release(state->share, state->queue);
+    /* else the mapping stays until the next read finds the end of the file */
+}
+
+/* All files are to be ones whose records say all of a frame. */
+static bool can_be_shared(const struct file_state *state) {
+    for (uint32_t i = 0; i < state->count; i++) {
+        struct trace trace;
+        struct capture_error_info error;
+        if (trace_open(&trace, state->paths[i], state->snaplen, &error) != CAPTURE_OK)
+            return false;
+        bool whole = trace.refill != NULL;
+        trace_close(&trace);
+        if (!whole)
+            return false;
+    }
+    return true;
+}
+
+static int unite(void *const *states, uint32_t count, shard_assign *assign, const void *context,
+                 struct capture_error_info *error) {
+    struct file_state *first = states[0];
+    if (!can_be_shared(first))
+        return BACKEND_END;
+    struct file_share *share =
+        file_share_create((const char *const *)first->paths, first->count, first->snaplen, count, assign, context);
+    if (!share)
+        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "workers", "no memory to share files out to %u workers", count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct file_state *state = states[i];
+        state->share = share;
+        state->queue = i;
+    }
+    return CAPTURE_OK;
+}
+
+static int read_share(void *opaque, struct frame_batch *batch, struct shard_batch *out, int timeout_ms,
+                      struct capture_error_info *error) {
+    struct file_state *state = opaque;
+    (void)timeout_ms; /* an own frame is never far */
+    return file_share_read(state->share, state->queue, batch, out, error);
 }
 
 static void stats(void *opaque, struct backend_stats *out) {
@@ -162,6 +178,8 @@ const struct capture_backend_ops file_backend = {
     .probe = probe,
     .open = open_state,
     .read = read_batch,
+    .unite = unite,
+    .read_share = read_share,
     .release = release,
     .stats = stats,
     .close = close_state,

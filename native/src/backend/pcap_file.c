@@ -87,6 +87,33 @@ static int fill_other(struct trace *trace, struct frame_batch *batch, struct cap
                                 .ns_per_tick = (uint32_t)trace->interfaces->multiply});
 }
 
+static ALWAYS_INLINE void refill(const struct trace *trace, const uint64_t *places, uint32_t count, struct frame *frames,
+                                 bool swapped, uint32_t ns_per_tick) {
+    const uint16_t link_type = trace->interfaces->link_type;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t offset = places[i] >> TRACE_OFFSET_SHIFT, left = trace->size - offset;
+        const uint8_t *data = trace->base + offset, *at = data - RECORD_HEADER;
+        uint32_t caplen = load(at + 8, swapped);
+        caplen = caplen > left ? (uint32_t)left : caplen; /* whoever writes to the file meanwhile: no bytes that are not there */
+        uint64_t ts_ns = load(at, swapped) * 1000000000ull + (uint64_t)load(at + 4, swapped) * ns_per_tick;
+        trace_set_frame(trace, &frames[i], data, ts_ns, caplen, load(at + 12, swapped), link_type, 1);
+    }
+}
+
+static void refill_native(const struct trace *trace, const uint64_t *places, uint32_t count, struct frame *frames) {
+    refill(trace, places, count, frames, false, (uint32_t)trace->interfaces->multiply);
+}
+
+static void refill_swapped(const struct trace *trace, const uint64_t *places, uint32_t count, struct frame *frames) {
+    refill(trace, places, count, frames, true, (uint32_t)trace->interfaces->multiply);
+}
+
+static trace_refill *choose_refill(const struct trace *trace) {
+    if (trace->modified || trace->version_minor < 4)
+        return NULL;
+    return trace->swapped ? refill_swapped : refill_native;
+}
+
 static trace_fill *choose_fill(const struct trace *trace, bool nanoseconds) {
     if (trace->modified || trace->version_minor < 4)
         return fill_other;
@@ -116,6 +143,7 @@ int pcap_file_begin(struct trace *trace, struct capture_error_info *error) {
     /* The upper bits hold the length of a frame check sequence, which needs no care: IP lengths are what is counted. */
     interface->link_type = link_type_from_dlt((uint16_t)trace_u32(trace, trace->base + 20));
     trace->fill = choose_fill(trace, nanoseconds);
+    trace->refill = choose_refill(trace);
     trace->offset = FILE_HEADER;
     return CAPTURE_OK;
 }

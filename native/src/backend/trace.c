@@ -11,6 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_READ /* Linux 5.14; glibc 2.35 */
+#define MADV_POPULATE_READ 22
+#endif
+
 /* Formats that people hand us and that are not read here, with what to do about it. */
 static const struct {
     const char *magic;
@@ -93,6 +97,30 @@ void trace_close(struct trace *trace) {
         close(trace->file);
     free(trace->interfaces);
     *trace = (struct trace){.file = -1};
+}
+
+void trace_drop_before(struct trace *trace, uint64_t start) {
+    if (start <= trace->dropped_end)
+        return;
+    (void)madvise((void *)(uintptr_t)(trace->base + trace->dropped_end), start - trace->dropped_end, MADV_DONTNEED);
+    trace->dropped_end = start;
+}
+
+int trace_advance(struct trace *trace, uint64_t window, struct capture_error_info *error) {
+    struct stat status;
+    if (fstat(trace->file, &status) != 0 || (uint64_t)status.st_size < trace->size)
+        return capture_fail(error, CAPTURE_ERR_IO, "files", "%s was cut to %lld bytes while it was read", trace->path,
+                            (long long)status.st_size);
+    while (trace->window_end <= trace->offset)
+        trace->window_end += window;
+    uint64_t start = trace->offset & ~(window - 1);
+    uint64_t end = trace->window_end < trace->size ? trace->window_end : trace->size;
+    int result = madvise((void *)(uintptr_t)(trace->base + start), end - start, MADV_POPULATE_READ);
+    if (result != 0 &&
+        (errno == EFAULT || errno == EIO)) /* EINVAL: a kernel before 5.14, which faults pages in as they are read */
+        return capture_fail(error, CAPTURE_ERR_IO, "files", "%s cannot be read at byte %llu: it was cut, or its disk fails",
+                            trace->path, (unsigned long long)start);
+    return CAPTURE_OK;
 }
 
 struct trace_interface *trace_add_interface(struct trace *trace) {

@@ -24,6 +24,11 @@ struct trace;
  * error. A record that cannot be read becomes one FRAME_DAMAGED frame, sets *error, and ends the trace. */
 typedef int trace_fill(struct trace *trace, struct frame_batch *batch, struct capture_error_info *error);
 
+/* Frames of records that fill has found before, whatever was done since: each place is where the frame's bytes begin, counted
+ * from the base, << TRACE_OFFSET_SHIFT, and anything below. */
+typedef void trace_refill(const struct trace *trace, const uint64_t *places, uint32_t count, struct frame *frames);
+enum { TRACE_OFFSET_SHIFT = 16 };
+
 struct trace {
     const char *path; /* borrowed */
     int file;
@@ -35,7 +40,8 @@ struct trace {
     uint64_t last_ts_ns;  /* of the frame before: for records without a time of their own */
     uint32_t snaplen;     /* what the capture keeps of each frame */
     trace_fill *fill;
-    bool swapped; /* byte order of the file (pcapng: of the section) is not ours */
+    trace_refill *refill; /* NULL: a record says too little by itself */
+    bool swapped;         /* byte order of the file (pcapng: of the section) is not ours */
     /* pcap */
     bool modified;          /* 24-byte record headers (magic a1b2cd34) */
     uint16_t version_minor; /* before 2.4 the two lengths were the other way round */
@@ -51,6 +57,14 @@ void trace_close(struct trace *trace);
 /* Tells the format by its magic and checks the file header at base, of at least 4 bytes. What trace_open does once the file is
  * mapped. */
 int trace_begin(struct trace *trace, struct capture_error_info *error);
+
+/* Asks for the pages of the window (a power of two) that holds the offset and sets window_end behind it. A negative error: the
+ * file has become shorter. */
+int trace_advance(struct trace *trace, uint64_t window, struct capture_error_info *error);
+
+/* Lets go of the pages before `start`, a multiple of the page size whose earlier frames were all released: what stays mapped is
+ * the window, not the file. */
+void trace_drop_before(struct trace *trace, uint64_t start);
 
 /* Room for one more interface, zeroed, or NULL. */
 struct trace_interface *trace_add_interface(struct trace *trace);
@@ -84,10 +98,9 @@ static inline void trace_prefetch(const uint8_t *record, uintptr_t length) {
     prefetch_line(next + 64);
 }
 
-/* Appends one frame. wirelen below caplen (a lying record) is raised to it: those bytes were there. */
-static inline void trace_append(struct trace *trace, struct frame_batch *batch, const uint8_t *data, uint64_t ts_ns,
-                                uint32_t caplen, uint32_t wirelen, uint16_t link_type, uint16_t interface_index) {
-    struct frame *frame = &batch->frames[batch->count++];
+/* wirelen below caplen (a lying record) is raised to it: those bytes were there. */
+static inline void trace_set_frame(const struct trace *trace, struct frame *frame, const uint8_t *data, uint64_t ts_ns,
+                                   uint32_t caplen, uint32_t wirelen, uint16_t link_type, uint16_t interface_index) {
     uint32_t kept = caplen < trace->snaplen ? caplen : trace->snaplen;
     frame->data = data;
     frame->ts_ns = ts_ns;
@@ -97,6 +110,12 @@ static inline void trace_append(struct trace *trace, struct frame_batch *batch, 
     frame->interface_index = interface_index;
     frame->vlan_tci = 0;
     frame->flags = kept < wirelen ? FRAME_TRUNCATED : 0;
+}
+
+/* Appends one frame. */
+static inline void trace_append(struct trace *trace, struct frame_batch *batch, const uint8_t *data, uint64_t ts_ns,
+                                uint32_t caplen, uint32_t wirelen, uint16_t link_type, uint16_t interface_index) {
+    trace_set_frame(trace, &batch->frames[batch->count++], data, ts_ns, caplen, wirelen, link_type, interface_index);
 }
 
 #endif

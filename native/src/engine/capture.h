@@ -108,6 +108,7 @@ struct worker {
     struct record_log log;
     struct flow_scan scan;
     struct shard shard;       /* of an input that the workers share; count 1: it is all this worker's */
+    bool united;              /* the backend hands out the shard's frames alone, else all and the worker keeps its own */
     struct shard_batch input; /* of the batch in work */
     uint64_t packet_id;       /* frames of the input before the batch in work */
     uint64_t newest_ns;       /* packet time of the newest frame, and the monotonic clock when it came */

@@ -38,12 +38,29 @@ static int start_thread(struct worker *worker, struct capture_error_info *error)
     return CAPTURE_OK;
 }
 
+/* Workers of one input read it together where the backend can. */
+static int unite_workers(struct capture *capture, struct capture_error_info *error) {
+    const struct source *source = capture->sources[0];
+    const struct worker *first = &capture->workers[0];
+    void *states[WORKERS_MAX];
+    if (first->shard.count <= 1 || !source->ops->unite)
+        return CAPTURE_OK;
+    for (uint32_t i = 0; i < capture->worker_count; i++)
+        states[i] = source->queues[i].backend;
+    int result = source->ops->unite(states, capture->worker_count, shard_of_batch, &first->shard, error);
+    for (uint32_t i = 0; i < capture->worker_count; i++)
+        capture->workers[i].united = result == CAPTURE_OK;
+    return result == BACKEND_END ? CAPTURE_OK : result;
+}
+
 int capture_start(capture_t *capture, struct capture_error_info *error) {
     if (capture->state != CAPTURE_CREATED)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "the capture was started before");
     int result = monitor_prepare(capture, error);
     if (result == CAPTURE_OK)
         result = sources_open(capture, error);
+    if (result == CAPTURE_OK)
+        result = unite_workers(capture, error);
     if (result != CAPTURE_OK) {
         monitor_cancel(capture);
         return result;

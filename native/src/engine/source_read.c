@@ -164,7 +164,10 @@ int sources_read(struct worker *worker, uint32_t wait_ms, struct capture_error_i
     }
     if (!worker->capture->live) {
         worker->queue = worker->queues[0];
-        return worker->queue->source->ops->read(worker->queue->backend, &worker->frames, (int)wait_ms, error);
+        const struct capture_backend_ops *ops = worker->queue->source->ops;
+        if (worker->united)
+            return ops->read_share(worker->queue->backend, &worker->frames, &worker->input, (int)wait_ms, error);
+        return ops->read(worker->queue->backend, &worker->frames, (int)wait_ms, error);
     }
     int result, count = read_queue(worker, worker->queues[0], wait_ms, &result);
     if (result < 0)

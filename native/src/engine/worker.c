@@ -309,9 +309,9 @@ static bool holds_damaged_frame(const struct frame_batch *batch) {
 
 /* What the worker has of the batch that was read: all of it, or of an input that the workers share its shard. */
 static void take_share(struct worker *worker) {
-    if (worker->shard.count > 1)
+    if (worker->shard.count > 1 && !worker->united)
         shard_keep(&worker->shard, &worker->frames, &worker->input);
-    else
+    else if (worker->shard.count == 1)
         worker->input.span = worker->frames.count;
     counter_add(&worker->counters.read, worker->frames.count);
 }
