@@ -28,6 +28,7 @@ class Backend(StrEnum):
     PCAP = "pcap"
     AFPACKET = "afpacket"
     XDP = "xdp"
+    DPDK = "dpdk"
     PFRING = "pfring"
 
 
@@ -81,6 +82,7 @@ def _statistics(text: str) -> list[capture_pb2.FlowStatistics.ValueType]:
             raise usage_error(f"--statistics {name!r}: accepted are tcp, sizes and intervals, comma-separated")
     return [_STATISTICS[name] for name in dict.fromkeys(names)]
 
+
 _SAMPLINGS = {"systematic": capture_pb2.SAMPLING_SYSTEMATIC, "flow-hash": capture_pb2.SAMPLING_FLOW_HASH}
 
 
@@ -94,7 +96,10 @@ def start(
     interface: Annotated[
         list[str] | None,
         typer.Option(
-            "--interface", "-i", metavar="NAME", help="Network interface on the agents, or a PF_RING device; repeat for several."
+            "--interface",
+            "-i",
+            metavar="NAME",
+            help="Network interface on the agents, or a device of backend dpdk or pfring; repeat for several.",
         ),
     ] = None,
     merge_interfaces: Annotated[
@@ -247,7 +252,7 @@ def _check_source(spec: capture_pb2.CaptureSpec) -> None:
     if spec.interfaces and spec.backend == Backend.FILE:
         raise usage_error(
             f"--backend is 'file' and --interface is {spec.interfaces[0]!r}: accepted for an interface are auto, pcap, afpacket, "
-            "pfring, xdp"
+            "xdp, dpdk and pfring"
         )
     if spec.exclusive and spec.backend != Backend.XDP:
         raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with it is xdp")

@@ -197,15 +197,16 @@ class FlowText:
                 ends = endpoints(record, arrow)
             forward, reverse = record.fwd_octets, record.rev_octets
             length = end_delta - record.start_delta_ns
-            vlan = record.vlan_id
+            vlan = f"  vlan {record.vlan_id}" if record.vlan_id else ""
             tunnel = f"  in {tunnel_text(record)}" if record.tunnel_type else ""
+            sampled = f"  sampled 1:{record.sampling_interval}" if record.sampling_interval else ""
             more = statistics_text(record) if has_statistics(record) else ""
             text.append(
                 f"{clock[second]}.{rest // 1_000_000:03d} {agent}  {ends}"
                 f"  fwd {record.fwd_packets}/{f'{forward}B' if forward < 1000 else scaled(forward, 'B')}"
                 f" rev {record.rev_packets}/{f'{reverse}B' if reverse < 1000 else scaled(reverse, 'B')}"
                 f"  {f'{length / 1e9:.2f}s' if length < 10_000_000_000 else span(length / 1e9)}"
-                f"{f'  vlan {vlan}' if vlan else ''}{tunnel}{more}  end:{_ENDS.get(record.end_reason, record.end_reason)}\n"
+                f"{vlan}{tunnel}{sampled}{more}  end:{_ENDS.get(record.end_reason, record.end_reason)}\n"
             )
         return "".join(text)
 
@@ -240,6 +241,7 @@ class FlowJson:
                 f',"icmp_type":{icmp >> 8},"icmp_code":{icmp & 255},"dscp":{record.dscp}'
                 f',"first_packet_id":{record.first_packet_id},"last_packet_id":{record.last_packet_id}'
                 f',"tunnel_id":{record.tunnel_id},"tunnel_type":{record.tunnel_type}'
+                f',"second_interface_index":{record.second_interface_index},"sampling_interval":{record.sampling_interval}'
                 f"{statistics_json(record) if has_statistics(record) else ''}}}\n"
             )
         return "".join(text)

@@ -129,14 +129,16 @@ static int choose_timestamps(const struct afpacket_state *state, const struct ca
         return CAPTURE_OK;
     if (!supports_hardware_timestamps(state))
         return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                            "timestamp_source is 2 (hardware): interface %s has no hardware timestamps, accepted are 0, 1 and 4",
+                            "timestamp_source is 2 (hardware): interface %s has no hardware timestamps, accepted are 0 "
+                            "(default), 1 (kernel) and 4 (ntp)",
                             state->interface);
     struct hwtstamp_config card = {.tx_type = HWTSTAMP_TX_OFF, .rx_filter = HWTSTAMP_FILTER_ALL};
     struct ifreq request = {.ifr_data = (void *)&card};
     snprintf(request.ifr_name, sizeof request.ifr_name, "%s", state->interface);
     if (ioctl(state->socket, SIOCSHWTSTAMP, &request) != 0 || card.rx_filter != HWTSTAMP_FILTER_ALL)
         return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                            "timestamp_source is 2 (hardware): interface %s does not stamp every frame: %s, accepted are 0, 1, 3 and 4",
+                            "timestamp_source is 2 (hardware): interface %s does not stamp every frame: %s, accepted are 0 "
+                            "(default), 1 (kernel), 3 (ptp) and 4 (ntp)",
                             state->interface, card.rx_filter != HWTSTAMP_FILTER_ALL ? "only some kinds" : strerror(errno));
     int source = SOF_TIMESTAMPING_RAW_HARDWARE;
     if (setsockopt(state->socket, SOL_PACKET, PACKET_TIMESTAMP, &source, sizeof source) != 0)

@@ -74,7 +74,8 @@ static int choose_timestamps(struct pcap_state *state, const struct capture_conf
     /* Set before activation, these fail only where the interface or libpcap has no such timestamps. */
     if (config->timestamp_source == CAPTURE_TIMESTAMP_HARDWARE && pcap_set_tstamp_type(state->handle, PCAP_TSTAMP_ADAPTER) != 0)
         return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                            "timestamp_source is 2 (hardware): interface %s has no hardware timestamps, accepted are 0, 1 and 4",
+                            "timestamp_source is 2 (hardware): interface %s has no hardware timestamps, accepted are 0 "
+                            "(default), 1 (kernel) and 4 (ntp)",
                             state->interface);
     bool nanoseconds = pcap_set_tstamp_precision(state->handle, PCAP_TSTAMP_PRECISION_NANO) == 0;
     state->ns_per_fraction = nanoseconds ? 1 : STAMP_US;
@@ -103,7 +104,8 @@ static int activate(struct pcap_state *state, const struct capture_config *confi
                             state->interface, state->interface);
     if (result == PCAP_WARNING_TSTAMP_TYPE_NOTSUP)
         return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                            "timestamp_source is 2 (hardware): interface %s has no hardware timestamps, accepted are 0, 1 and 4",
+                            "timestamp_source is 2 (hardware): interface %s has no hardware timestamps, accepted are 0 "
+                            "(default), 1 (kernel) and 4 (ntp)",
                             state->interface);
     if (result < 0)
         return capture_fail(error, CAPTURE_ERR_IO, "interface", "interface %s cannot be captured from: %s", state->interface,

@@ -121,7 +121,8 @@ static int open_failed(const struct pfring_state *state, int reason, struct capt
 
 static int refuse_hardware_timestamps(const struct pfring_state *state, struct capture_error_info *error) {
     return capture_fail(error, CAPTURE_ERR_INVALID, "timestamp_source",
-                        "timestamp_source is 2 (hardware): device %.100s has no hardware timestamps, accepted are 0, 1 and 4",
+                        "timestamp_source is 2 (hardware): device %.100s has no hardware timestamps, accepted are 0 (default), 1 "
+                        "(kernel) and 4 (ntp)",
                         state->name);
 }
 

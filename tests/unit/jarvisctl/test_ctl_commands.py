@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import uuid
 from pathlib import Path
@@ -16,6 +17,9 @@ from jarvisctl.commands.capture import complete_statistics
 
 from tests.fakes.fleet_service import status
 from tests.unit.jarvisctl.conftest import Controller, run_ctl
+
+ROOT = Path(__file__).resolve().parents[3]
+_BACKEND = re.compile(r'struct capture_backend_ops \w+ = \{\s*\.name = "(\w+)"')
 
 WEB = "web2" + "a" * 28
 LAB = "lab2" + "b" * 28
@@ -179,6 +183,17 @@ async def test_attest_leaves_with_1_when_an_agent_could_not_be_asked(controller:
     result = await controller.ctl("attest", "--all")
     assert result.code == 1
     assert "failed: connection refused" in result.out
+
+
+async def test_every_backend_of_the_core_can_be_asked_for(controller: Controller) -> None:
+    three_agents(controller)
+    sources = [*(ROOT / "native/src/backend").glob("*.c"), *(ROOT / "native/modules").glob("*/*.c")]
+    names = {name for source in sources for name in _BACKEND.findall(source.read_text())}
+    assert names >= {"file", "afpacket", "xdp", "dpdk"}
+    for name in names - {"file"}:
+        result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--backend", name)
+        assert result.code == 0, result.err
+        assert controller.service.requests[-1].spec.backend == name
 
 
 async def test_capture_start_sends_exactly_what_was_asked(controller: Controller) -> None:

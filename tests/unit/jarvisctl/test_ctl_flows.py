@@ -133,7 +133,27 @@ def test_a_flow_as_json_is_exact() -> None:
         "last_packet_id": 0,
         "tunnel_id": 0,
         "tunnel_type": 0,
+        "second_interface_index": 0,
+        "sampling_interval": 0,
     }
+
+
+def test_every_field_of_a_record_is_in_its_json() -> None:
+    elsewhere = {
+        "start_delta_ns",
+        "end_delta_ns",
+        "icmp_type_code",
+    }  # as start_time_unix_ns, end_time_unix_ns, icmp_type, icmp_code
+    fields = {field.name for field in flow_pb2.FlowRecord.DESCRIPTOR.fields} - elsewhere
+    sampled = record(sampling_interval=1000, second_interface_index=4, **one_statistic("fwd_payload_mean"))
+    written = json.loads(FlowJson().lines("a", flow_pb2.FlowBatch(records=[sampled])))
+    assert fields <= set(written)
+    assert (written["sampling_interval"], written["second_interface_index"]) == (1000, 4)
+
+
+def test_a_sampled_flow_says_its_interval() -> None:
+    line = FlowText().lines("a", flow_pb2.FlowBatch(records=[record(sampling_interval=1000)]))
+    assert line.endswith("  0.01s  sampled 1:1000  end:idle\n")
 
 
 def test_statistics_are_shown_where_there_are_any() -> None:
