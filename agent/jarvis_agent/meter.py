@@ -43,6 +43,7 @@ NO_SAMPLING: tuple[Sampling, int] = ("none", 0)
 _SMALLEST_LOG = 1024  # records; nobody reads them when the output is none
 _PROGRESS_S = 1.0
 _MOST_WORKERS = 64
+_MOST_INTERVAL = 1_000_000
 _OPTIONS = {
     "filter": "--filter",
     "idle_timeout_s": "--idle",
@@ -94,15 +95,16 @@ class MeterOptions:
 
 
 def parse_sampling(text: str) -> tuple[Sampling, int]:
-    """The two halves of METHOD:N; the native core judges how large N may be.
+    """The two halves of METHOD:N.
 
     Raises:
-        ValueError: it has another form.
+        ValueError: it has another form, or N is out of range.
     """
-    method, _, interval = text.partition(":")
-    if method in {"systematic", "flow-hash"} and interval.isdecimal() and interval.isascii() and len(interval) < 10:
-        return cast("Sampling", method), int(interval)
-    raise ValueError(f"{text!r}: accepted are systematic:N and flow-hash:N with N from 1 to 1000000")
+    method, _, digits = text.partition(":")
+    interval = int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 10 else 0
+    if method in {"systematic", "flow-hash"} and 1 <= interval <= _MOST_INTERVAL:
+        return cast("Sampling", method), interval
+    raise ValueError(f"{text!r}: accepted are systematic:N and flow-hash:N with N from 1 to {_MOST_INTERVAL}")
 
 
 class _Interrupt:
@@ -151,6 +153,9 @@ class _Progress:
 
 def meter(options: MeterOptions) -> int:
     """Meters the files and returns the exit code; errors and warnings are lines on stderr."""
+    if contradiction := _contradiction(options):
+        sys.stderr.write(f"error: {contradiction}\n")
+        return EXIT_USAGE
     try:
         check_output(options.output, options.output_path)
         return _meter(options)
@@ -163,6 +168,17 @@ def meter(options: MeterOptions) -> int:
         sentence, code = _explained(error, options)
         sys.stderr.write(f"error: {sentence}\n")
         return code
+
+
+def _contradiction(options: MeterOptions) -> str:
+    """What is wrong in terms of the options, where the native core's sentence would be in those of its fields; else nothing."""
+    if not 0 <= options.workers <= _MOST_WORKERS:
+        return f"--workers is {options.workers}: accepted are 1 to {_MOST_WORKERS}, and 0 for one a CPU"
+    if options.workers > 1 and options.tunnel == "both":
+        return f"--tunnel is both and --workers is {options.workers}: accepted are outer and inner, or one worker"
+    if options.mirror_timestamps and options.tunnel == "outer":
+        return "--mirror-timestamps is given and --tunnel is outer: accepted with it are inner and both"
+    return ""
 
 
 def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
