@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo    everything from nothing on Debian 12: packages, environment, build, then the demonstration
-# make test    the same set-up, then every check and test
+# make test    the same set-up, then every check and test, and make fuzz
 # make bench   side-by-side timings against public meters (BENCH='--only live' for one table; all figures: bench/run.py)
 # make soak    live capture for SOAK_SECONDS: exact totals, no growth in memory (needs root)
 # make attack  every named attack on a fleet of real processes, each refused with its own reason (ATTACK='--only replay')
@@ -109,12 +109,15 @@ soak: setup
 attack: setup
 	$(BIN)/python -m testbed.attack $(ATTACK)
 
-# New inputs go to build/fuzz-corpus/ and are used by the next run; libFuzzer only reads the directories named after that.
+# New inputs go to build/fuzz-corpus/ and are used by the next run; libFuzzer only reads the directories named after that: the test
+# captures for fuzz_file, their frames for fuzz_decode.
 fuzz: build/.debian
+	$(PYTHON) native/fuzz/make_seeds.py build/fuzz-seeds tests/data/*.pcap
 	CC=clang-14 cmake -S native -B build/c-fuzz -G Ninja -Wno-dev -DJARVIS_FUZZ=ON -DJARVIS_TESTS=OFF -DJARVIS_SANITIZE=address,undefined
 	cmake --build build/c-fuzz -j$(JOBS)
 	for target in build/c-fuzz/fuzz_*; do [ -f $$target ] && [ -x $$target ] || continue; \
-	    name=$${target##*/}; seeds=; [ $$name != fuzz_file ] || seeds=tests/data; mkdir -p build/fuzz-corpus/$$name; \
+	    name=$${target##*/}; seeds=; [ $$name != fuzz_file ] || seeds=tests/data; \
+	    [ $$name != fuzz_decode ] || seeds=build/fuzz-seeds; mkdir -p build/fuzz-corpus/$$name; \
 	    echo "== $$target"; $$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -artifact_prefix=build/fuzz-corpus/ \
 	        build/fuzz-corpus/$$name $$seeds || exit 1; done
 
