@@ -18,8 +18,15 @@ from jarvis_controller.rpc_status import bad_field
 MAX_INTERFACES = 32
 _MS = 10**6
 _S = 10**9
-_INTERFACE = re.compile(r"[^\s/:]{1,15}|[^\s/:@]{1,15}@\d{1,3}|[a-z][a-z0-9_]{0,14}:[^\x00-\x1f\x7f]{1,4000}")
-"""A network interface, one of its queues as PF_RING names them (eth0@2), or a PF_RING device MODULE:DEVICE."""
+_INTERFACE = re.compile(
+    r"[^\s/:]{1,15}"
+    r"|[^\s/:@]{1,15}@\d{1,3}"
+    r"|[a-z][a-z0-9_]{0,14}:[^\x00-\x1f\x7f]{1,4000}"
+    r"|([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]"
+    r"|net_[a-z0-9_]{1,59}"
+)
+"""A network interface, one of its queues as PF_RING names them (eth0@2), a device MODULE:DEVICE (zc:eth0, dpdk:NAME), or for
+DPDK a PCI address or a virtual device."""
 
 
 def check_spec(spec: capture_pb2.CaptureSpec) -> None:
@@ -34,8 +41,8 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
             f"{len(spec.interfaces)} interfaces with {len(spec.files)} files: exactly one of interfaces and files is accepted",
         )
     _check_interfaces("spec.interfaces", spec.interfaces)
-    if spec.exclusive and spec.backend != "xdp":
-        raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: accepted with backend 'xdp'")
+    if spec.exclusive and spec.backend not in {"xdp", "dpdk"}:
+        raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: accepted with backends 'xdp' and 'dpdk'")
     _range("spec.snaplen", spec.snaplen, 64, 262_144)
     _range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
     _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
@@ -87,8 +94,8 @@ def _check_interfaces(field: str, names: Sequence[str]) -> None:
         if _INTERFACE.fullmatch(name) is None:
             raise bad_field(
                 f"{field}[{index}]",
-                f"{name[:40]!r}: a network interface's name of 1-15 characters, or a PF_RING device (zc:eth0, pcap:FILE), "
-                "is accepted",
+                f"{name[:40]!r}: a network interface's name of 1-15 characters, a PF_RING device (zc:eth0, pcap:FILE) or a DPDK "
+                "device (0000:03:00.0, net_af_packet0, dpdk:NAME) is accepted",
             )
         if name in names[:index]:
             raise bad_field(f"{field}[{index}]", f"{name[:40]!r} again: each interface is accepted once")

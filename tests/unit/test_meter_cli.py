@@ -11,6 +11,7 @@ import runpy
 import select
 import signal
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -304,6 +305,16 @@ def test_an_unknown_statistic_is_refused_with_what_is_accepted(program_environme
 
 
 # ---- damage, interrupts, broken pipes
+
+
+def test_a_file_without_any_ip_packet_is_a_warning(program_environment: Environment, tmp_path: Path) -> None:
+    path = tmp_path / "unknown.pcap"
+    header = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 147)  # LINKTYPE_USER0
+    path.write_bytes(header + struct.pack("<IIII", 1, 0, 4, 4) + b"abcd")
+    done = meter(program_environment, str(path), "--output", "none")
+    assert (done.returncode, json.loads(done.stdout)["non_ip"]) == (0, 1)
+    assert "warning: no packet of 1 has an IP header behind a link layer that is decoded" in done.stderr
+    assert "warning" not in meter(program_environment, CONNECTION, "--output", "none").stderr
 
 
 def test_a_cut_tail_is_a_warning_that_names_the_file(program_environment: Environment) -> None:

@@ -128,7 +128,9 @@ def start(
     promiscuous: Annotated[bool, typer.Option("--promiscuous", help="Also frames for other hosts.")] = False,
     exclusive: Annotated[
         bool,
-        typer.Option("--exclusive", help="Let backend xdp take an interface's frames away from a host that uses it itself."),
+        typer.Option(
+            "--exclusive", help="Let backend xdp or dpdk take an interface's frames away from a host that uses it itself."
+        ),
     ] = False,
     busy_poll_us: Annotated[
         int,
@@ -254,8 +256,8 @@ def _check_source(spec: capture_pb2.CaptureSpec) -> None:
             f"--backend is 'file' and --interface is {spec.interfaces[0]!r}: accepted for an interface are auto, pcap, afpacket, "
             "xdp, dpdk and pfring"
         )
-    if spec.exclusive and spec.backend != Backend.XDP:
-        raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with it is xdp")
+    if spec.exclusive and spec.backend not in {Backend.XDP, Backend.DPDK}:
+        raise usage_error(f"--exclusive is given and --backend is {spec.backend!r}: accepted with it are xdp and dpdk")
     if spec.files and spec.busy_poll_us:
         raise usage_error(f"--busy-poll-us is {spec.busy_poll_us} and --file is {spec.files[0]!r}: accepted for files is 0")
     if spec.files and spec.backend not in {Backend.AUTO, Backend.FILE}:

@@ -16,9 +16,25 @@ def test_interfaces_and_pf_ring_devices_are_the_agents_to_judge(name: str) -> No
     check_spec(capture_pb2.CaptureSpec(interfaces=[name], backend="pfring"))
 
 
+@pytest.mark.parametrize("name", ["0000:03:00.0", "03:00.7", "net_af_packet_uplink0", "dpdk:0000:03:00.0", "dpdk:net_pcap0"])
+def test_dpdk_devices_are_the_agents_to_judge(name: str) -> None:
+    check_spec(capture_pb2.CaptureSpec(interfaces=[name], backend="dpdk"))
+
+
 @pytest.mark.parametrize(
     "name",
-    ["not an interface", "eth0/1", "an-interface-name-of-24-b", "zc:", "ZC:eth0", ":eth0", "pcap:a\nb", "pcap:" + "x" * 4001],
+    [
+        "not an interface",
+        "eth0/1",
+        "an-interface-name-of-24-b",
+        "zc:",
+        "ZC:eth0",
+        ":eth0",
+        "pcap:a\nb",
+        "pcap:" + "x" * 4001,
+        "03:00.8",
+        "net_Ring0_of_more_than_15",
+    ],
 )
 def test_what_is_neither_is_refused_with_what_is_accepted(name: str) -> None:
     with pytest.raises(RpcError) as refused:
@@ -32,3 +48,15 @@ def test_statistics_are_those_that_there_are() -> None:
         with pytest.raises(RpcError) as refused:
             check_spec(capture_pb2.CaptureSpec(interfaces=["eth0"], statistics=[1, unknown]))  # type: ignore[list-item]
         assert str(refused.value).startswith(f"spec.statistics[1]: {unknown}: one of FlowStatistics' values")
+
+
+@pytest.mark.parametrize(
+    ("backend", "accepted"), [("xdp", True), ("dpdk", True), ("auto", False), ("", False), ("afpacket", False)]
+)
+def test_exclusive_needs_a_backend_that_takes_frames_away(backend: str, accepted: bool) -> None:
+    spec = capture_pb2.CaptureSpec(interfaces=["eth0"], backend=backend, exclusive=True)
+    if accepted:
+        check_spec(spec)
+        return
+    with pytest.raises(RpcError, match="accepted with backends 'xdp' and 'dpdk'"):
+        check_spec(spec)

@@ -257,12 +257,15 @@ async def test_interfaces_of_running_captures_are_added_removed_and_listed(contr
     assert refused.code == 2  # nobody is addressed
 
 
-async def test_capture_start_asks_for_an_interface_of_the_hosts_own_only_with_exclusive(controller: Controller) -> None:
+@pytest.mark.parametrize("backend", ["xdp", "dpdk"])
+async def test_capture_start_asks_for_an_interface_of_the_hosts_own_only_with_exclusive(
+    controller: Controller, backend: str
+) -> None:
     three_agents(controller)
     for option in ([], ["--exclusive"]):
-        result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--backend", "xdp", *option)
+        result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--backend", backend, *option)
         assert result.code == 0, result.err
-        assert controller.service.requests[-1].spec.backend == "xdp"
+        assert controller.service.requests[-1].spec.backend == backend
         assert controller.service.requests[-1].spec.exclusive is bool(option)
 
 

@@ -168,7 +168,7 @@ async def test_what_the_controller_could_not_do_leaves_with_1(controller: Contro
         (["--idle-timeout", "soon"], "--idle-timeout is 'soon': accepted are forms like 30s, 5m, 1h30m, or plain seconds"),
         (["--file", "a.pcap"], "exactly one of the two is accepted"),
         (["--backend", "file"], "accepted for an interface are auto, pcap, afpacket, xdp, dpdk and pfring"),
-        (["--exclusive"], "--exclusive is given and --backend is 'auto': accepted with it is xdp"),
+        (["--exclusive"], "--exclusive is given and --backend is 'auto': accepted with it are xdp and dpdk"),
         (["--agent", "WEB"], "--agent is 'WEB': accepted are agent ids or prefixes of at least 4 characters"),
     ],
 )

@@ -243,7 +243,8 @@ class CaptureSpec(_message.Message):
     """Live flows, 4,096..16,777,216; 0 = 1,048,576."""
     exclusive: _builtins.bool
     """Backend xdp takes frames away from the agent's host. On an interface that the host uses itself (an address, a default route, a
-    bridge or VLAN on it) it does so only when this is true and `backend` names it.
+    bridge or VLAN on it) it does so only when this is true and `backend` names it. Backend dpdk: likewise a device that shares its
+    frames with a network interface of the host.
     """
     tunnel: Global___Tunnel.ValueType
     sampling: Global___Sampling.ValueType
