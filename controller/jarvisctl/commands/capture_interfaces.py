@@ -30,7 +30,10 @@ def add(
     selector: SelectorOption = "",
     everybody: AllOption = False,
 ) -> None:
-    """Adds interfaces to the capture that runs on every agent addressed. Needs role operator."""
+    """Adds interfaces to the capture that runs on every agent addressed. Needs role operator.
+
+    They are added one after the other: those before one that is refused stay added.
+    """
     wanted = make_selector(agent, selector, everybody, changes=True)
     _update(context, fleet_pb2.FleetUpdateInterfacesRequest(selector=wanted, add=names))
 
@@ -43,7 +46,10 @@ def remove(
     selector: SelectorOption = "",
     everybody: AllOption = False,
 ) -> None:
-    """Removes interfaces; what their rings hold is metered first. Needs role operator."""
+    """Removes interfaces; what their rings hold is metered first. Needs role operator.
+
+    They are removed one after the other: those before one that is refused stay removed.
+    """
     wanted = make_selector(agent, selector, everybody, changes=True)
     _update(context, fleet_pb2.FleetUpdateInterfacesRequest(selector=wanted, remove=names))
 
