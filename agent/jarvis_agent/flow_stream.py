@@ -246,7 +246,8 @@ class FlowStream:
         self._attached.clear()
         if not self._sources:
             try:
-                await asyncio.wait_for(self._attached.wait(), timeout=_SLICE_S)
+                async with asyncio.timeout(_SLICE_S):
+                    await self._attached.wait()
             except TimeoutError:
                 return
 

@@ -100,5 +100,6 @@ class AttestationLoop:
     async def _pause(self, agent_id: str, delay_s: float) -> None:
         wake = self._wake[agent_id]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wake.wait(), delay_s)
+            async with asyncio.timeout(delay_s):  # not wait_for, see event_collector.py
+                await wake.wait()
         wake.clear()

@@ -144,7 +144,9 @@ class EventCollector:
             failures = 0 if came else failures + 1
             longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 20))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), _FIRST_BACKOFF_S + self._draw(0.0, longest))
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(_FIRST_BACKOFF_S + self._draw(0.0, longest)):
+                    await wake.wait()
 
     async def _collect(self, agent_id: str, allowance: Allowance) -> bool:
         """One call, to its end; whether anything came.

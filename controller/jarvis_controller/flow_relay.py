@@ -136,7 +136,8 @@ class FlowRelay:
                 break
             with contextlib.suppress(TimeoutError):
                 # A loss that came too soon after the last notice is told when its second is over, even if nothing else comes.
-                await asyncio.wait_for(self._filled.wait(), 1.0 if self._queue.has_losses else None)
+                async with asyncio.timeout(1.0 if self._queue.has_losses else None):
+                    await self._filled.wait()
         for loss in self._queue.take_losses():
             yield loss
         if self._error is not None:
