@@ -15,6 +15,9 @@ import sys
 from jarvis_native import PacketCaptureEngine
 
 BUFFER_MB = 64
+XDP_BUFFER_MB = 256
+"""AF_XDP takes a frame of 2 KiB from it for each packet, however small: these are 131,072 packets, where a packet ring of 64 MiB
+holds some 400,000 of 64 bytes."""
 
 
 def capture(interface: str, backend: str) -> None:
@@ -26,7 +29,8 @@ def capture(interface: str, backend: str) -> None:
         stopping = True
 
     signal.signal(signal.SIGINT, stop)
-    with PacketCaptureEngine(interface, backend=backend, buffer_size_mb=BUFFER_MB, workers=1) as engine:
+    buffer_mb = XDP_BUFFER_MB if backend == "xdp" else BUFFER_MB
+    with PacketCaptureEngine(interface, backend=backend, buffer_size_mb=buffer_mb, workers=1) as engine:
         engine.enable_flow_metering(max_flows=1_048_576, idle_timeout_s=30, active_timeout_s=300)
         engine.start()
         print("ready", engine.backend_detail, flush=True)

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -92,6 +93,7 @@ def main() -> None:
         parser.error("--capture and --truth go together")
     if arguments.truth is not None and not (isinstance(arguments.truth, dict) and {"packets", "biflows"} <= set(arguments.truth)):
         parser.error(f"--truth is {json.dumps(arguments.truth)}: accepted is an object with packets and biflows")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background, and programs would inherit that
     console = (
         MarkdownConsole(width=400) if arguments.output == "markdown" else Console(width=170, stderr=arguments.output == "json")
     )
