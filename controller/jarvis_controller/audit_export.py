@@ -34,12 +34,19 @@ class AuditExporter:
     """One collector's task. Used from the event loop."""
 
     def __init__(
-        self, store: Store, target: SyslogTarget, *, look_s: float = _LOOK_S, first_backoff_s: float = _FIRST_BACKOFF_S
+        self,
+        store: Store,
+        target: SyslogTarget,
+        *,
+        look_s: float = _LOOK_S,
+        first_backoff_s: float = _FIRST_BACKOFF_S,
+        longest_backoff_s: float = _LONGEST_BACKOFF_S,
     ) -> None:
         self._store = store
         self._target = target
         self._look_s = look_s
         self._first_backoff_s = first_backoff_s
+        self._longest_backoff_s = longest_backoff_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="syslog")
         self._connection: SyslogConnection | None = None
         self._draw = random.SystemRandom().uniform
@@ -56,7 +63,7 @@ class AuditExporter:
                     if self._failures == 0:
                         _log.warning("audit entries cannot be sent", collector=self._target.name, error=str(error))
                     self._failures += 1
-                delay = min(_LONGEST_BACKOFF_S, self._first_backoff_s * 2.0 ** min(self._failures, 10))
+                delay = min(self._longest_backoff_s, self._first_backoff_s * 2.0 ** min(self._failures, 10))
                 await asyncio.sleep(self._draw(0.0, delay))
         finally:
             if self._connection is not None:

@@ -127,7 +127,7 @@ class Site:
         target = SyslogTarget(
             host="localhost", port=port, ca=ca, certificate=certificate, sd_id="jarvis@32473", hostname="main.controllers.lab"
         )
-        exporter = AuditExporter(self.store, target, look_s=0.02, first_backoff_s=0.02)
+        exporter = AuditExporter(self.store, target, look_s=0.02, first_backoff_s=0.02, longest_backoff_s=0.2)
         task = asyncio.ensure_future(exporter.run())
         try:
             yield exporter
