@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Captures of several interfaces in a network namespace of their own: veth pairs jarvisN - peerN. */
+#include "balance.h"
 #include "jarvis_capture.h"
 #include "live_link.h"
 
@@ -42,14 +43,6 @@ static capture_t *capture_of(const char *const *interfaces, uint32_t count, cons
         fprintf(stderr, "%s: %s\n", error.field, error.message);
     CHECK_EQUAL(CAPTURE_OK, code);
     return capture;
-}
-
-static struct capture_stats stats_of(capture_t *capture) {
-    struct capture_stats s;
-    CHECK_EQUAL(CAPTURE_OK, capture_get_stats(capture, &s));
-    CHECK_EQUAL(s.received, s.metered + s.filtered + s.unsampled + s.non_ip + s.malformed + s.paused + s.dropped_nic +
-                                s.dropped_kernel + s.dropped_user + s.in_flight);
-    return s;
 }
 
 static void send_burst(int pair, uint16_t from, uint16_t to, int count) {

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "balance.h"
 #include "check.h"
 #include "frames.h"
 #include "jarvis_capture.h"
@@ -64,14 +65,6 @@ static capture_t *capture_loopback(const char *backend, uint32_t workers, uint64
         fprintf(stderr, "%s: %s\n", error.field, error.message);
     CHECK_EQUAL(CAPTURE_OK, code);
     return capture;
-}
-
-static struct capture_stats stats_of(capture_t *capture) {
-    struct capture_stats s;
-    CHECK_EQUAL(CAPTURE_OK, capture_get_stats(capture, &s));
-    CHECK_EQUAL(s.received, s.metered + s.filtered + s.unsampled + s.non_ip + s.malformed + s.paused + s.dropped_nic +
-                                s.dropped_kernel + s.dropped_user + s.in_flight);
-    return s;
 }
 
 /* What is sent is on the wire once or twice (out and in), by backend; never half a packet. */

@@ -5,6 +5,7 @@
  * The workers are held up on purpose, so that the ring must overflow however fast the machine is, while another thread takes
  * snapshots without a pause. The frames are of every kind that has a counter of its own.
  */
+#include "balance.h"
 #include "engine/capture.h"
 
 #include <pthread.h>
@@ -96,19 +97,11 @@ static void check_not_less(const struct capture_stats *before, const struct capt
     CHECK(after->flows_total >= before->flows_total);
 }
 
-static struct capture_stats balanced(capture_t *capture) {
-    struct capture_stats s;
-    CHECK_EQUAL(CAPTURE_OK, capture_get_stats(capture, &s));
-    CHECK_EQUAL(s.received, s.metered + s.filtered + s.unsampled + s.non_ip + s.malformed + s.paused + s.dropped_nic +
-                                s.dropped_kernel + s.dropped_user + s.in_flight);
-    return s;
-}
-
 static void *take_snapshots(void *capture) {
     struct capture_stats before = {0};
     uint64_t snapshots = 0;
     for (; !atomic_load(&over) || snapshots < 3; snapshots++) {
-        struct capture_stats stats = balanced(capture);
+        struct capture_stats stats = stats_of(capture);
         CHECK(stats.received <= counter_get(&sent));
         check_not_less(&before, &stats);
         before = stats;
@@ -141,9 +134,9 @@ static capture_t *begin(uint32_t workers) {
 
 static void wait_for_received(capture_t *capture, uint64_t frames) {
     uint64_t until = now_ns(CLOCK_MONOTONIC) + GUARD_S * 1000000000ull;
-    while (balanced(capture).received < frames && now_ns(CLOCK_MONOTONIC) < until)
+    while (stats_of(capture).received < frames && now_ns(CLOCK_MONOTONIC) < until)
         usleep(1000);
-    CHECK_EQUAL(frames, balanced(capture).received);
+    CHECK_EQUAL(frames, stats_of(capture).received);
 }
 
 /* Every worker has a flow, so that it can be held up. */
@@ -153,7 +146,7 @@ static void give_each_worker_a_flow(capture_t *capture, int sender) {
         for (uint32_t until = frame + 64; frame < until; frame++)
             send_mixed(sender, frame);
         wait_for_received(capture, counter_get(&sent));
-        while (balanced(capture).in_flight)
+        while (stats_of(capture).in_flight)
             usleep(1000);
         while (i < capture->worker_count && counter_get(&capture->workers[i].counters.flows_total))
             i++;
@@ -163,7 +156,7 @@ static void give_each_worker_a_flow(capture_t *capture, int sender) {
 /* With the workers held up: until the ring has overflowed, and one more second's worth of events after. */
 static void flood(capture_t *capture, int sender) {
     uint32_t frames = 0;
-    while (balanced(capture).dropped_kernel < LOST_AT_LEAST) {
+    while (stats_of(capture).dropped_kernel < LOST_AT_LEAST) {
         CHECK(frames < FLOOD_MOST);
         for (uint32_t until = frames + 256; frames < until; frames++)
             send_mixed(sender, frames);
@@ -205,7 +198,7 @@ static void every_frame_is_accounted_for(uint32_t workers, bool gracefully) {
     hold_workers(capture);
     flood(capture, sender);
     wait_for_received(capture, counter_get(&sent));
-    CHECK(balanced(capture).in_flight > 0);
+    CHECK(stats_of(capture).in_flight > 0);
     uint64_t until = now_ns(CLOCK_MONOTONIC) + GUARD_S * 1000000000ull;
     struct capture_event event;
     while (!capture_next_event(capture, 0, &event)) { /* told while the workers still stand still */
@@ -226,7 +219,7 @@ static void every_frame_is_accounted_for(uint32_t workers, bool gracefully) {
     }
     atomic_store(&over, true);
     CHECK_EQUAL(0, pthread_join(watcher, &snapshots));
-    struct capture_stats stats = balanced(capture);
+    struct capture_stats stats = stats_of(capture);
     CHECK_EQUAL(counter_get(&sent), stats.received);
     CHECK_EQUAL(0, stats.in_flight);
     CHECK(stats.dropped_kernel >= LOST_AT_LEAST);
@@ -256,12 +249,12 @@ static void what_the_ring_held_is_discarded_without_being_counted_twice(void) {
     pthread_mutex_lock(&worker->owner);
     worker_end_input(worker, false);
     pthread_mutex_unlock(&worker->owner);
-    struct capture_stats stats = balanced(capture);
+    struct capture_stats stats = stats_of(capture);
     CHECK_EQUAL(1000, stats.received);
     CHECK_EQUAL(1000, stats.dropped_user);
     CHECK_EQUAL(0, stats.in_flight);
     CHECK_EQUAL(CAPTURE_OK, capture_stop(capture, false));
-    stats = balanced(capture);
+    stats = stats_of(capture);
     CHECK_EQUAL(1000, stats.received);
     CHECK_EQUAL(1000, told_lost(capture, "1000 frames in the core"));
     close(sender);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "balance.h"
 #include "check.h"
 #include "frames.h"
 #include "jarvis_capture.h"
@@ -104,23 +105,6 @@ static inline capture_flow_reader_t *reader_of(capture_t *capture, struct captur
 static inline void start(capture_t *capture) {
     struct capture_error_info error = {0};
     CHECK_EQUAL(CAPTURE_OK, capture_start(capture, &error));
-}
-
-static inline void check_balance(const struct capture_stats *stats) {
-    CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->unsampled + stats->non_ip + stats->malformed +
-                                     stats->paused + stats->dropped_nic + stats->dropped_kernel + stats->dropped_user +
-                                     stats->in_flight);
-    uint64_t ended = 0;
-    for (int reason = 1; reason <= CAPTURE_FLOW_END_RESOURCES; reason++)
-        ended += stats->flows_ended[reason];
-    CHECK_EQUAL(stats->flows_total, stats->flows_active + ended);
-}
-
-static inline struct capture_stats stats_of(capture_t *capture) {
-    struct capture_stats stats;
-    CHECK_EQUAL(CAPTURE_OK, capture_get_stats(capture, &stats));
-    check_balance(&stats);
-    return stats;
 }
 
 #endif
