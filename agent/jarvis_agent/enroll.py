@@ -21,7 +21,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
-from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollRequest, EnrollResponse, EnrollResult
+from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollProof, EnrollRequest, EnrollResponse, EnrollResult
 from jarvis_trust.ca import make_csr
 from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import EnrollmentError, TrustError
@@ -197,7 +197,7 @@ class Enroller:
             proof = enrollment_proof(
                 secret, params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True)
             )
-            await call.write(EnrollRequest(proof=proof))
+            await call.write(EnrollRequest(proof=EnrollProof(hmac=proof)))
             await call.done_writing()
             return _step(await call.read(), "result").result
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:

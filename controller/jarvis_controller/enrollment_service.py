@@ -114,7 +114,7 @@ class EnrollmentService:
             yield enrollment_pb2.EnrollResponse(challenge=challenge)
             proof = (await _step(requests, "proof")).proof
             transcript = (candidate.params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True))
-            check_enrollment_proof(secret, *transcript, proof)
+            check_enrollment_proof(secret, *transcript, proof.hmac)
             record, certificate = await self._accept(candidate)
         except TrustError as error:
             await self._audit_refusal(context, error)

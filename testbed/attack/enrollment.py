@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollRequest, EnrollResponse
+from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollProof, EnrollRequest, EnrollResponse
 from jarvis_agent.server import read_tpm_identity
 from jarvis_agent.tpm_device import AK_TEMPLATE, TpmDevice
 from jarvis_trust.ca import generate_key, make_csr
@@ -79,7 +79,7 @@ def _converse(channel: grpc.Channel, first: EnrollRequest, proof: Callable[[Enro
     try:
         challenge = EnrollResponse.FromString(next(stream))
         if proof is not None and (answer := proof(challenge)) is not None:
-            said.put(EnrollRequest(proof=answer).SerializeToString())
+            said.put(EnrollRequest(proof=EnrollProof(hmac=answer)).SerializeToString())
             next(stream)
     finally:
         said.put(None)
@@ -224,7 +224,7 @@ def _spent_token(arena: Arena) -> str:
 
 
 def _proof_first(arena: Arena) -> str:
-    return _say(arena, EnrollRequest(proof=bytes(32)))
+    return _say(arena, EnrollRequest(proof=EnrollProof(hmac=bytes(32))))
 
 
 def _garbage(arena: Arena) -> str:

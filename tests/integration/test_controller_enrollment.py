@@ -264,7 +264,7 @@ async def test_steps_out_of_order_are_refused(fleet: TestFleet) -> None:
     options = (("grpc.ssl_target_name_override", "controller.lab.example"),)
     async with grpc.aio.secure_channel(join_file.address, credentials, options=options) as channel:
         method: Any = channel.stream_stream("/jarvis.capture.v1.EnrollmentService/Enroll")
-        call = method(iter([enrollment_pb2.EnrollRequest(proof=b"x").SerializeToString()]), timeout=10)
+        call = method(iter([enrollment_pb2.EnrollRequest(proof={"hmac": b"x"}).SerializeToString()]), timeout=10)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call.read()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -73,7 +73,7 @@ class Enrollments(EnrollmentServiceServicer):
             blob, encrypted = make_credential(ek, ak.name, secret)
             challenge = EnrollChallenge(credential_blob=blob, encrypted_secret=encrypted)
             yield EnrollResponse(challenge=challenge)
-            proof = (await anext(request_iterator)).proof
+            proof = (await anext(request_iterator)).proof.hmac
             check_enrollment_proof(
                 secret, params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True), proof
             )

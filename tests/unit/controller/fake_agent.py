@@ -146,7 +146,7 @@ class FakeAgent:
             challenge = await self._answer(call, "challenge")
             secret = self.tpm.activate(challenge.challenge.credential_blob, challenge.challenge.encrypted_secret)
             transcript = params.SerializeToString(deterministic=True), challenge.challenge.SerializeToString(deterministic=True)
-            await call.write(enrollment_pb2.EnrollRequest(proof=enrollment_proof(secret, *transcript)))
+            await call.write(enrollment_pb2.EnrollRequest(proof={"hmac": enrollment_proof(secret, *transcript)}))
             result: enrollment_pb2.EnrollResult = (await self._answer(call, "result")).result
             await call.done_writing()
         self.key_pem, self.certificate_pem = key, result.certificate_pem

@@ -11,6 +11,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from jarvis.capture.v1 import capture_pb2 as _capture_pb2
 from jarvis.capture.v1 import event_pb2 as _event_pb2
 from jarvis.capture.v1 import flow_pb2 as _flow_pb2
@@ -25,6 +26,57 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TpmState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TpmStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TpmState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TPM_STATE_UNSPECIFIED: _TpmState.ValueType  # 0
+    TPM_STATE_READY: _TpmState.ValueType  # 1
+    TPM_STATE_LOST: _TpmState.ValueType  # 2
+    """It does not answer; work goes on until the lease ends."""
+    TPM_STATE_RESET: _TpmState.ValueType  # 3
+    """It was reset under the running agent: what was measured is gone, a new process has to measure again."""
+    TPM_STATE_ABSENT: _TpmState.ValueType  # 4
+    """This agent runs without one (level L0)."""
+
+class TpmState(_TpmState, metaclass=_TpmStateEnumTypeWrapper): ...
+
+TPM_STATE_UNSPECIFIED: TpmState.ValueType  # 0
+TPM_STATE_READY: TpmState.ValueType  # 1
+TPM_STATE_LOST: TpmState.ValueType  # 2
+"""It does not answer; work goes on until the lease ends."""
+TPM_STATE_RESET: TpmState.ValueType  # 3
+"""It was reset under the running agent: what was measured is gone, a new process has to measure again."""
+TPM_STATE_ABSENT: TpmState.ValueType  # 4
+"""This agent runs without one (level L0)."""
+Global___TpmState: _TypeAlias = TpmState  # noqa: Y015
+
+class _StoreKeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StoreKeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StoreKeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORE_KEY_STATE_UNSPECIFIED: _StoreKeyState.ValueType  # 0
+    STORE_KEY_STATE_READY: _StoreKeyState.ValueType  # 1
+    STORE_KEY_STATE_SEALED: _StoreKeyState.ValueType  # 2
+    """Sealed under a boot state that no approval covers."""
+    STORE_KEY_STATE_ABSENT: _StoreKeyState.ValueType  # 3
+    """None was made yet: the first approval has not come."""
+
+class StoreKeyState(_StoreKeyState, metaclass=_StoreKeyStateEnumTypeWrapper):
+    """The master key of packet stores."""
+
+STORE_KEY_STATE_UNSPECIFIED: StoreKeyState.ValueType  # 0
+STORE_KEY_STATE_READY: StoreKeyState.ValueType  # 1
+STORE_KEY_STATE_SEALED: StoreKeyState.ValueType  # 2
+"""Sealed under a boot state that no approval covers."""
+STORE_KEY_STATE_ABSENT: StoreKeyState.ValueType  # 3
+"""None was made yet: the first approval has not come."""
+Global___StoreKeyState: _TypeAlias = StoreKeyState  # noqa: Y015
 
 @_typing.final
 class GetAgentInfoRequest(_message.Message):
@@ -53,12 +105,19 @@ class GetAgentInfoResponse(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     FIRMWARE_FIELD_NUMBER: _builtins.int
+    TPM_STATE_FIELD_NUMBER: _builtins.int
+    TPM_MESSAGE_FIELD_NUMBER: _builtins.int
+    STORE_KEY_STATE_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     version: _builtins.str
     hostname: _builtins.str
     kernel: _builtins.str
     boot_id: _builtins.bytes
     session_id: _builtins.bytes
+    tpm_state: Global___TpmState.ValueType
+    tpm_message: _builtins.str
+    """Why the TPM or the store's master key is not READY; empty when both are."""
+    store_key_state: Global___StoreKeyState.ValueType
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -74,10 +133,13 @@ class GetAgentInfoResponse(_message.Message):
         session_id: _builtins.bytes = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         firmware: Global___FirmwareStatus | None = ...,
+        tpm_state: Global___TpmState.ValueType = ...,
+        tpm_message: _builtins.str = ...,
+        store_key_state: Global___StoreKeyState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "firmware", b"firmware", "hostname", b"hostname", "kernel", b"kernel", "session_id", b"session_id", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "firmware", b"firmware", "hostname", b"hostname", "kernel", b"kernel", "session_id", b"session_id", "start_time", b"start_time", "store_key_state", b"store_key_state", "tpm_message", b"tpm_message", "tpm_state", b"tpm_state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,10 +227,16 @@ class AttestRequest(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     PCRS_FIELD_NUMBER: _builtins.int
     KNOWN_BOOT_LOG_SHA256_FIELD_NUMBER: _builtins.int
+    KNOWN_IMA_ENTRIES_FIELD_NUMBER: _builtins.int
+    KNOWN_IMA_BOOT_ID_FIELD_NUMBER: _builtins.int
     nonce: _builtins.bytes
     """32 random bytes, used once."""
     known_boot_log_sha256: _builtins.bytes
     """SHA-256 of the boot log that the controller holds already: the agent does not send it again."""
+    known_ima_entries: _builtins.int
+    """Entries of the IMA list that the controller holds already, of this boot."""
+    known_ima_boot_id: _builtins.bytes
+    """The boot id that they are of; another one: the whole list is sent."""
     @_builtins.property
     def pcrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -177,10 +245,12 @@ class AttestRequest(_message.Message):
         nonce: _builtins.bytes = ...,
         pcrs: _abc.Iterable[_builtins.int] | None = ...,
         known_boot_log_sha256: _builtins.bytes = ...,
+        known_ima_entries: _builtins.int = ...,
+        known_ima_boot_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_boot_log_sha256", b"known_boot_log_sha256", "nonce", b"nonce", "pcrs", b"pcrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_boot_log_sha256", b"known_boot_log_sha256", "known_ima_boot_id", b"known_ima_boot_id", "known_ima_entries", b"known_ima_entries", "nonce", b"nonce", "pcrs", b"pcrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,16 +316,22 @@ class RenewLeaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_FIELD_NUMBER: _builtins.int
+    STORE_APPROVAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lease(self) -> _trust_pb2.SignedLease: ...
+    @_builtins.property
+    def store_approval(self) -> _trust_pb2.StoreApproval:
+        """With a quote that covered its PCRs."""
+
     def __init__(
         self,
         *,
         lease: _trust_pb2.SignedLease | None = ...,
+        store_approval: _trust_pb2.StoreApproval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "store_approval", b"store_approval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "store_approval", b"store_approval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,6 +483,107 @@ class UpdateInterfacesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateInterfacesResponse: _TypeAlias = UpdateInterfacesResponse  # noqa: Y015
+
+@_typing.final
+class StageReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    manifest_sha256: _builtins.bytes
+    """SHA-256 of manifest.json: names the release."""
+    file_name: _builtins.str
+    """"manifest.json", its signature file or an object that the manifest names."""
+    offset: _builtins.int
+    """Where the part begins: 0, or where the last one ended."""
+    data: _builtins.bytes
+    """At most 48 KiB."""
+    size: _builtins.int
+    """Size of the whole file in octets."""
+    def __init__(
+        self,
+        *,
+        manifest_sha256: _builtins.bytes = ...,
+        file_name: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "file_name", b"file_name", "manifest_sha256", b"manifest_sha256", "offset", b"offset", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageReleaseRequest: _TypeAlias = StageReleaseRequest  # noqa: Y015
+
+@_typing.final
+class StageReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """Octets of the file that are there now."""
+    def __init__(
+        self,
+        *,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received", b"received"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageReleaseResponse: _TypeAlias = StageReleaseResponse  # noqa: Y015
+
+@_typing.final
+class ActivateReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    manifest_sha256: _builtins.bytes
+    @_builtins.property
+    def trial(self) -> _duration_pb2.Duration:
+        """How long the new release may take to get its first lease, 5 s..10 min; unset = 60 s."""
+
+    def __init__(
+        self,
+        *,
+        manifest_sha256: _builtins.bytes = ...,
+        trial: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trial", b"trial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_sha256", b"manifest_sha256", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateReleaseRequest: _TypeAlias = ActivateReleaseRequest  # noqa: Y015
+
+@_typing.final
+class ActivateReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Of the release that is being changed over to; the process ends after this answer."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateReleaseResponse: _TypeAlias = ActivateReleaseResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

@@ -100,6 +100,16 @@ class AgentServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.FromString,
                 _registered_method=True)
+        self.StageRelease = channel.unary_unary(
+                '/jarvis.capture.v1.AgentService/StageRelease',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StageReleaseRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StageReleaseResponse.FromString,
+                _registered_method=True)
+        self.ActivateRelease = channel.unary_unary(
+                '/jarvis.capture.v1.AgentService/ActivateRelease',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ActivateReleaseRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ActivateReleaseResponse.FromString,
+                _registered_method=True)
         self.StreamEvents = channel.unary_stream(
                 '/jarvis.capture.v1.AgentService/StreamEvents',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamEventsRequest.SerializeToString,
@@ -202,6 +212,21 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StageRelease(self, request, context):
+        """[lease] Writes a part of a release's file beside the running one; nothing is loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateRelease(self, request, context):
+        """[lease] Verifies and measures the staged release, tries it in a process of its own, and changes over to it. The old one comes back
+        when the new one gets no lease within the time given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamEvents(self, request, context):
         """What happened here, the newest 1,024 events and what follows. Needs no lease: the end of one is among them.
         """
@@ -276,6 +301,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.StreamFlows,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.SerializeToString,
+            ),
+            'StageRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.StageRelease,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StageReleaseRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StageReleaseResponse.SerializeToString,
+            ),
+            'ActivateRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateRelease,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ActivateReleaseRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ActivateReleaseResponse.SerializeToString,
             ),
             'StreamEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamEvents,
@@ -635,6 +670,60 @@ class AgentService:
             '/jarvis.capture.v1.AgentService/StreamFlows',
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StageRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.AgentService/StageRelease',
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.StageReleaseRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.StageReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.AgentService/ActivateRelease',
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.ActivateReleaseRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.ActivateReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

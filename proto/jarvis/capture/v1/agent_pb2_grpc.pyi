@@ -61,6 +61,12 @@ class AgentServiceStub:
     """[lease] Flows in the table."""
     StreamFlows: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamFlowsRequest, _agent_pb2.StreamFlowsResponse]
     """[lease] Finished flows, batch by batch."""
+    StageRelease: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StageReleaseRequest, _agent_pb2.StageReleaseResponse]
+    """[lease] Writes a part of a release's file beside the running one; nothing is loaded."""
+    ActivateRelease: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ActivateReleaseRequest, _agent_pb2.ActivateReleaseResponse]
+    """[lease] Verifies and measures the staged release, tries it in a process of its own, and changes over to it. The old one comes back
+    when the new one gets no lease within the time given.
+    """
     StreamEvents: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamEventsRequest, _agent_pb2.StreamEventsResponse]
     """What happened here, the newest 1,024 events and what follows. Needs no lease: the end of one is among them."""
 
@@ -95,6 +101,12 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """[lease] Flows in the table."""
     StreamFlows: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamFlowsRequest, _agent_pb2.StreamFlowsResponse]  # type: ignore[assignment]
     """[lease] Finished flows, batch by batch."""
+    StageRelease: _aio.UnaryUnaryMultiCallable[_agent_pb2.StageReleaseRequest, _agent_pb2.StageReleaseResponse]  # type: ignore[assignment]
+    """[lease] Writes a part of a release's file beside the running one; nothing is loaded."""
+    ActivateRelease: _aio.UnaryUnaryMultiCallable[_agent_pb2.ActivateReleaseRequest, _agent_pb2.ActivateReleaseResponse]  # type: ignore[assignment]
+    """[lease] Verifies and measures the staged release, tries it in a process of its own, and changes over to it. The old one comes back
+    when the new one gets no lease within the time given.
+    """
     StreamEvents: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamEventsRequest, _agent_pb2.StreamEventsResponse]  # type: ignore[assignment]
     """What happened here, the newest 1,024 events and what follows. Needs no lease: the end of one is among them."""
 
@@ -204,6 +216,24 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.StreamFlowsResponse], _abc.AsyncIterator[_agent_pb2.StreamFlowsResponse]]:
         """[lease] Finished flows, batch by batch."""
+
+    @_abc_1.abstractmethod
+    def StageRelease(
+        self,
+        request: _agent_pb2.StageReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.StageReleaseResponse, _abc.Awaitable[_agent_pb2.StageReleaseResponse]]:
+        """[lease] Writes a part of a release's file beside the running one; nothing is loaded."""
+
+    @_abc_1.abstractmethod
+    def ActivateRelease(
+        self,
+        request: _agent_pb2.ActivateReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ActivateReleaseResponse, _abc.Awaitable[_agent_pb2.ActivateReleaseResponse]]:
+        """[lease] Verifies and measures the staged release, tries it in a process of its own, and changes over to it. The old one comes back
+        when the new one gets no lease within the time given.
+        """
 
     @_abc_1.abstractmethod
     def StreamEvents(

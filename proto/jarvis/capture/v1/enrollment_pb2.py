@@ -25,23 +25,27 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"jarvis/capture/v1/enrollment.proto\x12\x11jarvis.capture.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n\rEnrollRequest\x12\x31\n\x06params\x18\x01 \x01(\x0b\x32\x1f.jarvis.capture.v1.EnrollParamsH\x00\x12\x0f\n\x05proof\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04step\"\xae\x01\n\x0c\x45nrollParams\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x16\n\x0e\x65k_certificate\x18\x03 \x01(\x0c\x12\x10\n\x08\x65k_chain\x18\x04 \x03(\x0c\x12\x11\n\tek_public\x18\x05 \x01(\x0c\x12\x11\n\tak_public\x18\x06 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\x10\n\x08hostname\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\t\"\x84\x01\n\x0e\x45nrollResponse\x12\x37\n\tchallenge\x18\x01 \x01(\x0b\x32\".jarvis.capture.v1.EnrollChallengeH\x00\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32\x1f.jarvis.capture.v1.EnrollResultH\x00\x42\x06\n\x04step\"D\n\x0f\x45nrollChallenge\x12\x17\n\x0f\x63redential_blob\x18\x01 \x01(\x0c\x12\x18\n\x10\x65ncrypted_secret\x18\x02 \x01(\x0c\"z\n\x0c\x45nrollResult\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2f\n\x11\x45nrollmentService\x12Q\n\x06\x45nroll\x12 .jarvis.capture.v1.EnrollRequest\x1a!.jarvis.capture.v1.EnrollResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"jarvis/capture/v1/enrollment.proto\x12\x11jarvis.capture.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n\rEnrollRequest\x12\x31\n\x06params\x18\x01 \x01(\x0b\x32\x1f.jarvis.capture.v1.EnrollParamsH\x00\x12/\n\x05proof\x18\x02 \x01(\x0b\x32\x1e.jarvis.capture.v1.EnrollProofH\x00\x42\x06\n\x04step\"c\n\x0b\x45nrollProof\x12\x0c\n\x04hmac\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63\x65rtify\x18\x02 \x01(\x0c\x12\x19\n\x11\x63\x65rtify_signature\x18\x03 \x01(\x0c\x12\x1a\n\x12software_signature\x18\x04 \x01(\x0c\"\x88\x02\n\x0c\x45nrollParams\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x16\n\x0e\x65k_certificate\x18\x03 \x01(\x0c\x12\x10\n\x08\x65k_chain\x18\x04 \x03(\x0c\x12\x11\n\tek_public\x18\x05 \x01(\x0c\x12\x11\n\tak_public\x18\x06 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\x10\n\x08hostname\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\t\x12+\n\x07\x63\x61rrier\x18\n \x01(\x0e\x32\x1a.jarvis.capture.v1.Carrier\x12\x12\n\ntls_public\x18\x0b \x01(\x0c\x12\x17\n\x0fsoftware_public\x18\x0c \x01(\x0c\"\x84\x01\n\x0e\x45nrollResponse\x12\x37\n\tchallenge\x18\x01 \x01(\x0b\x32\".jarvis.capture.v1.EnrollChallengeH\x00\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32\x1f.jarvis.capture.v1.EnrollResultH\x00\x42\x06\n\x04step\"S\n\x0f\x45nrollChallenge\x12\x17\n\x0f\x63redential_blob\x18\x01 \x01(\x0c\x12\x18\n\x10\x65ncrypted_secret\x18\x02 \x01(\x0c\x12\r\n\x05nonce\x18\x03 \x01(\x0c\"\x92\x01\n\x0c\x45nrollResult\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x03 \x01(\x0c\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0etunnel_address\x18\x05 \x01(\t*J\n\x07\x43\x61rrier\x12\x17\n\x13\x43\x41RRIER_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41RRIER_DIRECT\x10\x01\x12\x12\n\x0e\x43\x41RRIER_TUNNEL\x10\x02\x32\x66\n\x11\x45nrollmentService\x12Q\n\x06\x45nroll\x12 .jarvis.capture.v1.EnrollRequest\x1a!.jarvis.capture.v1.EnrollResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jarvis.capture.v1.enrollment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CARRIER']._serialized_start=952
+  _globals['_CARRIER']._serialized_end=1026
   _globals['_ENROLLREQUEST']._serialized_start=90
-  _globals['_ENROLLREQUEST']._serialized_end=181
-  _globals['_ENROLLPARAMS']._serialized_start=184
-  _globals['_ENROLLPARAMS']._serialized_end=358
-  _globals['_ENROLLRESPONSE']._serialized_start=361
-  _globals['_ENROLLRESPONSE']._serialized_end=493
-  _globals['_ENROLLCHALLENGE']._serialized_start=495
-  _globals['_ENROLLCHALLENGE']._serialized_end=563
-  _globals['_ENROLLRESULT']._serialized_start=565
-  _globals['_ENROLLRESULT']._serialized_end=687
-  _globals['_ENROLLMENTSERVICE']._serialized_start=689
-  _globals['_ENROLLMENTSERVICE']._serialized_end=791
+  _globals['_ENROLLREQUEST']._serialized_end=213
+  _globals['_ENROLLPROOF']._serialized_start=215
+  _globals['_ENROLLPROOF']._serialized_end=314
+  _globals['_ENROLLPARAMS']._serialized_start=317
+  _globals['_ENROLLPARAMS']._serialized_end=581
+  _globals['_ENROLLRESPONSE']._serialized_start=584
+  _globals['_ENROLLRESPONSE']._serialized_end=716
+  _globals['_ENROLLCHALLENGE']._serialized_start=718
+  _globals['_ENROLLCHALLENGE']._serialized_end=801
+  _globals['_ENROLLRESULT']._serialized_start=804
+  _globals['_ENROLLRESULT']._serialized_end=950
+  _globals['_ENROLLMENTSERVICE']._serialized_start=1028
+  _globals['_ENROLLMENTSERVICE']._serialized_end=1130
 # @@protoc_insertion_point(module_scope)

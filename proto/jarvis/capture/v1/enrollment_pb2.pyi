@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,21 +22,43 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Carrier:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CarrierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Carrier.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CARRIER_UNSPECIFIED: _Carrier.ValueType  # 0
+    CARRIER_DIRECT: _Carrier.ValueType  # 1
+    """The controller dials the agent."""
+    CARRIER_TUNNEL: _Carrier.ValueType  # 2
+    """The agent dials TunnelService."""
+
+class Carrier(_Carrier, metaclass=_CarrierEnumTypeWrapper):
+    """How controller and agent reach each other."""
+
+CARRIER_UNSPECIFIED: Carrier.ValueType  # 0
+CARRIER_DIRECT: Carrier.ValueType  # 1
+"""The controller dials the agent."""
+CARRIER_TUNNEL: Carrier.ValueType  # 2
+"""The agent dials TunnelService."""
+Global___Carrier: _TypeAlias = Carrier  # noqa: Y015
+
 @_typing.final
 class EnrollRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARAMS_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
-    proof: _builtins.bytes
-    """HMAC-SHA-256 with the activated secret over the transcript."""
     @_builtins.property
     def params(self) -> Global___EnrollParams: ...
+    @_builtins.property
+    def proof(self) -> Global___EnrollProof: ...
     def __init__(
         self,
         *,
         params: Global___EnrollParams | None = ...,
-        proof: _builtins.bytes = ...,
+        proof: Global___EnrollProof | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["params", b"params", "proof", b"proof", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -46,6 +69,38 @@ class EnrollRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
 
 Global___EnrollRequest: _TypeAlias = EnrollRequest  # noqa: Y015
+
+@_typing.final
+class EnrollProof(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HMAC_FIELD_NUMBER: _builtins.int
+    CERTIFY_FIELD_NUMBER: _builtins.int
+    CERTIFY_SIGNATURE_FIELD_NUMBER: _builtins.int
+    SOFTWARE_SIGNATURE_FIELD_NUMBER: _builtins.int
+    hmac: _builtins.bytes
+    """HMAC-SHA-256 with the activated secret over the transcript; of an agent without a TPM: empty."""
+    certify: _builtins.bytes
+    """With tls_public: TPMS_ATTEST of TPM2_Certify over the TLS key by the AK, qualifyingData from the challenge's nonce."""
+    certify_signature: _builtins.bytes
+    """TPMT_SIGNATURE over it."""
+    software_signature: _builtins.bytes
+    """With software_public: ECDSA P-256 with SHA-256, DER, over the transcript."""
+    def __init__(
+        self,
+        *,
+        hmac: _builtins.bytes = ...,
+        certify: _builtins.bytes = ...,
+        certify_signature: _builtins.bytes = ...,
+        software_signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certify", b"certify", "certify_signature", b"certify_signature", "hmac", b"hmac", "software_signature", b"software_signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrollProof: _TypeAlias = EnrollProof  # noqa: Y015
 
 @_typing.final
 class EnrollParams(_message.Message):
@@ -60,6 +115,9 @@ class EnrollParams(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    TLS_PUBLIC_FIELD_NUMBER: _builtins.int
+    SOFTWARE_PUBLIC_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """Single use; empty when the EK is already enrolled."""
     csr: _builtins.bytes
@@ -73,6 +131,11 @@ class EnrollParams(_message.Message):
     """host:port where the controller reaches the agent."""
     hostname: _builtins.str
     version: _builtins.str
+    carrier: Global___Carrier.ValueType
+    tls_public: _builtins.bytes
+    """TPMT_PUBLIC of the TLS key when the TPM holds it: then it must be the CSR's key, and EnrollProof must certify it."""
+    software_public: _builtins.bytes
+    """SubjectPublicKeyInfo (DER, P-256) of the identity key of an agent without a TPM; then the EK and AK fields are empty."""
     @_builtins.property
     def ek_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -87,10 +150,13 @@ class EnrollParams(_message.Message):
         address: _builtins.str = ...,
         hostname: _builtins.str = ...,
         version: _builtins.str = ...,
+        carrier: Global___Carrier.ValueType = ...,
+        tls_public: _builtins.bytes = ...,
+        software_public: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ak_public", b"ak_public", "csr", b"csr", "ek_certificate", b"ek_certificate", "ek_chain", b"ek_chain", "ek_public", b"ek_public", "hostname", b"hostname", "token", b"token", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ak_public", b"ak_public", "carrier", b"carrier", "csr", b"csr", "ek_certificate", b"ek_certificate", "ek_chain", b"ek_chain", "ek_public", b"ek_public", "hostname", b"hostname", "software_public", b"software_public", "tls_public", b"tls_public", "token", b"token", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,18 +196,22 @@ class EnrollChallenge(_message.Message):
 
     CREDENTIAL_BLOB_FIELD_NUMBER: _builtins.int
     ENCRYPTED_SECRET_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
     credential_blob: _builtins.bytes
     """TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, sizes included."""
     encrypted_secret: _builtins.bytes
+    nonce: _builtins.bytes
+    """32 random bytes, for EnrollProof."""
     def __init__(
         self,
         *,
         credential_blob: _builtins.bytes = ...,
         encrypted_secret: _builtins.bytes = ...,
+        nonce: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_blob", b"credential_blob", "encrypted_secret", b"encrypted_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_blob", b"credential_blob", "encrypted_secret", b"encrypted_secret", "nonce", b"nonce"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,10 +225,14 @@ class EnrollResult(_message.Message):
     CERTIFICATE_PEM_FIELD_NUMBER: _builtins.int
     CA_PEM_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TUNNEL_ADDRESS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     certificate_pem: _builtins.bytes
-    """PEM: leaf, then the fleet CA."""
+    """PEM: leaf, then the CA that issued it."""
     ca_pem: _builtins.bytes
+    """Every CA that is trusted now: more than one while the fleet changes over to a new one."""
+    tunnel_address: _builtins.str
+    """host:port of TunnelService."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -168,10 +242,11 @@ class EnrollResult(_message.Message):
         certificate_pem: _builtins.bytes = ...,
         ca_pem: _builtins.bytes = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        tunnel_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "expire_time", b"expire_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ca_pem", b"ca_pem", "certificate_pem", b"certificate_pem", "expire_time", b"expire_time", "tunnel_address", b"tunnel_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

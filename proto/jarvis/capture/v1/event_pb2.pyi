@@ -62,12 +62,27 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """In order: after a crash there is none."""
     EVENT_TYPE_EVENTS_LOST: _EventType.ValueType  # 20
     """value: so many of the agent's events were overwritten before they were collected. Told by the controller too."""
+    EVENT_TYPE_TPM_LOST: _EventType.ValueType  # 21
+    """The TPM does not answer."""
+    EVENT_TYPE_TPM_RETURNED: _EventType.ValueType  # 22
+    EVENT_TYPE_TPM_RESET: _EventType.ValueType  # 23
+    """The TPM was reset under the running agent."""
+    EVENT_TYPE_RELEASE_ACTIVATED: _EventType.ValueType  # 24
+    """detail: version, manifest_sha256."""
+    EVENT_TYPE_RELEASE_ROLLED_BACK: _EventType.ValueType  # 25
+    """The new release was refused or got no lease; detail: version, reason."""
     EVENT_TYPE_AGENT_ENROLLED: _EventType.ValueType  # 100
     """An agent joined, or joined again after its retirement."""
     EVENT_TYPE_AGENT_STATE_CHANGED: _EventType.ValueType  # 101
     """value: its AgentState; detail: from, to, reason, and principal when an operator did it."""
     EVENT_TYPE_ATTESTATION_FAILED: _EventType.ValueType  # 102
     """The agent did not pass; detail: reason (every failed check)."""
+    EVENT_TYPE_ATTESTATION_REPORTED: _EventType.ValueType  # 103
+    """The policy's word is "report": the agent keeps its lease; detail: reason."""
+    EVENT_TYPE_POLICY_APPLIED: _EventType.ValueType  # 104
+    """detail: name, version."""
+    EVENT_TYPE_CERTIFICATE_REVOKED: _EventType.ValueType  # 105
+    """detail: subject, serial, reason."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """1..99 are told by agents, 100 and above by the controller alone: an agent cannot speak for it."""
@@ -106,12 +121,27 @@ EVENT_TYPE_AGENT_STOPPED: EventType.ValueType  # 19
 """In order: after a crash there is none."""
 EVENT_TYPE_EVENTS_LOST: EventType.ValueType  # 20
 """value: so many of the agent's events were overwritten before they were collected. Told by the controller too."""
+EVENT_TYPE_TPM_LOST: EventType.ValueType  # 21
+"""The TPM does not answer."""
+EVENT_TYPE_TPM_RETURNED: EventType.ValueType  # 22
+EVENT_TYPE_TPM_RESET: EventType.ValueType  # 23
+"""The TPM was reset under the running agent."""
+EVENT_TYPE_RELEASE_ACTIVATED: EventType.ValueType  # 24
+"""detail: version, manifest_sha256."""
+EVENT_TYPE_RELEASE_ROLLED_BACK: EventType.ValueType  # 25
+"""The new release was refused or got no lease; detail: version, reason."""
 EVENT_TYPE_AGENT_ENROLLED: EventType.ValueType  # 100
 """An agent joined, or joined again after its retirement."""
 EVENT_TYPE_AGENT_STATE_CHANGED: EventType.ValueType  # 101
 """value: its AgentState; detail: from, to, reason, and principal when an operator did it."""
 EVENT_TYPE_ATTESTATION_FAILED: EventType.ValueType  # 102
 """The agent did not pass; detail: reason (every failed check)."""
+EVENT_TYPE_ATTESTATION_REPORTED: EventType.ValueType  # 103
+"""The policy's word is "report": the agent keeps its lease; detail: reason."""
+EVENT_TYPE_POLICY_APPLIED: EventType.ValueType  # 104
+"""detail: name, version."""
+EVENT_TYPE_CERTIFICATE_REVOKED: EventType.ValueType  # 105
+"""detail: subject, serial, reason."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 class _EventSeverity:

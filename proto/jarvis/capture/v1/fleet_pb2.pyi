@@ -15,6 +15,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from jarvis.capture.v1 import audit_pb2 as _audit_pb2
 from jarvis.capture.v1 import capture_pb2 as _capture_pb2
+from jarvis.capture.v1 import enrollment_pb2 as _enrollment_pb2
 from jarvis.capture.v1 import event_pb2 as _event_pb2
 from jarvis.capture.v1 import flow_pb2 as _flow_pb2
 from jarvis.capture.v1 import trust_pb2 as _trust_pb2
@@ -111,6 +112,9 @@ class Agent(_message.Message):
     CHANNEL_BOUND_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CERTIFICATE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    HAS_TPM_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     state: Global___AgentState.ValueType
     reason: _builtins.str
@@ -124,6 +128,11 @@ class Agent(_message.Message):
     """"L0".."L3"."""
     channel_bound: _builtins.bool
     """True once the TLS key is bound to the TPM (tunnel carrier)."""
+    carrier: _enrollment_pb2.Carrier.ValueType
+    connected: _builtins.bool
+    """Tunnel carrier: whether the agent is connected now."""
+    has_tpm: _builtins.bool
+    """False: no TPM, level L0."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -157,10 +166,13 @@ class Agent(_message.Message):
         channel_bound: _builtins.bool = ...,
         lease_expire_time: _timestamp_pb2.Timestamp | None = ...,
         certificate_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        carrier: _enrollment_pb2.Carrier.ValueType = ...,
+        connected: _builtins.bool = ...,
+        has_tpm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expire_time", b"certificate_expire_time", "enroll_time", b"enroll_time", "lease_expire_time", b"lease_expire_time", "state_time", b"state_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "assurance", b"assurance", "certificate_expire_time", b"certificate_expire_time", "channel_bound", b"channel_bound", "enroll_time", b"enroll_time", "firmware_sha256", b"firmware_sha256", "firmware_version", b"firmware_version", "hostname", b"hostname", "labels", b"labels", "lease_expire_time", b"lease_expire_time", "reason", b"reason", "state", b"state", "state_time", b"state_time", "verify_time", b"verify_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_id", b"agent_id", "assurance", b"assurance", "carrier", b"carrier", "certificate_expire_time", b"certificate_expire_time", "channel_bound", b"channel_bound", "connected", b"connected", "enroll_time", b"enroll_time", "firmware_sha256", b"firmware_sha256", "firmware_version", b"firmware_version", "has_tpm", b"has_tpm", "hostname", b"hostname", "labels", b"labels", "lease_expire_time", b"lease_expire_time", "reason", b"reason", "state", b"state", "state_time", b"state_time", "verify_time", b"verify_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

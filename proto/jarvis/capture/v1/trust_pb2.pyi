@@ -193,6 +193,9 @@ class Evidence(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     BOOT_LOG_FIELD_NUMBER: _builtins.int
     BOOT_LOG_SHA256_FIELD_NUMBER: _builtins.int
+    IMA_LOG_FIELD_NUMBER: _builtins.int
+    IMA_FIRST_ENTRY_FIELD_NUMBER: _builtins.int
+    SOFTWARE_SIGNATURE_FIELD_NUMBER: _builtins.int
     attest: _builtins.bytes
     """TPMS_ATTEST as the TPM signed it."""
     signature: _builtins.bytes
@@ -211,6 +214,16 @@ class Evidence(_message.Message):
     """
     boot_log_sha256: _builtins.bytes
     """SHA-256 of the log as it is on the host; empty when there is none."""
+    ima_log: _builtins.bytes
+    """IMA's measurement list (ima-ng, ima-sig; the kernel's binary form) from entry ima_first_entry on, when PCR 10 was asked for. Not
+    bound in extraData: the PCR value speaks for it.
+    """
+    ima_first_entry: _builtins.int
+    """Entries that were left out because the request knew them; 0 = the whole list."""
+    software_signature: _builtins.bytes
+    """Of an agent without a TPM (level L0): ECDSA P-256 signature, DER, by its software identity key over the same binding that a quote's
+    extraData carries, under a domain tag of its own. Then attest, signature and pcrs are empty.
+    """
     @_builtins.property
     def pcrs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PcrValue]: ...
     def __init__(
@@ -226,11 +239,55 @@ class Evidence(_message.Message):
         session_id: _builtins.bytes = ...,
         boot_log: _builtins.bytes = ...,
         boot_log_sha256: _builtins.bytes = ...,
+        ima_log: _builtins.bytes = ...,
+        ima_first_entry: _builtins.int = ...,
+        software_signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "boot_id", b"boot_id", "boot_log", b"boot_log", "boot_log_sha256", b"boot_log_sha256", "event_log", b"event_log", "manifest", b"manifest", "manifest_signature", b"manifest_signature", "pcrs", b"pcrs", "session_id", b"session_id", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attest", b"attest", "boot_id", b"boot_id", "boot_log", b"boot_log", "boot_log_sha256", b"boot_log_sha256", "event_log", b"event_log", "ima_first_entry", b"ima_first_entry", "ima_log", b"ima_log", "manifest", b"manifest", "manifest_signature", b"manifest_signature", "pcrs", b"pcrs", "session_id", b"session_id", "signature", b"signature", "software_signature", b"software_signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
+
+@_typing.final
+class StoreApproval(_message.Message):
+    """What lets a TPM release the store's master key in the boot state that was proved: the input of TPM2_PolicyAuthorize. Signed by the
+    fleet's store policy key (ECDSA P-256 with SHA-256, which TPMs can check).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PCRS_FIELD_NUMBER: _builtins.int
+    APPROVED_POLICY_FIELD_NUMBER: _builtins.int
+    POLICY_REF_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    POLICY_KEY_FIELD_NUMBER: _builtins.int
+    approved_policy: _builtins.bytes
+    """Digest of a policy session after TPM2_PolicyPCR over them, 32 bytes."""
+    policy_ref: _builtins.bytes
+    signature: _builtins.bytes
+    """TPMT_SIGNATURE over SHA-256(approved_policy || policy_ref)."""
+    policy_key: _builtins.bytes
+    """TPMT_PUBLIC of the key."""
+    @_builtins.property
+    def pcrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """PCRs of the SHA-256 bank that the state is of, ascending."""
+
+    def __init__(
+        self,
+        *,
+        pcrs: _abc.Iterable[_builtins.int] | None = ...,
+        approved_policy: _builtins.bytes = ...,
+        policy_ref: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        policy_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_policy", b"approved_policy", "pcrs", b"pcrs", "policy_key", b"policy_key", "policy_ref", b"policy_ref", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreApproval: _TypeAlias = StoreApproval  # noqa: Y015
