@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from jarvis.capture.v1 import agent_pb2, fleet_pb2
+from jarvis.capture.v1 import agent_pb2, fleet_pb2  # noqa: F401 - the services of OPERATOR_METHODS are found by name
 from jarvis_controller.authorization import OPERATOR_METHODS
 from jarvis_trust.ca import generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
@@ -24,7 +25,12 @@ from testbed.attack.model import Attack
 from testbed.attack.peers import Party, call, issue
 
 _AGENT = agent_pb2.DESCRIPTOR.services_by_name["AgentService"]
-_FLEET = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"]
+_OPERATOR = [
+    descriptor_pool.Default().FindServiceByName(name)
+    for name in dict.fromkeys(method.split("/")[1] for method in OPERATOR_METHODS)
+    if name.startswith("jarvis.")
+]
+"""The controller's own services for operators."""
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
@@ -130,10 +136,10 @@ ATTACKS = (
     *(attack for service in (_AGENT, _HEALTH, _REFLECTION) for method in _methods(service) for attack in _agent_attacks(method)),
     *(
         attack
-        for service in (_FLEET, _HEALTH, _REFLECTION)
+        for service in (*_OPERATOR, _HEALTH, _REFLECTION)
         for method in _methods(service)
         if method in OPERATOR_METHODS
         for attack in _controller_attacks(method)
     ),
-    *(_enrollment_attack(method) for method in _methods(_FLEET)),
+    *(_enrollment_attack(method) for service in _OPERATOR for method in _methods(service)),
 )

@@ -15,7 +15,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from jarvis.capture.v1 import fleet_pb2
-from jarvis_controller.authorization import FLEET_SERVICE, OPERATOR_METHODS
+from jarvis_controller.authorization import OPERATOR_METHODS
 from jarvis_controller.rpc_status import status_of
 from jarvis_trust.ca import FleetCA
 from jarvis_trust.identities import Role
@@ -24,7 +24,8 @@ from jarvis_trust.status import reason_of
 from tests.support import ReleaseKey
 from tests.unit.controller.fleet import FLEET, TestFleet, running_fleet
 
-METHODS = {method.name: method for method in fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].methods}
+SERVICES = [fleet_pb2.DESCRIPTOR.services_by_name["FleetService"]]
+METHODS = {f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods}
 NAMES = {Role.AGENT: "a" * 32, Role.CONTROLLER: "evil", Role.VIEWER: "vera", Role.OPERATOR: "otto", Role.ADMIN: "ada"}
 
 
@@ -52,8 +53,8 @@ async def call(channel: grpc.aio.Channel, path: str, *, streaming: bool, request
 async def test_every_rpc_is_denied_to_a_role_below_its_own(fleet: TestFleet, role: Role) -> None:
     async with fleet.channel(role, name=NAMES[role]) as channel:
         for name, method in METHODS.items():
-            found = await call(channel, FLEET_SERVICE + name, streaming=method.server_streaming)
-            permitted = role.permits(OPERATOR_METHODS[FLEET_SERVICE + name])
+            found = await call(channel, name, streaming=method.server_streaming)
+            permitted = role.permits(OPERATOR_METHODS[name])
             assert (found == "ROLE_DENIED") is not permitted, (role, name, found)
 
 
@@ -62,18 +63,18 @@ async def test_without_a_client_certificate_the_handshake_fails(fleet: TestFleet
     options = (("grpc.ssl_target_name_override", f"controller.{FLEET}"),)
     async with grpc.aio.secure_channel(f"127.0.0.1:{fleet.controller.operator_port}", credentials, options=options) as channel:
         for name, method in METHODS.items():
-            found = await call(channel, FLEET_SERVICE + name, streaming=method.server_streaming)
+            found = await call(channel, name, streaming=method.server_streaming)
             assert found is grpc.StatusCode.UNAVAILABLE, name
 
 
 async def test_a_certificate_of_another_fleets_ca_is_not_let_in(fleet: TestFleet) -> None:
     async with fleet.channel(Role.ADMIN, ca=FleetCA.create(FLEET)) as channel:
-        assert await call(channel, FLEET_SERVICE + "ListAgents", streaming=False) is grpc.StatusCode.UNAVAILABLE
+        assert await call(channel, "/jarvis.capture.v1.FleetService/ListAgents", streaming=False) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_an_unknown_method_is_not_served(fleet: TestFleet) -> None:
     async with fleet.channel(Role.ADMIN) as channel:
-        assert await call(channel, FLEET_SERVICE + "Forgotten", streaming=False) is grpc.StatusCode.UNIMPLEMENTED
+        assert await call(channel, "/jarvis.capture.v1.FleetService/Forgotten", streaming=False) is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_operators_cannot_be_served_on_the_enrolment_port(fleet: TestFleet) -> None:
@@ -82,7 +83,7 @@ async def test_operators_cannot_be_served_on_the_enrolment_port(fleet: TestFleet
     options = (("grpc.ssl_target_name_override", f"controller.{FLEET}"),)
     async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
         for name, method in METHODS.items():
-            found = await call(channel, FLEET_SERVICE + name, streaming=method.server_streaming)
+            found = await call(channel, name, streaming=method.server_streaming)
             assert found is grpc.StatusCode.UNIMPLEMENTED, name
 
 

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+from pathlib import Path
+
 import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
@@ -12,13 +16,14 @@ from grpc_reflection.v1alpha import reflection_pb2
 from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
 from jarvis_controller.authorization import ENROLLMENT_METHODS, OPERATOR_METHODS, caller_of, enrollment_check, require_role
 from jarvis_controller.fleet_service import FleetService
+from jarvis_controller.handlers import fleet_handlers
 from jarvis_controller.registry_service import RegistryService
 from jarvis_controller.rpc_status import RpcError
-from jarvis_controller.server import fleet_handlers
 from jarvis_trust.identities import Identity, Role
 from jarvis_trust.status import reason_of
 
 AGENT_ID = "a" * 32
+PROTO = Path(__file__).parents[3] / "proto"
 ROLES = [
     Identity(fleet="lab", role=Role.AGENT, name=AGENT_ID),
     Identity(fleet="lab", role=Role.CONTROLLER, name="main"),
@@ -33,8 +38,10 @@ def methods_of(service: ServiceDescriptor) -> list[str]:
 
 
 FLEET = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"]
+OWN_SERVICES = [FLEET]
+"""Of this package, on the operators' port."""
 OPERATOR_SERVICES = [
-    FLEET,
+    *OWN_SERVICES,
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 ]
@@ -63,29 +70,12 @@ def test_the_roles_that_may_call_are_those_that_the_table_names(method: str) -> 
     assert callers == set(rank[rank.index(least) :])
 
 
-def test_the_table_agrees_with_what_the_proto_says_at_each_method() -> None:
+@pytest.mark.parametrize("service", OWN_SERVICES, ids=lambda service: service.name)
+def test_the_table_agrees_with_what_the_proto_says_at_each_method(service: ServiceDescriptor) -> None:
     """The comment before each rpc begins with the least role."""
-    said = {
-        "ListAgents": "viewer",
-        "GetBootReport": "viewer",
-        "AttestAgents": "operator",
-        "StartCaptures": "operator",
-        "StopCaptures": "operator",
-        "UpdateInterfaces": "operator",
-        "GetCaptureStatuses": "viewer",
-        "WatchMetrics": "viewer",
-        "ListFlows": "viewer",
-        "WatchFlows": "viewer",
-        "WatchEvents": "viewer",
-        "CreateJoinToken": "admin",
-        "QuarantineAgent": "operator",
-        "ReleaseAgent": "admin",
-        "RetireAgent": "admin",
-        "ListAuditEvents": "viewer",
-        "ListAuditCheckpoints": "viewer",
-        "GetAttestationCase": "viewer",
-    }
-    assert {method.rsplit("/", 1)[1]: str(OPERATOR_METHODS[method]) for method in methods_of(FLEET)} == said
+    text = (PROTO / service.file.name).read_text(encoding="utf-8")
+    said = {name: role for role, name in re.findall(r"^  // (\w+)\. (?:.*\n  // )*.*\n  rpc (\w+)\(", text, re.MULTILINE)}
+    assert {method.rsplit("/", 1)[1]: str(OPERATOR_METHODS[method]) for method in methods_of(service)} == said
 
 
 def test_the_enrolment_port_opens_enrolment_and_health_only() -> None:
@@ -144,9 +134,12 @@ def test_without_tls_13_nothing_is_served_on_the_enrolment_port_either() -> None
 def test_every_service_of_the_package_is_known_to_this_test() -> None:
     """A new service must be given rows, or be left to the agent."""
     pool = descriptor_pool.Default()
-    files = [f"jarvis/capture/v1/{name}.proto" for name in ("agent", "enrollment", "fleet", "flow", "capture", "trust")]
+    files = [str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto")]
+    for name in files:
+        importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
     services = {service for name in files for service in pool.FindFileByName(name).services_by_name}
-    assert services == {"AgentService", "EnrollmentService", "FleetService"}
+    elsewhere = {"AgentService", "EnrollmentService", "TunnelService"}
+    assert services - elsewhere == {service.name for service in OWN_SERVICES}
 
 
 def test_every_method_of_fleet_service_has_a_handler() -> None:

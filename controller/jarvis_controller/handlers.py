@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each service answers with: {full service name: {method: handler}}, one function per service.
+
+server.py puts the tables of one port together; ports.py serves them, with health and, for operators, reflection. Requests come as
+bytes and are parsed here, behind the authorization, so that what is no message is refused as bad input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import Any
+
+import grpc
+from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
+
+from jarvis_controller.enrollment_service import EnrollmentService
+from jarvis_controller.fleet_service import FleetService
+from jarvis_controller.registry_service import RegistryService
+from jarvis_controller.rpc_status import parse_request
+
+Handlers = Mapping[str, Any]
+"""Method name -> grpc.RpcMethodHandler."""
+Services = Mapping[str, Handlers]
+"""Full service name -> its handlers: what one port serves."""
+
+FLEET = "jarvis.capture.v1.FleetService"
+ENROLLMENT = "jarvis.capture.v1.EnrollmentService"
+
+
+def fleet_handlers(service: FleetService, registry: RegistryService) -> Handlers:
+    """FleetService; ListFlows and WatchFlows answer with finished bytes."""
+    pb = fleet_pb2
+    return {
+        "ListAgents": unary(registry.list_agents, pb.ListAgentsRequest, pb.ListAgentsResponse),
+        "GetBootReport": unary(registry.get_boot_report, pb.GetBootReportRequest, pb.GetBootReportResponse),
+        "AttestAgents": stream(service.attest_agents, pb.AttestAgentsRequest, pb.AttestAgentsResponse),
+        "StartCaptures": stream(service.start_captures, pb.StartCapturesRequest, pb.CaptureOutcome),
+        "StopCaptures": stream(service.stop_captures, pb.StopCapturesRequest, pb.CaptureOutcome),
+        "UpdateInterfaces": stream(service.update_interfaces, pb.FleetUpdateInterfacesRequest, pb.CaptureOutcome),
+        "GetCaptureStatuses": stream(service.get_capture_statuses, pb.GetCaptureStatusesRequest, pb.CaptureOutcome),
+        "WatchMetrics": stream(service.watch_metrics, pb.WatchMetricsRequest, pb.WatchMetricsResponse),
+        "ListFlows": stream(service.list_flows, pb.FleetListFlowsRequest, None),
+        "WatchFlows": stream(service.watch_flows, pb.WatchFlowsRequest, None),
+        "WatchEvents": stream(service.watch_events, pb.WatchEventsRequest, pb.WatchEventsResponse),
+        "CreateJoinToken": unary(registry.create_join_token, pb.CreateJoinTokenRequest, pb.CreateJoinTokenResponse),
+        "QuarantineAgent": unary(registry.quarantine_agent, pb.QuarantineAgentRequest, pb.QuarantineAgentResponse),
+        "ReleaseAgent": unary(registry.release_agent, pb.ReleaseAgentRequest, pb.ReleaseAgentResponse),
+        "RetireAgent": unary(registry.retire_agent, pb.RetireAgentRequest, pb.RetireAgentResponse),
+        "ListAuditEvents": unary(registry.list_audit_events, pb.ListAuditEventsRequest, pb.ListAuditEventsResponse),
+        "ListAuditCheckpoints": unary(
+            registry.list_audit_checkpoints, pb.ListAuditCheckpointsRequest, pb.ListAuditCheckpointsResponse
+        ),
+        "GetAttestationCase": unary(registry.get_attestation_case, pb.GetAttestationCaseRequest, pb.GetAttestationCaseResponse),
+    }
+
+
+def enrollment_handlers(service: EnrollmentService) -> Handlers:
+    """EnrollmentService."""
+
+    async def parsed(payloads: AsyncIterator[bytes]) -> AsyncGenerator[enrollment_pb2.EnrollRequest, None]:
+        async for payload in payloads:
+            yield parse_request(enrollment_pb2.EnrollRequest, payload)
+
+    async def enroll(payloads: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(service.enroll(parsed(payloads), context)) as answers:
+            async for answer in answers:
+                yield answer
+
+    handler = grpc.stream_stream_rpc_method_handler(
+        enroll, request_deserializer=None, response_serializer=enrollment_pb2.EnrollResponse.SerializeToString
+    )
+    return {"Enroll": handler}
+
+
+def unary(behaviour: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
+    """A handler for one request and one answer.
+
+    Args:
+        behaviour: a coroutine function of (request, context).
+        request: the message class of the request.
+        response: that of the answer.
+    """
+
+    async def single(payload: bytes, context: Any) -> Any:
+        return await behaviour(parse_request(request, payload), context)
+
+    return grpc.unary_unary_rpc_method_handler(single, request_deserializer=None, response_serializer=response.SerializeToString)
+
+
+def stream(behaviour: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
+    """A handler for one request and a stream of answers.
+
+    Args:
+        behaviour: an asynchronous generator function of (request, context).
+        request: the message class of the request.
+        response: that of the answers; None: they are finished bytes.
+    """
+
+    async def streaming(payload: bytes, context: Any) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(behaviour(parse_request(request, payload), context)) as answers:
+            async for answer in answers:
+                yield answer
+
+    serializer = None if response is None else response.SerializeToString
+    return grpc.unary_stream_rpc_method_handler(streaming, request_deserializer=None, response_serializer=serializer)
