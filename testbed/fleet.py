@@ -92,6 +92,8 @@ class Agent:
     place: Place
     tpm: Swtpm
     port: int
+    wrapper: Sequence[str] = ()
+    """Command line that the agent's is put behind, e.g. testbed.confined's."""
     process: subprocess.Popen[bytes] | None = None
     agent_id: str = ""
 
@@ -117,7 +119,7 @@ class Agent:
 
     def start(self, *, env: Mapping[str, str] | None = None) -> None:
         """Starts the agent."""
-        command = [program("jarvis-agent"), "run", "--config", str(self.config)]
+        command = [*self.wrapper, program("jarvis-agent"), "run", "--config", str(self.config)]
         self.process = self.place.start(command, self.log, env)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -149,6 +151,8 @@ class Fleet:
     """Lines of controller.toml to set, e.g. attest_interval_s."""
     firmware: Path = FIRMWARE
     """What agents get a copy of: signed with the same release key as what was built."""
+    wrapper: Sequence[str] = ()
+    """Command line that the controller's is put behind."""
 
     agents: dict[str, Agent] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
@@ -199,7 +203,8 @@ class Fleet:
 
     def start(self) -> None:
         """Starts the controller and waits until it answers."""
-        command = [program("jarvis-controller"), "run", "--config", str(self.controller_directory / "controller.toml")]
+        config = self.controller_directory / "controller.toml"
+        command = [*self.wrapper, program("jarvis-controller"), "run", "--config", str(config)]
         self.process = self.place.start(command, self.log)
         wait_for("the controller to answer", lambda: self.run("agents", "list").returncode != UNREACHABLE, log=self.log)
 
@@ -218,12 +223,14 @@ class Fleet:
         join_file: Path | None = None,
         boot_log: bytes = b"",
         shown_boot_log: bytes | None = None,
+        uid: int | None = None,
+        wrapper: Sequence[str] = (),
         **settings: Setting,
     ) -> Agent:
         """Makes a host (TPM, firmware copy, join file unless given, configuration) and starts its agent. Does not wait.
 
         With a boot log the TPM is extended by it first, as firmware would have done; not possible in a namespace. The agent finds
-        that log on its host, or another one where one is to be shown.
+        that log on its host, or another one where one is to be shown. With a uid its files are that user's.
         """
         place = place or Place()
         directory = self.directory / name
@@ -240,7 +247,7 @@ class Fleet:
         if boot_log or shown_boot_log is not None:
             (directory / "boot.log").write_bytes(boot_log if shown_boot_log is None else shown_boot_log)
             settings["boot_log"] = str(directory / "boot.log")
-        agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port())
+        agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port(), wrapper=wrapper)
         set_toml(
             agent.config,
             fleet=self.name,
@@ -255,6 +262,8 @@ class Fleet:
             **settings,
         )
         self.agents[name] = agent
+        if uid is not None:
+            give(directory, uid)
         agent.start()
         return agent
 
@@ -292,6 +301,13 @@ class Fleet:
         """Runs jarvisctl with JSON output; returns its objects."""
         printed = self.jarvisctl("--output", "json", *arguments, check=check)
         return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
+def give(directory: Path, uid: int) -> None:
+    """Makes a user the owner of a directory and of all that is in it but the software TPM's state."""
+    for path in (directory, *directory.rglob("*")):
+        if "tpm" not in path.relative_to(directory).parts:
+            os.chown(path, uid, uid)
 
 
 def set_toml(path: Path, **values: Setting) -> None:
