@@ -18,7 +18,7 @@ import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from jarvis_trust.errors import AttestationError
 from jarvis_trust.tpm_structures import ALG_SHA256
@@ -33,6 +33,9 @@ _MAX_ALGORITHMS: Final = 8
 _DIGEST_BYTES: Final = {0x0004: 20, ALG_SHA256: 32, 0x000C: 48, 0x000D: 64, 0x0012: 32, 0x0027: 32, 0x0028: 48, 0x0029: 64}
 """TPM_ALG_ID -> bytes: SHA-1, SHA-256, SHA-384, SHA-512, SM3, SHA3-256, SHA3-384, SHA3-512."""
 _PCRS: Final = 24
+_EVENT_HEAD: Final = struct.Struct("<III")
+_ALGORITHM: Final = struct.Struct("<H")
+_SIZE: Final = struct.Struct("<I")
 
 
 class EventType(IntEnum):
@@ -78,9 +81,8 @@ class EventType(IntEnum):
     EFI_SPDM_DEVICE_AUTHORITY = 0x800000E4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootEvent:
-    """One record of the log."""
+class BootEvent(NamedTuple):
+    """One record of the log. A tuple: logs have hundreds, and a fleet sends many logs."""
 
     number: int
     """Position in the log, from 0; the header is 0."""
@@ -123,7 +125,10 @@ class BootLog:
         values = {pcr: bytes(32) for pcr in pcrs}
         if 0 in values:
             values[0] = bytes(31) + bytes([self.startup_locality])
-        return {pcr: extend_all(value, (event.digest for event in self.of_pcr(pcr))) for pcr, value in values.items()}
+        for event in self.events:
+            if event.pcr in values and event.type != EventType.NO_ACTION:
+                values[event.pcr] = hashlib.sha256(values[event.pcr] + event.digest).digest()
+        return values
 
 
 def extend_all(value: bytes, digests: Iterable[bytes]) -> bytes:
@@ -167,11 +172,39 @@ def parse_boot_log(data: bytes) -> BootLog:
     reader = _Reader(data)
     algorithms = _parse_header(reader)
     events: list[BootEvent] = []
-    while reader.left:
+    offset, usual = reader.offset, _UsualLayout(algorithms)
+    while offset < len(data):
         if len(events) == MAX_BOOT_EVENTS:
             raise _invalid(f"more than {MAX_BOOT_EVENTS} events")
-        events.append(_parse_event(reader, len(events) + 1, algorithms))
+        number = len(events) + 1
+        event, offset = usual.parse(data, offset, number) or _parse_event(data, offset, number, algorithms)
+        events.append(event)
     return BootLog(events=tuple(events), startup_locality=_startup_locality(events))
+
+
+class _UsualLayout:
+    """Events whose digests stand in the header's order, as all firmware writes them: read in one step.
+
+    Whatever does not fit is left to _parse_event, which reads field by field and says what is wrong.
+    """
+
+    def __init__(self, algorithms: dict[int, int]) -> None:
+        self._head = struct.Struct("<III" + "".join(f"H{size}s" for size in algorithms.values()) + "I")
+        self._algorithms = tuple(algorithms)
+        self._sha256 = 4 + 2 * self._algorithms.index(ALG_SHA256)
+
+    def parse(self, data: bytes, offset: int, number: int) -> tuple[BootEvent, int] | None:
+        """The event at the offset and where the next one begins; None when it is not of this layout."""
+        start = offset + self._head.size
+        if start > len(data):
+            return None
+        fields = self._head.unpack_from(data, offset)
+        end = start + fields[-1]
+        if fields[0] >= _PCRS or fields[2] != len(self._algorithms) or fields[3:-1:2] != self._algorithms:
+            return None
+        if fields[-1] > MAX_EVENT_BYTES or end > len(data):
+            return None
+        return BootEvent(number, fields[0], fields[1], fields[self._sha256], data[start:end]), end
 
 
 def _parse_header(reader: _Reader) -> dict[int, int]:
@@ -199,22 +232,39 @@ def _parse_header(reader: _Reader) -> dict[int, int]:
     return algorithms
 
 
-def _parse_event(reader: _Reader, number: int, algorithms: dict[int, int]) -> BootEvent:
-    what = f"event {number}"
-    pcr, kind = reader.integer(4, f"{what}'s PCR"), reader.integer(4, f"{what}'s type")
+def _parse_event(data: bytes, offset: int, number: int, algorithms: dict[int, int]) -> tuple[BootEvent, int]:
+    """The TCG_PCR_EVENT2 that begins at the offset, and where the next one does."""
+    pcr, kind, count = _unpack(_EVENT_HEAD, data, offset, number, "PCR, type and digest count")
+    offset += _EVENT_HEAD.size
     if pcr >= _PCRS:
-        raise _invalid(f"{what} is of PCR {pcr}; 0 to {_PCRS - 1} are accepted")
-    count = reader.integer(4, f"{what}'s digest count")
+        raise _invalid(f"event {number} is of PCR {pcr}; 0 to {_PCRS - 1} are accepted")
     if count != len(algorithms):
-        raise _invalid(f"{what} has {count} digests; the header promises {len(algorithms)}")
+        raise _invalid(f"event {number} has {count} digests; the header promises {len(algorithms)}")
     digests: dict[int, bytes] = {}
     for _ in range(count):
-        algorithm = reader.integer(2, f"{what}'s algorithm")
+        (algorithm,) = _unpack(_ALGORITHM, data, offset, number, "algorithm")
         if algorithm not in algorithms or algorithm in digests:
-            raise _invalid(f"{what} has a digest of algorithm {algorithm:#06x}, which the header does not promise, or twice")
-        digests[algorithm] = reader.take(algorithms[algorithm], f"{what}'s digest")
-    data = reader.take(_bounded(reader, what), f"{what}'s data")
-    return BootEvent(number=number, pcr=pcr, type=kind, digest=digests[ALG_SHA256], data=data)
+            found = f"a digest of algorithm {algorithm:#06x}, which the header does not promise, or twice"
+            raise _invalid(f"event {number} has {found}")
+        start = offset + _ALGORITHM.size
+        offset = start + algorithms[algorithm]
+        digests[algorithm] = data[start:offset]
+    (size,) = _unpack(_SIZE, data, offset, number, "size")  # also where a digest was cut: the offset is past the end then
+    start = offset + _SIZE.size
+    if size > MAX_EVENT_BYTES:
+        raise _invalid(f"event {number} has {size} bytes of data; at most {MAX_EVENT_BYTES} are accepted")
+    if size > len(data) - start:
+        raise _invalid(f"ends inside event {number}'s data: {size} bytes wanted at offset {start}, {len(data) - start} left")
+    offset = start + size
+    return BootEvent(number, pcr, kind, digests[ALG_SHA256], data[start:offset]), offset
+
+
+def _unpack(form: struct.Struct, data: bytes, offset: int, number: int, what: str) -> tuple[int, ...]:
+    try:
+        return form.unpack_from(data, offset)
+    except struct.error:
+        left = max(0, len(data) - offset)
+        raise _invalid(f"ends inside event {number}'s {what}: {form.size} bytes wanted at offset {offset}, {left} left") from None
 
 
 def _bounded(reader: _Reader, what: str) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -60,6 +60,7 @@ class BootReference:
     """0, 3 or 4: PCR 0's initial value."""
     pcrs: Mapping[int, tuple[ReferenceEvent, ...]]
     """PCR -> what extends it, in order. Read-only."""
+    _values: Mapping[int, bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or _NAME.fullmatch(self.name) is None:
@@ -73,9 +74,14 @@ class BootReference:
         if not self.pcrs or any(pcr not in REFERENCE_PCRS for pcr in self.pcrs):
             raise _invalid(f"pcrs are {sorted(self.pcrs)}; one or more of 0 to 15 are accepted")
         object.__setattr__(self, "pcrs", MappingProxyType(dict(self.pcrs)))
+        # Once, and not for every host that is held against it.
+        object.__setattr__(self, "_values", {pcr: self._replay(pcr) for pcr in self.pcrs})
 
     def value(self, pcr: int) -> bytes:
         """What the PCR holds on a host that is as recorded, 32 bytes."""
+        return self._values[pcr]
+
+    def _replay(self, pcr: int) -> bytes:
         initial = bytes(31) + bytes([self.startup_locality if pcr == 0 else 0])
         return extend_all(initial, (event.digest for event in self.pcrs[pcr]))
 

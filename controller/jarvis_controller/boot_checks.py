@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from jarvis.capture.v1 import trust_pb2
-from jarvis_trust.boot_events import boot_facts, check_events
-from jarvis_trust.boot_log import BootLog
+from jarvis_trust.boot_events import check_events
 from jarvis_trust.boot_reference import Divergence, match_references
 from jarvis_trust.errors import AttestationError
 
@@ -24,13 +23,13 @@ from jarvis_controller.case import Case, NotEvaluatedError, established
 def _boot_log(case: Case) -> None:
     case.after("size")
     check_digest(case.evidence)
-    log = case.boot_log
+    case.boot_log  # noqa: B018 - read before anything is said of PCRs: a log that is none is this check's to refuse
     case.after("pcr-values")
     values = case.pcr_values
     missing = [pcr for pcr in case.boot_policy.pcrs if pcr not in values]
     if missing:
         raise NotEvaluatedError("needs pcr-values, which did not pass")
-    check_replay(log, {pcr: values[pcr] for pcr in case.boot_policy.pcrs})
+    check_replay(case, case.boot_policy.pcrs)
 
 
 def check_digest(evidence: trust_pb2.Evidence) -> None:
@@ -46,25 +45,25 @@ def check_digest(evidence: trust_pb2.Evidence) -> None:
         raise AttestationError("BOOT_LOG_MISMATCH", "the boot log does not have the digest that the agent gives for it")
 
 
-def check_replay(log: BootLog, quoted: dict[int, bytes]) -> None:
-    """The log gives every quoted value: nothing is missing from it, nothing was added, also where a PCR is still zero.
+def check_replay(case: Case, pcrs: Iterable[int]) -> None:
+    """The log gives these PCRs' quoted values: nothing is missing from it, nothing was added, also where a PCR is still zero.
 
     Raises:
         AttestationError: BOOT_LOG_MISMATCH naming the PCR.
     """
-    for pcr, value in log.replay(quoted).items():
-        if not hmac.compare_digest(value, quoted[pcr]):
-            raise AttestationError(
-                "BOOT_LOG_MISMATCH", f"the boot log's {len(log.of_pcr(pcr))} events of PCR {pcr} do not give its quoted value"
-            )
+    for pcr in pcrs:
+        if not hmac.compare_digest(case.boot_values[pcr], case.pcr_values[pcr]):
+            count = len(case.boot_log.of_pcr(pcr))
+            message = f"the boot log's {count} events of PCR {pcr} do not give its quoted value"
+            raise AttestationError("BOOT_LOG_MISMATCH", message)
 
 
 def _boot_events(case: Case) -> None:
     case.after("boot-log")
     log = established("boot-log", lambda: case.boot_log)
     check_events(log)
-    if case.boot_policy.require_secure_boot and boot_facts(log).secure_boot is not True:
-        found = "off" if boot_facts(log).secure_boot is False else "not told by the boot log"
+    if case.boot_policy.require_secure_boot and case.boot_facts.secure_boot is not True:
+        found = "off" if case.boot_facts.secure_boot is False else "not told by the boot log"
         raise AttestationError("SECURE_BOOT_OFF", f"secure boot is {found}; on is accepted")
 
 

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from jarvis.capture.v1 import trust_pb2
+from jarvis_trust.boot_events import BootFacts, boot_facts
 from jarvis_trust.boot_log import BootLog, parse_boot_log
 from jarvis_trust.boot_reference import BootReference
 from jarvis_trust.errors import TrustError
@@ -145,7 +146,7 @@ class Case:
                 return spki
         return None
 
-    @property
+    @cached_property
     def pcr_values(self) -> dict[int, bytes]:
         """Values as sent, by index: of a use only after check pcr-values."""
         self.after("size")
@@ -174,6 +175,16 @@ class Case:
         """The TCG event log that came, or that was filled in for a digest that is known. Raises AttestationError."""
         self.after("size")
         return parse_boot_log(self.evidence.boot_log)
+
+    @cached_property
+    def boot_values(self) -> dict[int, bytes]:
+        """What the boot log gives for every PCR that came but the firmware's own."""
+        return self.boot_log.replay([pcr for pcr in self.pcr_values if pcr != self.policy.pcr])
+
+    @cached_property
+    def boot_facts(self) -> BootFacts:
+        """What the boot log says of the boot; of a use only after check boot-events."""
+        return boot_facts(self.boot_log)
 
     @property
     def boot_policy(self) -> BootPolicy:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jarvis.capture.v1 import fleet_pb2, trust_pb2
-from jarvis_trust.boot_events import boot_facts
 from jarvis_trust.errors import AttestationError, TrustError
 
 from jarvis_controller.agent_record import AgentRecord, TpmMoment
@@ -130,11 +129,10 @@ def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
     values = {pcr: value for pcr, value in case.pcr_values.items() if pcr != case.policy.pcr}
     try:
         check_digest(case.evidence)
-        log = case.boot_log
-        check_replay(log, values)
+        check_replay(case, values)
     except AttestationError:
         return None  # where it matters, the check of the same name has said why
-    facts = boot_facts(log)
+    facts = case.boot_facts
     return BootEvidence(
         log=case.evidence.boot_log,
         pcrs=values,
