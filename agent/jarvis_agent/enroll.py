@@ -22,7 +22,6 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollProof, EnrollRequest, EnrollResponse, EnrollResult
-from jarvis_trust.ca import make_csr
 from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import EnrollmentError, TrustError
 from jarvis_trust.identities import controller_dns_name
@@ -138,7 +137,7 @@ class Enroller:
         """
         params = EnrollParams(
             token=token,
-            csr=make_csr(self._tls.key_pem),
+            csr=await self._tls.key.csr(),
             ek_certificate=self._tpm.endorsement.certificate,
             ek_chain=self._tpm.endorsement.chain,
             ek_public=self._tpm.endorsement.public,

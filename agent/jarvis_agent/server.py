@@ -56,6 +56,7 @@ from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns
 from jarvis_agent.log import configure_logging
 from jarvis_agent.peer import ControllerOnly
 from jarvis_agent.service import AgentService
+from jarvis_agent.tls_key import SoftwareTlsKey
 from jarvis_agent.tls_state import TlsIdentity, TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
@@ -327,10 +328,17 @@ def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
 
     gRPC replaces its handshaker by whatever it is given while other connections use the old one: under many at once that ends
     the process (grpcio 1.85). So a certificate is handed over once, when it is new; else the answer is "as before".
+
+    Raises:
+        ConfigError: the key is in the TPM: servers of gRPC take none from there.
     """
+    key = tls.key
+    if not isinstance(key, SoftwareTlsKey):
+        raise ConfigError("listen: the TLS key is in the TPM, and an agent that is dialled needs one in a file")
+    key_pem = key.key_pem
 
     def configuration(identity: TlsIdentity) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(identity.key_pem, identity.certificate_pem)], root_certificates=ca_pem)
+        return grpc.ssl_server_certificate_configuration([(key_pem, identity.certificate_pem)], root_certificates=ca_pem)
 
     first = tls.require()
     served, lock = first.certificate_pem, threading.Lock()

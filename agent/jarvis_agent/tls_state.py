@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's TLS key and certificate on disk: made once, renewed in place, 0600 below `<state_directory>/tls`.
+"""The agent's certificate and, for the direct carrier, its key: made once, renewed in place, 0600 below `<state_directory>/tls`.
+
+The key of the tunnel carrier lives in the TPM (tls_key.py).
 
 The key stays the same over renewals, so that quotes and leases that name it stay valid; the certificate lives at most a day.
 """
@@ -11,10 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
-from jarvis_trust.ca import BACKDATING, generate_key, identity_of_certificate, load_certificate, public_key_of, spki_sha256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jarvis_trust.ca import BACKDATING, generate_key, identity_of_certificate, load_certificate, spki_sha256
 from jarvis_trust.errors import EnrollmentError, IdentityError
 from jarvis_trust.identities import Identity
 from jarvis_trust.keyfiles import load_private_key, read_private, replace_private, write_private
+
+from jarvis_agent.tls_key import SoftwareTlsKey, TlsKey
 
 RENEWAL_SHARE = 2 / 3
 """Share of a certificate's life after which it is renewed."""
@@ -22,9 +27,8 @@ RENEWAL_SHARE = 2 / 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsIdentity:
-    """A key with its certificate."""
+    """A certificate for the agent's key."""
 
-    key_pem: bytes
     certificate_pem: bytes
     """Leaf first, then the fleet CA."""
     spki_sha256: bytes
@@ -46,13 +50,14 @@ class TlsIdentity:
 class TlsState:
     """Key and certificate of one agent. Used from one thread."""
 
-    def __init__(self, directory: Path, *, identity: Identity, ca_pem: bytes) -> None:
-        """Reads or makes the key, and reads the certificate if it is ours.
+    def __init__(self, directory: Path, *, identity: Identity, ca_pem: bytes, key: TlsKey | None = None) -> None:
+        """Reads the certificate if it is ours, and reads or makes the key unless it is given.
 
         Args:
             directory: made 0700 when it is not there.
             identity: whom the certificate must name.
             ca_pem: the fleet CA of the join file: nobody else's certificate is taken.
+            key: the agent's TLS key; None = a software key in the directory.
 
         Raises:
             IdentityError: the key file is exposed or is no key.
@@ -62,7 +67,7 @@ class TlsState:
         self._identity = identity
         self._ca_pem = ca_pem
         self._certificate_path = directory / "agent.crt"
-        self.key_pem = _load_or_make_key(directory / "agent.key")
+        self.key: TlsKey = SoftwareTlsKey(_load_or_make_key(directory / "agent.key")) if key is None else key
         self._current: TlsIdentity | None = None
         if self._certificate_path.exists():
             try:
@@ -99,7 +104,7 @@ class TlsState:
 
     def _check(self, certificate_pem: bytes) -> TlsIdentity:
         leaf = load_certificate(certificate_pem)
-        if leaf.public_key() != public_key_of(self.key_pem):
+        if leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != self.key.spki_der:
             raise IdentityError("CERTIFICATE_INVALID", "the certificate is of another key than this agent's")
         found = identity_of_certificate(certificate_pem)
         if found != self._identity:
@@ -109,7 +114,6 @@ class TlsState:
         except (InvalidSignature, ValueError, TypeError) as error:
             raise IdentityError("CERTIFICATE_INVALID", "the certificate was not issued by the join file's CA") from error
         return TlsIdentity(
-            key_pem=self.key_pem,
             certificate_pem=certificate_pem,
             spki_sha256=spki_sha256(certificate_pem),
             not_before=leaf.not_valid_before_utc.astimezone(UTC),

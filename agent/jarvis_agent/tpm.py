@@ -40,13 +40,16 @@ _LAST = 99
 class TpmPriority(IntEnum):
     """Who goes first when several wait."""
 
-    MEASUREMENT = 0
-    QUOTE = 1
-    CREDENTIAL = 2
+    TLS_SIGN = 0
+    """A handshake waits for it."""
+    MEASUREMENT = 1
+    QUOTE = 2
+    CREDENTIAL = 3
+    SEAL = 4
 
 
 class TpmWorker:
-    """Owns the TPM connection. `submit`, `run` and `close` may be called from any thread."""
+    """Owns the TPM connection. `submit`, `call`, `run` and `close` may be called from any thread."""
 
     def __init__(self, connect: Callable[[], TpmDevice]) -> None:
         """Starts the thread; nothing is connected before the first operation.
@@ -58,7 +61,8 @@ class TpmWorker:
         self._device: TpmDevice | None = None
         self._jobs: queue.PriorityQueue[tuple[int, int, _Job[object] | None]] = queue.PriorityQueue()
         self._order = itertools.count()
-        self._closed = threading.Event()
+        self._closed = False
+        self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="tpm", daemon=True)
         self._thread.start()
 
@@ -70,10 +74,20 @@ class TpmWorker:
     def submit(self, priority: TpmPriority, operation: Callable[[TpmDevice], T]) -> Future[T]:
         """Queues an operation. Its future fails with TpmError when the TPM is lost or refuses."""
         future: Future[T] = Future()
-        if self._closed.is_set():
-            future.set_exception(TpmError("TPM_UNAVAILABLE", "the agent is stopping and has let go of the TPM"))
-        else:
-            self._jobs.put((int(priority), next(self._order), _Job(operation, future)))  # type: ignore[arg-type]
+        if not self._queue(priority, operation, future):
+            future.set_exception(_stopping())
+        return future
+
+    def call(self, priority: TpmPriority, operation: Callable[[TpmDevice], T], on_done: Callable[[Future[T]], None]) -> Future[T]:
+        """`submit` for callers that are called back: on the TPM's thread or where the future is cancelled, never in here.
+
+        Raises:
+            TpmError: TPM_UNAVAILABLE, the worker is closed.
+        """
+        future: Future[T] = Future()
+        future.add_done_callback(on_done)
+        if not self._queue(priority, operation, future):
+            raise _stopping()
         return future
 
     async def run(self, priority: TpmPriority, operation: Callable[[TpmDevice], T]) -> T:
@@ -82,10 +96,19 @@ class TpmWorker:
 
     def close(self) -> None:
         """Lets queued operations finish, disconnects and ends the thread (waits at most 5 s for a TPM that hangs)."""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._jobs.put((_LAST, next(self._order), None))
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put((_LAST, next(self._order), None))
         self._thread.join(_CLOSE_TIMEOUT_S)
+
+    def _queue(self, priority: TpmPriority, operation: Callable[[TpmDevice], T], future: Future[T]) -> bool:
+        """False when the worker is closed: behind the order to end nothing may be queued."""
+        with self._closing:
+            if self._closed:
+                return False
+            self._jobs.put((int(priority), next(self._order), _Job(operation, future)))  # type: ignore[arg-type]
+        return True
 
     def _work(self) -> None:
         while True:
@@ -123,6 +146,10 @@ class TpmWorker:
             device.close()
         except TSS2_Exception as error:
             _LOG.warning("the TPM connection was not closed cleanly: %s", error)
+
+
+def _stopping() -> TpmError:
+    return TpmError("TPM_UNAVAILABLE", "the agent is stopping and has let go of the TPM")
 
 
 class _Job(Generic[T]):

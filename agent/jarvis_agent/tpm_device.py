@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to a TPM 2.0: endorsement and attestation keys, quotes, PCRs, credential activation.
+"""One connection to a TPM 2.0: endorsement, attestation and TLS keys, quotes, PCRs, credential activation.
 
 Every method blocks and must run on the thread that made the connection (TpmWorker's): an ESYS context serves one thread.
 Results are plain bytes and ints, copied out of the library's memory before a method returns; structures that the library
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from jarvis_trust.tpm_structures import parse_attest_quote
+from jarvis_trust.tpm_structures import parse_attest_quote, parse_ecdsa_signature
 from tpm2_pytss import ESAPI
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_ECC, TPM2_HC, TPM2_SE, TPMA_OBJECT
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2_RH, TPM2_SE, TPM2_ST
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 from tpm2_pytss.types import (
     TPM2B_ATTEST,
@@ -25,21 +25,16 @@ from tpm2_pytss.types import (
     TPM2B_PUBLIC,
     TPML_DIGEST_VALUES,
     TPML_PCR_SELECTION,
-    TPMS_ECC_PARMS,
-    TPMS_SCHEME_HASH,
-    TPMT_ECC_SCHEME,
     TPMT_HA,
-    TPMT_KDF_SCHEME,
-    TPMT_PUBLIC,
+    TPMT_SIG_SCHEME,
     TPMT_SIGNATURE,
-    TPMT_SYM_DEF_OBJECT,
-    TPMU_ASYM_SCHEME,
+    TPMT_TK_HASHCHECK,
     TPMU_HA,
-    TPMU_PUBLIC_PARMS,
 )
 from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 
 from jarvis_agent.errors import TpmError
+from jarvis_agent.tpm_keys import AK_TEMPLATE, PrimaryKey, tls_key_template
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,36 +47,6 @@ EK_CHAIN_FIRST, EK_CHAIN_LAST = 0x01C00100, 0x01C001FF
 PCR_READ_MAX = 8
 """TPM2_PCR_Read returns at most this many digests."""
 _CONSISTENT_READS = 5
-_RC_MASK = 0xFFF
-_RC_REFERENCES = range(0x910, 0x917)
-"""TPM_RC_REFERENCE_H0..H6: the command names an object that is not loaded."""
-
-AK_TEMPLATE = TPM2B_PUBLIC(
-    publicArea=TPMT_PUBLIC(
-        type=TPM2_ALG.ECC,
-        nameAlg=TPM2_ALG.SHA256,
-        objectAttributes=(
-            TPMA_OBJECT.FIXEDTPM
-            | TPMA_OBJECT.FIXEDPARENT
-            | TPMA_OBJECT.SENSITIVEDATAORIGIN
-            | TPMA_OBJECT.USERWITHAUTH
-            | TPMA_OBJECT.NODA
-            | TPMA_OBJECT.RESTRICTED
-            | TPMA_OBJECT.SIGN_ENCRYPT
-        ),
-        parameters=TPMU_PUBLIC_PARMS(
-            eccDetail=TPMS_ECC_PARMS(
-                symmetric=TPMT_SYM_DEF_OBJECT(algorithm=TPM2_ALG.NULL),
-                scheme=TPMT_ECC_SCHEME(
-                    scheme=TPM2_ALG.ECDSA, details=TPMU_ASYM_SCHEME(ecdsa=TPMS_SCHEME_HASH(hashAlg=TPM2_ALG.SHA256))
-                ),
-                curveID=TPM2_ECC.NIST_P256,
-                kdf=TPMT_KDF_SCHEME(scheme=TPM2_ALG.NULL),
-            )
-        ),
-    )
-)
-"""Attestation key: restricted (signs only what the TPM itself made), noda (power cuts must not lock it out)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +86,10 @@ class Quote:
 
 
 class TpmDevice:
-    """A connected TPM. The AK stays loaded while connected; everything else is flushed before a method returns."""
+    """A connected TPM. AK and TLS key stay loaded while connected; everything else is flushed before a method returns.
+
+    That is what fits: a TPM has at least three slots, and the third one serves whatever else is in hand.
+    """
 
     def __init__(self, tcti: str) -> None:
         """Connects.
@@ -136,18 +104,17 @@ class TpmDevice:
         # Without a resource manager (swtpm) objects of an agent that was killed stay loaded and fill the TPM's three slots.
         if tcti.startswith("swtpm:"):
             self._flush_leftovers()
-        self._ak: ESYS_TR | None = None
-        self._ak_public = b""
+        self._ak = PrimaryKey(self._esapi, AK_TEMPLATE)
+        self._tls_keys: dict[int, PrimaryKey] = {}
 
     def close(self) -> None:
-        """Flushes the AK if the TPM still answers, and disconnects."""
+        """Flushes the keys if the TPM still answers, and disconnects."""
         try:
-            if self._ak is not None:
-                self._esapi.flush_context(self._ak)
+            for key in (self._ak, *self._tls_keys.values()):
+                key.flush()
         except TSS2_Exception as error:
-            _LOG.debug("the attestation key was not flushed: %s", error)
+            _LOG.debug("the keys were not flushed: %s", error)
         finally:
-            self._ak = None
             self._esapi.close()
 
     def __enter__(self) -> TpmDevice:
@@ -171,8 +138,32 @@ class TpmDevice:
 
     def attestation_public(self) -> bytes:
         """The AK's TPMT_PUBLIC. The same TPM always gives the same key: it is derived from the endorsement seed."""
-        self._attestation_key()
-        return self._ak_public
+        return self._ak.public()
+
+    def tls_public(self, number: int) -> bytes:
+        """TPMT_PUBLIC of the TLS key with this number. The same TPM and number always give the same key."""
+        return self._tls_key(number).public()
+
+    def sign_tls(self, number: int, digest: bytes) -> bytes:
+        """ECDSA signature, DER, by the TLS key with this number.
+
+        Args:
+            number: of the key.
+            digest: SHA-256 of what is signed.
+        """
+        scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)  # the key's own
+        no_ticket = TPMT_TK_HASHCHECK(tag=TPM2_ST.HASHCHECK, hierarchy=TPM2_RH.NULL)
+        signature = self._tls_key(number).use(lambda key: self._esapi.sign(key, digest, scheme, no_ticket))
+        _, der = parse_ecdsa_signature(bytes(signature.marshal()))
+        return der
+
+    def certify_tls(self, number: int, qualifying_data: bytes) -> tuple[bytes, bytes]:
+        """The AK's word that the TLS key with this number is in this TPM: TPMS_ATTEST and TPMT_SIGNATURE of TPM2_Certify."""
+        scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+        attest, signature = self._ak.use(
+            lambda ak: self._tls_key(number).use(lambda key: self._esapi.certify(key, ak, qualifying_data, scheme))
+        )
+        return bytes(attest), bytes(signature.marshal())
 
     def quote(self, *, extra_data: bytes, pcrs: Sequence[int]) -> Quote:
         """A quote by the AK with the PCR values it covers, SHA-256 bank.
@@ -195,14 +186,7 @@ class TpmDevice:
         raise TpmError("TPM_COMMAND_FAILED", f"PCRs {selection} changed in each of {_CONSISTENT_READS} attempts to quote them")
 
     def _sign_quote(self, selection: str, extra_data: bytes) -> tuple[TPM2B_ATTEST, TPMT_SIGNATURE]:
-        """Quotes; when the loaded AK is gone (the TPM was reset under us, somebody flushed it) it is made again, once."""
-        try:
-            attest, signature = self._esapi.quote(self._attestation_key(), selection, extra_data)
-        except TSS2_Exception as error:
-            if int(error.rc) & _RC_MASK not in _RC_REFERENCES:
-                raise
-            self._ak = None
-            attest, signature = self._esapi.quote(self._attestation_key(), selection, extra_data)
+        attest, signature = self._ak.use(lambda key: self._esapi.quote(key, selection, extra_data))
         return attest, signature
 
     def read_pcrs(self, pcrs: Sequence[int]) -> dict[int, bytes]:
@@ -249,7 +233,7 @@ class TpmDevice:
         _, template = create_ek_template(EK_TEMPLATE, _NvReader(self._esapi, self._handles(NV_FIRST)))
         with self._primary(template) as (endorsement_key, _), self._endorsement_session() as session:
             result = self._esapi.activate_credential(
-                self._attestation_key(), endorsement_key, blob, secret, session1=ESYS_TR.PASSWORD, session2=session
+                self._ak.handle(), endorsement_key, blob, secret, session1=ESYS_TR.PASSWORD, session2=session
             )
             return bytes(result)
 
@@ -261,13 +245,13 @@ class TpmDevice:
             clock=int(info.clock), reset_count=int(info.resetCount), restart_count=int(info.restartCount), safe=bool(info.safe)
         )
 
-    def _attestation_key(self) -> ESYS_TR:
-        if self._ak is None:
-            handle, public, *_ = self._esapi.create_primary(None, AK_TEMPLATE, ESYS_TR.ENDORSEMENT)
-            area = public.publicArea
-            self._ak_public = bytes(area.marshal())
-            self._ak = handle
-        return self._ak
+    def _tls_key(self, number: int) -> PrimaryKey:
+        """The key of this number; that of another number leaves its slot."""
+        if number not in self._tls_keys:
+            for key in self._tls_keys.values():
+                key.flush()
+            self._tls_keys = {number: PrimaryKey(self._esapi, tls_key_template(number))}
+        return self._tls_keys[number]
 
     def _primary(self, template: TPM2B_PUBLIC) -> _TransientKey:
         handle, public, *_ = self._esapi.create_primary(None, template, ESYS_TR.ENDORSEMENT)

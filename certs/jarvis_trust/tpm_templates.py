@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two key templates that are accepted, exactly.
+"""The three key templates that are accepted, exactly: endorsement, attestation and TLS key.
 
 The attribute check is what makes a quote mean anything: an unrestricted signing key in a genuine TPM signs forged quotes.
 """
@@ -36,9 +36,8 @@ _ATTRIBUTE_NAMES: Final = {
     1 << 19: "x509sign",
 }
 
-AK_ATTRIBUTES: Final = (
-    FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA | RESTRICTED | SIGN_ENCRYPT
-)
+AK_ATTRIBUTES: Final = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA | RESTRICTED | SIGN_ENCRYPT
+TLS_KEY_ATTRIBUTES: Final = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA | SIGN_ENCRYPT
 EK_ATTRIBUTES: Final = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | ADMIN_WITH_POLICY | RESTRICTED | DECRYPT
 EK_POLICY_SHA256: Final = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
 """PolicyA of the TCG EK Credential Profile: PolicySecret(TPM_RH_ENDORSEMENT)."""
@@ -50,18 +49,16 @@ def check_ak_template(public: TpmPublic) -> None:
     Raises:
         AttestationError: AK_TEMPLATE_WRONG, naming every field that differs.
     """
-    _check(
-        "AK",
-        public,
-        attributes=AK_ATTRIBUTES,
-        fields=(
-            ("type", public.kind, ALG_ECC),
-            ("authPolicy", public.auth_policy.hex(), ""),
-            ("symmetric", public.symmetric, None),
-            ("scheme", public.scheme, (ALG_ECDSA, ALG_SHA256)),
-            ("curveID", public.parameter, ECC_NIST_P256),
-        ),
-    )
+    _check_signing_key("AK", public, AK_ATTRIBUTES)
+
+
+def check_tls_key_template(public: TpmPublic) -> None:
+    """An unrestricted ECC P-256 signing key, ECDSA with SHA-256, made in this TPM and unable to leave it, exempt from lockout.
+
+    Raises:
+        AttestationError: TLS_KEY_TEMPLATE_WRONG, naming every field that differs.
+    """
+    _check_signing_key("TLS_KEY", public, TLS_KEY_ATTRIBUTES)
 
 
 def check_ek_template(public: TpmPublic) -> None:
@@ -85,11 +82,26 @@ def check_ek_template(public: TpmPublic) -> None:
     )
 
 
+def _check_signing_key(what: str, public: TpmPublic, attributes: int) -> None:
+    _check(
+        what,
+        public,
+        attributes=attributes,
+        fields=(
+            ("type", public.kind, ALG_ECC),
+            ("authPolicy", public.auth_policy.hex(), ""),
+            ("symmetric", public.symmetric, None),
+            ("scheme", public.scheme, (ALG_ECDSA, ALG_SHA256)),
+            ("curveID", public.parameter, ECC_NIST_P256),
+        ),
+    )
+
+
 def _check(what: str, public: TpmPublic, *, attributes: int, fields: tuple[tuple[str, object, object], ...]) -> None:
     wrong = [f"{name} is {found!r}, {accepted!r} is accepted" for name, found, accepted in fields if found != accepted]
     wrong += _attribute_differences(public.attributes, attributes)
     if wrong:
-        raise AttestationError(f"{what}_TEMPLATE_WRONG", f"{what} public area: {'; '.join(wrong)}")
+        raise AttestationError(f"{what}_TEMPLATE_WRONG", f"{what.replace('_', ' ')} public area: {'; '.join(wrong)}")
 
 
 def _attribute_differences(found: int, accepted: int) -> list[str]:

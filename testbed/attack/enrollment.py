@@ -13,7 +13,8 @@ from typing import Any
 import grpc
 from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollProof, EnrollRequest, EnrollResponse
 from jarvis_agent.server import read_tpm_identity
-from jarvis_agent.tpm_device import AK_TEMPLATE, TpmDevice
+from jarvis_agent.tpm_device import TpmDevice
+from jarvis_agent.tpm_keys import AK_TEMPLATE
 from jarvis_trust.ca import generate_key, make_csr
 from jarvis_trust.enrollment import enrollment_proof
 from tpm2_pytss.constants import ESYS_TR, TPMA_OBJECT

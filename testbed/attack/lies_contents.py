@@ -68,7 +68,7 @@ def _no_pcrs(ask: Ask) -> Evidence:
     nothing = TPML_PCR_SELECTION.parse("sha256:14")
     nothing[0].pcrSelect[1] = 0
     device = ask.device
-    attest, signature = device._esapi.quote(device._attestation_key(), nothing, ask.binding())  # noqa: SLF001 - as above
+    attest, signature = device._esapi.quote(device._ak.handle(), nothing, ask.binding())  # noqa: SLF001 - as above
     return ask.answer(bytes(attest), bytes(signature.marshal()), device.read_pcrs(ask.pcrs))
 
 

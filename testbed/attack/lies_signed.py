@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from jarvis.capture.v1.trust_pb2 import Evidence, PcrValue
-from jarvis_agent.tpm_device import AK_TEMPLATE, TpmDevice
+from jarvis_agent.tpm_device import TpmDevice
+from jarvis_agent.tpm_keys import AK_TEMPLATE
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_OBJECT
 from tpm2_pytss.types import TPM2B_PUBLIC, TPMT_PUBLIC, TPMT_SIG_SCHEME
 
@@ -72,7 +73,7 @@ def _owner_hierarchy_key(ask: Ask) -> Evidence:
 def _time_attestation(ask: Ask) -> Evidence:
     device = ask.device
     attest, signature = device._esapi.get_time(  # noqa: SLF001 - as above
-        device._attestation_key(),  # noqa: SLF001 - as above
+        device._ak.handle(),  # noqa: SLF001 - as above
         ask.binding(),
         TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
     )
@@ -82,7 +83,7 @@ def _time_attestation(ask: Ask) -> Evidence:
 @lie
 def _certify_attestation(ask: Ask) -> Evidence:
     device = ask.device
-    key = device._attestation_key()  # noqa: SLF001 - as above
+    key = device._ak.handle()  # noqa: SLF001 - as above
     scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
     attest, signature = device._esapi.certify(key, key, ask.binding(), scheme)  # noqa: SLF001 - as above
     return ask.answer(bytes(attest), bytes(signature.marshal()), device.read_pcrs(ask.pcrs))

@@ -128,6 +128,26 @@ def test_after_close_nothing_is_accepted() -> None:
         worker.submit(TpmPriority.QUOTE, lambda _device: None).result(10)
 
 
+def test_who_is_called_back_is_never_called_from_within_the_call() -> None:
+    worker = TpmWorker(Connections())
+    callers: list[threading.Thread] = []
+    told = threading.Event()
+
+    def done(_future: object) -> None:
+        callers.append(threading.current_thread())
+        told.set()
+
+    for _ in range(50):
+        told.clear()
+        worker.call(TpmPriority.TLS_SIGN, lambda _device: b"", done)
+        assert told.wait(10)
+    assert threading.current_thread() not in callers
+    worker.close()
+    with pytest.raises(TpmError, match="stopping"):
+        worker.call(TpmPriority.TLS_SIGN, lambda _device: b"", done)
+    assert len(callers) == 50
+
+
 def test_certificates_are_split_and_padding_is_left_out() -> None:
     short, long = b"\x30\x03abc", b"\x30\x82\x01\x00" + bytes(256)
     assert split_der(short + long + b"\xff" * 20) == [short, long]

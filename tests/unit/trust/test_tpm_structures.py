@@ -22,7 +22,15 @@ from jarvis_trust.tpm_structures import (
     parse_public,
     qualified_name,
 )
-from jarvis_trust.tpm_templates import AK_ATTRIBUTES, EK_ATTRIBUTES, EK_POLICY_SHA256, check_ak_template, check_ek_template
+from jarvis_trust.tpm_templates import (
+    AK_ATTRIBUTES,
+    EK_ATTRIBUTES,
+    EK_POLICY_SHA256,
+    TLS_KEY_ATTRIBUTES,
+    check_ak_template,
+    check_ek_template,
+    check_tls_key_template,
+)
 
 SIGNER_NAME = b"\0\x0b" + b"\x11" * 32
 
@@ -204,11 +212,18 @@ def test_a_malformed_public_area_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("bit", range(32))
-def test_any_other_attribute_bit_makes_it_no_ak_and_no_ek(bit: int) -> None:
+def test_any_other_attribute_bit_makes_it_no_ak_no_ek_and_no_tls_key(bit: int) -> None:
     changed = parse_public(ak(attributes=struct.pack(">I", AK_ATTRIBUTES ^ (1 << bit))))
     assert reason_for(lambda _: check_ak_template(changed), b"") == "AK_TEMPLATE_WRONG"
     changed = parse_public(ek(attributes=struct.pack(">I", EK_ATTRIBUTES ^ (1 << bit))))
     assert reason_for(lambda _: check_ek_template(changed), b"") == "EK_TEMPLATE_WRONG"
+    changed = parse_public(ak(attributes=struct.pack(">I", TLS_KEY_ATTRIBUTES ^ (1 << bit))))
+    assert reason_for(lambda _: check_tls_key_template(changed), b"") == "TLS_KEY_TEMPLATE_WRONG"
+
+
+def test_an_unrestricted_key_is_a_tls_key_and_a_restricted_one_is_not() -> None:
+    check_tls_key_template(parse_public(ak(attributes=struct.pack(">I", TLS_KEY_ATTRIBUTES))))
+    assert reason_for(lambda data: check_tls_key_template(parse_public(data)), ak()) == "TLS_KEY_TEMPLATE_WRONG"
 
 
 P384 = ec.derive_private_key(5, ec.SECP384R1()).public_key().public_numbers()
