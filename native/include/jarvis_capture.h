@@ -33,6 +33,7 @@ extern "C" {
 
 typedef struct capture capture_t;                          /* one capture: backend, workers, flow tables, record logs */
 typedef struct capture_flow_reader capture_flow_reader_t;  /* one subscriber's place in the record logs */
+typedef struct capture_authority capture_authority_t;      /* who may have packets looked at, and until when */
 struct capture_module;                                     /* a backend in a shared object of its own, see capture_add_module */
 
 enum capture_error {
@@ -49,13 +50,15 @@ enum capture_error {
     CAPTURE_ERR_TIMEOUT = -10,     /* a worker did not answer in time */
     CAPTURE_ERR_SPACE = -11,       /* the caller's buffer cannot hold one record */
     CAPTURE_ERR_TOKEN = -12,       /* a resume token is malformed or of another capture */
-    CAPTURE_ERR_NOT_FOUND = -13    /* no such flow */
+    CAPTURE_ERR_NOT_FOUND = -13,   /* no such flow */
+    CAPTURE_ERR_LEASE = -14,       /* the capture is bound to an authority that has no lease in force: nothing is given out */
+    CAPTURE_ERR_REFUSED = -15      /* an authority refuses a lease or a command; the info's field is the reason, see docs/reasons.md */
 };
 
 /* What was wrong with one call. Strings are NUL-terminated and empty when they do not apply. */
 struct capture_error_info {
     int32_t code;      /* enum capture_error */
-    char field[32];    /* the configuration field at fault, e.g. "snaplen" */
+    char field[32];    /* the configuration field at fault, e.g. "snaplen"; of _LEASE and _REFUSED the reason, e.g. "LEASE_STALE" */
     char message[256]; /* one sentence: the value, why it is refused, what would be accepted */
 };
 
@@ -210,7 +213,7 @@ struct capture_stats {
     uint64_t filtered;               /* not matched by the BPF filter */
     uint64_t non_ip;                 /* ARP, LLDP, ... */
     uint64_t malformed;              /* header truncated or inconsistent before a flow key could be read */
-    uint64_t paused;                 /* arrived while the lease deadline had passed */
+    uint64_t paused;                 /* read while the lease (or deadline) was over, or received meanwhile and read later */
     uint64_t dropped_nic;            /* by the network card or driver */
     uint64_t dropped_kernel;         /* by the kernel because its ring was full */
     uint64_t dropped_user;           /* by the core itself */
@@ -525,9 +528,85 @@ CAPTURE_API int capture_get_clock(capture_t *capture, struct capture_clock_info 
 /* Any thread; never waits for the packet path. */
 CAPTURE_API int capture_get_stats(capture_t *capture, struct capture_stats *out);
 
-/* Dead-man's switch: from this CLOCK_BOOTTIME instant (ns) on, frames are counted as paused and nothing is metered or delivered,
- * until a later deadline is set. 0 = no deadline. Any thread. */
+/* Dead-man's switch of a program's own: from this CLOCK_BOOTTIME instant (ns) on, frames are counted as paused and nothing is metered
+ * or delivered, until a later deadline is set. 0 = no deadline. CAPTURE_ERR_STATE: the capture is bound to an authority, whose lease
+ * is the deadline. Any thread. */
 CAPTURE_API int capture_set_deadline(capture_t *capture, uint64_t boottime_ns);
+
+/* Authorities: leases and signed commands judged here, by the fleet's command key, so that no error, stall or change of the program
+ * around the core lengthens the right to capture. The messages are jarvis.capture.v1.Lease and CommandAuthorization (trust.proto);
+ * the signatures Ed25519 (RFC 8032) over the framing that docs/trust.md describes.
+ *
+ *   note_challenge → (quote, verifier) → accept_lease → admit(StartCapture) → capture_set_authority, capture_start → admit(...) ...
+ *
+ * A capture that is bound to an authority
+ *   is started only by a StartCapture command that was admitted, and given interfaces only by an admitted UpdateInterfaces
+ *   meters and delivers while a lease is in force, by CLOCK_BOOTTIME as this library reads it. What is read from a ring after the
+ *   end, and what was in one when the next lease came, is counted as paused
+ *   gives out nothing (readers, queries, packets: CAPTURE_ERR_LEASE) while none is; what was finished until then or ends meanwhile
+ *   stays in its logs for the next lease. Counters, events and the stop need none.
+ *
+ * Any thread may call any of these at any time. */
+
+/* Whom leases must name. Zero-initialise, set struct_size, fill in; everything is copied. */
+struct capture_authority_config {
+    uint32_t struct_size;               /* sizeof(struct capture_authority_config) */
+    const char *agent_id;               /* 32 characters of a-z 2-7 */
+    const uint8_t *command_public_key;  /* Ed25519, 32 bytes: given at enrolment, never by a lease */
+    const uint8_t *session_id;          /* of this process, 16 bytes */
+    const uint8_t *ak_name;             /* TPM2B_NAME contents of the attestation key, 34 bytes */
+    const uint8_t *firmware_sha256;     /* of this library's file as it was measured, 32 bytes */
+    uint64_t lease_sequence;            /* the highest seen before this process: only higher ones are accepted */
+    uint64_t audit_sequence;            /* of the controller's audit chain, likewise; lower ones are refused */
+    const uint8_t *audit_head;          /* its head at audit_sequence, 32 bytes, or NULL */
+};
+
+struct capture_lease {
+    uint64_t sequence;                  /* 0: there was none yet */
+    uint64_t quoted_ns;                 /* CLOCK_BOOTTIME when its challenge was noted */
+    uint64_t end_ns;                    /* CLOCK_BOOTTIME at which it ends */
+    bool in_force;
+};
+
+enum { CAPTURE_COMMAND_REPEATED = 1 };
+
+/* CAPTURE_ERR_INVALID names the field. Release with capture_authority_release. */
+CAPTURE_API int capture_authority_create(const struct capture_authority_config *config, capture_authority_t **out,
+                                         struct capture_error_info *error);
+
+/* Lets go of it; captures that are bound to it keep it. NULL is allowed. */
+CAPTURE_API void capture_authority_release(capture_authority_t *authority);
+
+/* Before a challenge is answered with a quote: its lease counts from this instant, which is returned (CLOCK_BOOTTIME, ns). nonce and
+ * tls_spki_sha256 (of the key that is served) have 32 bytes. The last 32 challenges are kept. CAPTURE_ERR_REFUSED: NONCE_REUSED. */
+CAPTURE_API int capture_authority_note_challenge(capture_authority_t *authority, const uint8_t *nonce, const uint8_t *tls_spki_sha256,
+                                                 uint64_t *boottime_ns, struct capture_error_info *error);
+
+/* Puts a lease in force in place of the one before, or with a second one for a nonce ends the one in force earlier. `lease` are the
+ * bytes of a Lease as they were signed (16 KiB at most). CAPTURE_ERR_REFUSED: LEASE_SIGNATURE_INVALID, LEASE_INVALID (form),
+ * LEASE_NOT_OURS, LEASE_STALE (nonce unknown or used, sequence that does not rise, second lease that does not end earlier),
+ * LEASE_EXPIRED, AUDIT_TRUNCATED; *out is filled on success only. */
+CAPTURE_API int capture_authority_accept_lease(capture_authority_t *authority, const uint8_t *lease, uint64_t length,
+                                               const uint8_t *signature, uint64_t signature_length, struct capture_lease *out,
+                                               struct capture_error_info *error);
+
+/* The newest lease. */
+CAPTURE_API int capture_authority_get_lease(capture_authority_t *authority, struct capture_lease *out);
+
+/* Admits a command: `method` is its full name, `payload` the request's bytes as received (1 MiB at most), `authorization` the bytes
+ * of its CommandAuthorization (4 KiB at most). 0: admitted. CAPTURE_COMMAND_REPEATED: this method came with this request id and
+ * payload before under the same lease, which entitles to nothing more. CAPTURE_ERR_LEASE: AGENT_UNATTESTED, LEASE_EXPIRED.
+ * CAPTURE_ERR_REFUSED: COMMAND_SIGNATURE_INVALID, COMMAND_INVALID (form), LEASE_METHOD_DENIED, LEASE_STALE (of neither the lease in
+ * force nor the one before), COMMAND_EXPIRED, REQUEST_ID_REUSED (with another payload), COMMAND_LIMIT (65,536 under one lease). */
+CAPTURE_API int capture_authority_admit(capture_authority_t *authority, const char *method, const uint8_t *payload,
+                                        uint64_t payload_length, const uint8_t *authorization, uint64_t length,
+                                        struct capture_error_info *error);
+
+/* Binds a capture, once and before its start, for good. `request` are the payload bytes of the StartCapture command that the start
+ * carries out: capture_start then needs that command admitted, not carried out yet, and with the capture's interfaces (pcap:FILE
+ * whatever the file), number of files, and filter, else it is CAPTURE_ERR_REFUSED: CAPTURE_NOT_COMMANDED. */
+CAPTURE_API int capture_set_authority(capture_t *capture, capture_authority_t *authority, const uint8_t *request, uint64_t length,
+                                      struct capture_error_info *error);
 
 /* Live flows by query, sorted, into `out` and, unless NULL, `statistics` (room for query->limit each). Returns how many. The packet path answers between its
  * batches and is never stopped; each record is consistent. Any thread. */

@@ -47,6 +47,10 @@ const char *capture_strerror(int code) {
         return "the resume token is malformed or of another capture";
     case CAPTURE_ERR_NOT_FOUND:
         return "no such flow";
+    case CAPTURE_ERR_LEASE:
+        return "no lease is in force: nothing is given out";
+    case CAPTURE_ERR_REFUSED:
+        return "the lease or command is refused";
     default:
         return code > 0 ? "success" : "unknown error code";
     }

@@ -12,7 +12,7 @@
 
 #include "backend/backend.h"
 
-enum { CAPTURE_MODULE_ABI = 3 }; /* of this struct, frame.h, backend.h and struct capture_config together */
+enum { CAPTURE_MODULE_ABI = 4 }; /* of this struct, frame.h, backend.h and struct capture_config together */
 
 struct capture_module {
     uint32_t abi;        /* CAPTURE_MODULE_ABI */

@@ -338,6 +338,7 @@ static const struct capture_backend_ops xdp_backend = {
     .live = true,
     .many_queues = true,
     .busy_polls = true,
+    .tells_waiting = true,
     .rank = 30,
     .probe = probe,
     .automatic = automatic,

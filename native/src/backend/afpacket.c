@@ -185,6 +185,7 @@ const struct capture_backend_ops afpacket_backend = {
     .live = true,
     .many_queues = true,
     .busy_polls = true,
+    .tells_waiting = true,
     .rank = 20,
     .probe = probe,
     .open = afpacket_open,

@@ -28,6 +28,7 @@ struct capture_backend_ops {
     bool live;
     bool many_queues; /* takes a worker a queue; else workers is 0 or 1 */
     bool busy_polls;  /* knows busy_poll_us; else it must be 0 */
+    bool tells_waiting; /* stats() knows in_flight */
     bool whole_input; /* each queue hands out all frames, in the same batches: the workers share them out (engine/shard.h), unless
                          united */
     bool device_names; /* `interface` is the library's name for a device, which the kernel need not know */

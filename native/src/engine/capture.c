@@ -184,6 +184,8 @@ void capture_destroy(capture_t *capture) {
     pthread_cond_destroy(&capture->wake);
     pthread_mutex_destroy(&capture->scan_mutex);
     pthread_mutex_destroy(&capture->readers_mutex);
+    capture_authority_release(capture->authority);
+    free(capture->request);
     free(capture->workers);
     free(capture);
 }

@@ -25,6 +25,7 @@
 #include "flow/sampling.h"
 #include "jarvis_capture.h"
 #include "packet_ring.h"
+#include "trust/authority.h"
 
 enum {
     WORKERS_MAX = 64,
@@ -144,6 +145,9 @@ struct capture {
     struct worker *workers;
     uint8_t epoch[8]; /* random: tells this capture's resume tokens from others' */
     counter_t deadline_boottime_ns;
+    struct capture_authority *authority; /* NULL: not bound; its lease is the deadline */
+    uint8_t *request;                    /* what the start was commanded with */
+    size_t request_length;
     atomic_bool stop_requested;
     atomic_bool stop_gracefully;
     atomic_bool released; /* after capture_stop: workers belong to whoever comes */
@@ -183,6 +187,19 @@ static inline uint64_t clock_ns(clockid_t clock) {
     struct timespec now;
     clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Whether the capture may meter and deliver, and give out what it has. */
+static inline bool capture_may_look(const struct capture *capture) {
+    if (capture->authority)
+        return authority_in_force(capture->authority);
+    uint64_t deadline = counter_get(&capture->deadline_boottime_ns);
+    return !deadline || clock_ns(CLOCK_BOOTTIME) < deadline;
+}
+
+/* Whether records and packets may be given out: to a deadline of the program's own that is the program's affair. */
+static inline bool capture_may_give(const struct capture *capture) {
+    return !capture->authority || authority_in_force(capture->authority);
 }
 
 /* What one turn of a worker came to. */

@@ -40,8 +40,12 @@ int capture_packets_next(capture_t *capture, uint32_t timeout_ms, struct capture
     memset(out, 0, sizeof(*out));
     if (!capture->config.packet_ring_mb || capture->state == CAPTURE_CREATED || capture->packets_out)
         return CAPTURE_ERR_STATE;
+    if (!capture_may_give(capture))
+        return CAPTURE_ERR_LEASE;
     uint64_t until = clock_ns(CLOCK_MONOTONIC) + timeout_ms * 1000000ull;
     for (;;) {
+        if (!capture_may_give(capture)) /* it may have run out in the wait */
+            return CAPTURE_ERR_LEASE;
         /* Looked at before the rings: what the last turn put there is still found. */
         bool last = clock_ns(CLOCK_MONOTONIC) >= until || atomic_load(&capture->finished);
         if (take_packets(capture, out)) {

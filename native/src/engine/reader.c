@@ -296,6 +296,8 @@ int capture_reader_read_batch(capture_flow_reader_t *reader, uint8_t *out, uint6
                               struct capture_batch_info *info) {
     if (capacity < BATCH_CAPACITY_MIN)
         return CAPTURE_ERR_SPACE;
+    if (!capture_may_give(reader->capture))
+        return CAPTURE_ERR_LEASE;
     /* Records first, behind room for the longest head; what precedes them is known only then. */
     struct batch_sink sink = {.at = out + FLOW_BATCH_HEAD_MAX, .end = out + capacity};
     read_records(reader, max_records, sink_batch, &sink, info);
@@ -342,6 +344,8 @@ int capture_reader_read_text(capture_flow_reader_t *reader, uint32_t format, cha
         return CAPTURE_ERR_INVALID;
     if (capacity < (sink.kinds ? TEXT_STATISTICS_MAX : TEXT_RECORD_MAX))
         return CAPTURE_ERR_SPACE;
+    if (!capture_may_give(reader->capture))
+        return CAPTURE_ERR_LEASE;
     sink.line = format == CAPTURE_TEXT_JSON ? text_json_line : text_csv_line;
     read_records(reader, UINT32_MAX, sink_text, &sink, info);
     info->bytes = (uint64_t)(sink.at - out);
@@ -362,6 +366,8 @@ static bool sink_columns(void *context, const struct capture_flow *flow, const s
 int capture_reader_read_columns(capture_flow_reader_t *reader, const struct capture_flow_columns *columns, uint32_t max_records,
                                 struct capture_batch_info *info) {
     struct column_sink sink = {.columns = columns};
+    if (!capture_may_give(reader->capture))
+        return CAPTURE_ERR_LEASE;
     read_records(reader, max_records, sink_columns, &sink, info);
     return (int)info->records;
 }

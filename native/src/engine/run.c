@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The life of a capture: start, poll, stop; its asynchronous errors and its deadline. */
 #include <errno.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/capture.h"
@@ -53,10 +55,37 @@ static int unite_workers(struct capture *capture, struct capture_error_info *err
     return result == BACKEND_END ? CAPTURE_OK : result;
 }
 
+int capture_set_authority(capture_t *capture, capture_authority_t *authority, const uint8_t *request, uint64_t length,
+                          struct capture_error_info *error) {
+    if (capture->state != CAPTURE_CREATED || capture->authority)
+        return capture_fail(error, CAPTURE_ERR_STATE, "authority", "a capture is bound to an authority once, before its start");
+    if (length > PAYLOAD_BYTES_MAX)
+        return capture_fail(error, CAPTURE_ERR_INVALID, "request", "request has %" PRIu64 " bytes: at most %d are accepted", length,
+                            PAYLOAD_BYTES_MAX);
+    capture->request = malloc(length ? length : 1);
+    if (!capture->request)
+        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "request", "%" PRIu64 " bytes could not be allocated", length);
+    if (length)
+        memcpy(capture->request, request, length);
+    capture->request_length = length;
+    capture->authority = authority_hold(authority);
+    return CAPTURE_OK;
+}
+
+static int take_right_to_start(struct capture *capture, struct capture_error_info *error) {
+    struct wire_bytes request = {capture->request, capture->request_length};
+    if (!capture->authority)
+        return CAPTURE_OK;
+    return authority_take_start(capture->authority, request, &capture->config, error);
+}
+
 int capture_start(capture_t *capture, struct capture_error_info *error) {
     if (capture->state != CAPTURE_CREATED)
         return capture_fail(error, CAPTURE_ERR_STATE, "", "the capture was started before");
-    int result = monitor_prepare(capture, error);
+    int result = take_right_to_start(capture, error);
+    if (result != CAPTURE_OK)
+        return result;
+    result = monitor_prepare(capture, error);
     if (result == CAPTURE_OK)
         result = sources_open(capture, error);
     if (result == CAPTURE_OK)
@@ -113,6 +142,8 @@ int capture_get_errors(capture_t *capture, struct capture_error_info *errors, ui
 }
 
 int capture_set_deadline(capture_t *capture, uint64_t boottime_ns) {
+    if (capture->authority)
+        return CAPTURE_ERR_STATE;
     counter_set(&capture->deadline_boottime_ns, boottime_ns);
     return CAPTURE_OK;
 }

@@ -196,6 +196,8 @@ static void sort_descending(const struct top_flows *top) {
 }
 
 static int query_check(const struct capture *capture, const struct capture_flow_query *query, struct capture_error_info *error) {
+    if (!capture_may_give(capture))
+        return capture_fail(error, CAPTURE_ERR_LEASE, "LEASE_EXPIRED", "no lease is in force: no flow is given out");
     if (!capture->metering)
         return capture_fail(error, CAPTURE_ERR_STATE, "",
                             "flow metering is not enabled: call capture_flow_enable before capture_start");
@@ -250,6 +252,8 @@ int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct capture_flo
     struct flow_lookup lookup = {.flow_id = flow_id, .out = out, .statistics = statistics, .capacity = capacity};
     if (!capture->metering)
         return CAPTURE_ERR_STATE;
+    if (!capture_may_give(capture))
+        return CAPTURE_ERR_LEASE;
     if (capacity == 0)
         return CAPTURE_ERR_INVALID;
     int result = scan_capture(capture, lookup_visit, &lookup);

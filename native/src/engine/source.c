@@ -95,6 +95,7 @@ int source_open(struct capture *capture, struct source *source, struct capture_e
     void *opened[WORKERS_MAX] = {0};
     int result = CAPTURE_OK;
     uint32_t count = capture->worker_count, index = source->config.interface ? if_nametoindex(source->config.interface) : 0;
+    uint64_t spell = capture->authority ? authority_spells(capture->authority) : 0; /* before anything can be received */
     for (uint32_t i = 0; i < count && result == CAPTURE_OK; i++)
         if (!source->queues[i].backend)
             result = source->ops->open(&source->config, i, count, &opened[i], error);
@@ -109,6 +110,8 @@ int source_open(struct capture *capture, struct source *source, struct capture_e
         if (!opened[i])
             continue;
         source->queues[i].backend = opened[i];
+        source->queues[i].spell = spell;
+        source->queues[i].stale_end = source->queues[i].stale_since_ns = 0;
         atomic_fetch_add(&source->open_queues, 1);
     }
     if (source->index && source->index != index) /* another interface of the same name: other flows */
@@ -293,6 +296,8 @@ int capture_add_interface(capture_t *capture, const char *interface, struct capt
     int result = check_running(capture, error);
     if (result == CAPTURE_OK)
         result = capture_config_check_interface(&capture->config, interface, error);
+    if (result == CAPTURE_OK && capture->authority)
+        result = authority_take_interface(capture->authority, interface, error);
     if (result == CAPTURE_OK)
         result = add_source(capture, interface, error);
     pthread_mutex_unlock(&capture->control_mutex);

@@ -5,7 +5,7 @@
  * Who touches what
  *   control mutex   held by whoever adds, removes or re-opens a source. A worker only tries it.
  *   stats mutex     guards, besides, what others look at: the list of sources, the queues' `backend` and `closed`, `error`.
- *   A queue's read side, `leaving_since_ns` and `leaving_enough` belong to the owner of its worker while `backend` is set.
+ *   A queue's read side, `leaving_*` and `stale_*` belong to the owner of its worker while `backend` is set.
  */
 #ifndef JARVIS_SOURCE_H
 #define JARVIS_SOURCE_H
@@ -29,6 +29,9 @@ struct source_queue {
     counter_t read;              /* frames taken */
     uint64_t leaving_since_ns;   /* 0: it stays; else monotonic: when it was quiesced or gave its last frame after that */
     uint64_t leaving_enough;     /* `read` at which a backend that cannot be quiesced is drained */
+    uint64_t spell;              /* of the capture's authority when it was opened or last marked */
+    uint64_t stale_end;          /* `read` up to which frames may have been received while no lease was in force */
+    uint64_t stale_since_ns;     /* 0: stale_end is exact; else monotonic: when a frame of such was last read */
 };
 
 struct source {
@@ -59,6 +62,13 @@ void sources_free(struct capture *capture);
  * capture_backend_ops.read. An interface that is down or gone is nothing to return while there are others or it may come back:
  * BACKEND_END, with the error noted, when nothing is left. The caller is the worker's owner. */
 int sources_read(struct worker *worker, uint32_t wait_ms, struct capture_error_info *error);
+
+/* Between two batches, of a capture bound to an authority: where a lease came into force when none was, marks what waits in the
+ * worker's queues; and notices queues that have been read out since. The caller is the worker's owner. */
+void sources_follow_lease(struct worker *worker);
+
+/* Whether the batch in work, which was read from worker->queue, holds frames that are so marked. */
+bool sources_are_stale(struct worker *worker);
 
 /* Lets nothing new in and makes sources_read close each queue once it is drained; without grace closes it at once. The caller is
  * the worker's owner. */

@@ -16,9 +16,15 @@ struct batch_tally {
     uint64_t metered_octets, tunnelled, tunnelled_octets, filtered, unsampled, non_ip, malformed, ring_dropped;
 };
 
-static bool deadline_passed(struct capture *capture) {
-    uint64_t deadline = counter_get(&capture->deadline_boottime_ns);
-    return deadline && clock_ns(CLOCK_BOOTTIME) >= deadline;
+/* Whether the frames of the batch in work are to be counted as paused: the lease is over, or they may have come before it began. The
+ * order matters: whoever sees a new lease's end sees its spell. */
+static bool is_paused(struct worker *worker) {
+    const struct capture *capture = worker->capture;
+    if (!capture_may_look(capture))
+        return true;
+    if (!capture->authority || !capture->live)
+        return false;
+    return authority_spells(capture->authority) != worker->queue->spell || sources_are_stale(worker);
 }
 
 /* Passes one frame on to the packet ring and the decoder; true when *packet holds an IP packet with its hash. */
@@ -221,7 +227,7 @@ static void process_frames(struct worker *worker, uint32_t end) {
     }
     counter_add(&worker->counters.read_octets, octets);
     counter_add(&worker->counters.truncated, truncated);
-    if (deadline_passed(capture)) {
+    if (is_paused(worker)) {
         counter_add(&worker->counters.paused, count);
     } else {
         uint32_t packets = decode_frames(worker, first, end, &tally);
@@ -350,6 +356,8 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
         return TURN_DONE;
     if (worker->state == WORKER_ENDED)
         return flush_flows(worker);
+    if (capture->authority)
+        sources_follow_lease(worker);
     uint64_t room = capture->metering ? log_room(worker) : UINT64_MAX;
     if (room < BATCH_RECORDS_MAX)
         return TURN_BLOCKED;
