@@ -60,3 +60,28 @@ def build_module(target: Path, *, version: str = "0.1.0", link: tuple[str, ...] 
     source = str(DATA / "module_double.c")
     command = ["cc", "-shared", "-fPIC", f'-DVERSION="{version}"', *includes, "-o", str(target), source, *link]
     subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def make_release(directory: Path, key: ReleaseKey, *flags: str, version: str = "0.1.0", security_version: int = 1) -> str:
+    """Another genuine release of the library under test, without its modules; SHA-256 of its manifest, hex.
+
+    Args:
+        directory: made here.
+        key: signs it.
+        flags: for tests/data/changed_release.c, e.g. "-DFATE=abort". None: only the digest differs.
+        version: what the manifest says, and the library.
+        security_version: the manifest's.
+    """
+    directory.mkdir()
+    library, target = find_library().resolve(), directory / LIBRARY
+    if flags or version != "0.1.0":
+        options = [*flags, f'-DVERSION="{version}"', "-Wl,--no-as-needed", f"-Wl,-rpath,{library.parent}"]
+        command = ["cc", "-shared", "-fPIC", "-o", str(target), str(DATA / "changed_release.c"), *options, str(library)]
+    else:
+        section = directory / "section"
+        section.write_text(str(directory))
+        command = ["objcopy", "--add-section", f".note.test={section}", str(library), str(target)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    (directory / "section").unlink(missing_ok=True)
+    sign_firmware(directory, key, version=version, security_version=security_version)
+    return hashlib.sha256((directory / MANIFEST_FILE).read_bytes()).hexdigest()

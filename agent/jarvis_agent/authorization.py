@@ -23,7 +23,9 @@ from jarvis_trust.identities import Identity, Role
 from jarvis_agent.lease import LeaseKeeper, boottime_ns
 
 MAX_AUTHORIZATION_BYTES = 4096
-MUTATIONS = frozenset(AGENT_SERVICE + rpc for rpc in ("StartCapture", "StopCapture", "UpdateInterfaces"))
+MUTATIONS = frozenset(
+    AGENT_SERVICE + rpc for rpc in ("StartCapture", "StopCapture", "UpdateInterfaces", "StageRelease", "ActivateRelease")
+)
 """Commands that change something: answered from the cache when repeated, and for operators and admins only."""
 
 ANSWER_LIFETIME_NS = 24 * 3600 * 10**9

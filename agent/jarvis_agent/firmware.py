@@ -22,8 +22,8 @@ from jarvis_native import Firmware, MeasuredObject, load_firmware
 from jarvis_native.engine import PacketCaptureEngine
 from jarvis_native.loader import LIBRARY
 from jarvis_trust.errors import FirmwareError, TrustError
-from jarvis_trust.eventlog import load_attempt, mapping
-from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE
+from jarvis_trust.eventlog import load_attempt, mapping, trial
+from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, verify_manifest
 
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.event_log import EventLog
@@ -89,6 +89,23 @@ class MeasurementContext:
 
         self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
 
+    def record_trial(self, measured: MeasuredObject) -> None:
+        """As record_load_attempt, for an object that another process is about to try (trial.py)."""
+
+        def operation(device: TpmDevice) -> None:
+            self.event_log.record(
+                device,
+                trial(
+                    object_name=measured.name,
+                    sha256=measured.sha256,
+                    time=datetime.now(UTC),
+                    boot_id=self.boot_id,
+                    session_id=self.session_id,
+                ),
+            )
+
+        self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
+
     def record_mapping(self, path: str, sha256: bytes) -> None:
         """Logs and extends another executable mapping, unless this boot's log has the same file already."""
 
@@ -100,6 +117,16 @@ class MeasurementContext:
                 )
 
         self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
+
+
+def judge_release(config: AgentConfig, manifest: bytes, signature: bytes) -> Manifest:
+    """The manifest of a staged release, judged as `load` would.
+
+    Raises:
+        FirmwareError: it is refused.
+    """
+    key = _read_key(config.release_key)
+    return verify_manifest(manifest, signature, key, floor=config.firmware_floor, architecture=os.uname().machine)
 
 
 def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:

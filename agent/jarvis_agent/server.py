@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,13 @@ from grpc_reflection.v1alpha import reflection
 from jarvis.capture.v1 import agent_pb2
 from jarvis.capture.v1.event_pb2 import (
     EVENT_SEVERITY_CRITICAL,
+    EVENT_SEVERITY_ERROR,
     EVENT_SEVERITY_INFO,
     EVENT_TYPE_AGENT_STARTED,
     EVENT_TYPE_AGENT_STOPPED,
     EVENT_TYPE_FIRMWARE_REFUSED,
+    EVENT_TYPE_RELEASE_ACTIVATED,
+    EVENT_TYPE_RELEASE_ROLLED_BACK,
 )
 from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
@@ -55,6 +60,7 @@ from jarvis_agent.happenings import LeaseWatch
 from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns
 from jarvis_agent.log import configure_logging
 from jarvis_agent.peer import ControllerOnly
+from jarvis_agent.releases import Releases, restart_process
 from jarvis_agent.service import AgentService
 from jarvis_agent.tls_key import SoftwareTlsKey
 from jarvis_agent.tls_state import TlsIdentity, TlsState
@@ -80,6 +86,17 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+class _Stop(asyncio.Event):
+    """Set when the process is to end, or to be started anew."""
+
+    is_restart = False
+
+    def restart(self) -> None:
+        """Sets it: a new process follows."""
+        self.is_restart = True
+        self.set()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trusted:
     """What start-up established, step by step."""
@@ -90,6 +107,8 @@ class _Trusted:
     tpm: TpmIdentity
     event_log: EventLog
     firmware: FirmwareState
+    releases: Releases
+    context: MeasurementContext
     boot_id: bytes
     session_id: bytes
     tls: TlsState
@@ -107,11 +126,13 @@ def run_agent(config_path: Path) -> None:
     configure_logging("json" if config.log_format == "json" else "console")
     # The TPM library prints to stderr by itself; its return codes reach our log as exceptions.
     os.environ.setdefault("TSS2_LOG", "all+none")
-    asyncio.run(_run(config))
+    if asyncio.run(_run(config)):
+        restart_process()
 
 
-async def _run(config: AgentConfig) -> None:
-    stop = asyncio.Event()
+async def _run(config: AgentConfig) -> bool:
+    """Until it is told to stop; whether the process is to be started anew, for another release."""
+    stop = _Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -119,10 +140,14 @@ async def _run(config: AgentConfig) -> None:
     worker = TpmWorker.for_tcti(config.tcti)
     try:
         trusted = await _establish(config, worker)
+        if trusted.releases.is_on_trial and trusted.firmware.firmware is None:
+            trusted.releases.roll_back(trusted.firmware.reason, trusted.firmware.message)
+            return True
         enroller = _enroller(trusted)
         if not await _unless(stop, enroller.ensure):
-            return
+            return False
         await _serve(trusted, enroller, stop, start_time_ns)
+        return stop.is_restart
     finally:
         await asyncio.to_thread(worker.close)
 
@@ -140,7 +165,18 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         boot_id=firmware_module.read_boot_id(),
         session_id=firmware_module.new_session_id(),
     )
-    firmware = await asyncio.to_thread(firmware_module.load, config, context)
+    releases = Releases(
+        config.state_directory,
+        firmware_directory=config.firmware_directory,
+        release_key=config.release_key,
+        floor=config.firmware_floor,
+        boot_id=context.boot_id,
+        judge=functools.partial(firmware_module.judge_release, config),
+    )
+    chosen = replace(config, firmware_directory=releases.begin_process())
+    firmware = await asyncio.to_thread(firmware_module.load, chosen, context)
+    if firmware.firmware is not None:
+        releases.loaded(hashlib.sha256(firmware.manifest).digest())
     identity = Identity(fleet=config.fleet, role=Role.AGENT, name=tpm.agent_id)
     return _Trusted(
         config=config,
@@ -149,6 +185,8 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         tpm=tpm,
         event_log=event_log,
         firmware=firmware,
+        releases=releases,
+        context=context,
         boot_id=context.boot_id,
         session_id=context.session_id,
         tls=TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode()),
@@ -205,7 +243,7 @@ async def _unless(stop: asyncio.Event, step: Callable[[], Awaitable[object]]) ->
     return False
 
 
-def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
+def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callable[[], None]) -> AgentService:
     """The service and everything behind it."""
     config, loaded = trusted.config, trusted.firmware.firmware
     captures: CaptureManager | None = None
@@ -216,6 +254,8 @@ def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
         if captures is not None:
             captures.set_deadline(end_ns)
         lease_watch.changed(leases.sequence, end_ns)
+        if leases.sequence:
+            _confirm_release(trusted.releases, journal)
 
     leases = LeaseKeeper(
         subject=LeaseSubject(
@@ -265,8 +305,24 @@ def build_service(trusted: _Trusted, start_time_ns: int) -> AgentService:
         gate=gate,
         captures=captures,
         journal=journal,
+        releases=trusted.releases,
+        measure_trial=trusted.context.record_trial,
+        request_restart=request_restart,
         start_time_ns=start_time_ns,
     )
+
+
+def _confirm_release(releases: Releases, journal: EventJournal) -> None:
+    """A lease came: a release on trial has proved itself."""
+    try:
+        activated = releases.confirm()
+    except OSError as error:
+        _LOG.error("the release pointer cannot be written (%s): the trial goes on, and back if no later lease helps", error)
+        return
+    if activated is not None:
+        version, manifest = activated
+        detail = {"version": version, "manifest_sha256": manifest}
+        journal.tell(EVENT_TYPE_RELEASE_ACTIVATED, EVENT_SEVERITY_INFO, f"release {version} is in force", detail=detail)
 
 
 def _open_journal(trusted: _Trusted) -> EventJournal:
@@ -279,11 +335,17 @@ def _open_journal(trusted: _Trusted) -> EventJournal:
         message = f"the capture firmware was refused ({state.reason}): {state.message}"
         refused = {"reason": state.reason, "sha256": state.sha256.hex()}
         journal.tell(EVENT_TYPE_FIRMWARE_REFUSED, EVENT_SEVERITY_CRITICAL, message, detail=refused)
+    failed = trusted.releases.untold_failure()
+    if failed is not None:
+        message = f"release {failed.version} did not hold ({failed.reason}): {failed.message}; the one before goes on"
+        detail = {"version": failed.version, "reason": failed.reason, "manifest_sha256": failed.sha256}
+        journal.tell(EVENT_TYPE_RELEASE_ROLLED_BACK, EVENT_SEVERITY_ERROR, message, detail=detail)
+        trusted.releases.told()
     return journal
 
 
-async def _serve(trusted: _Trusted, enroller: Enroller, stop: asyncio.Event, start_time_ns: int) -> None:
-    service = build_service(trusted, start_time_ns)
+async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_ns: int) -> None:
+    service = build_service(trusted, start_time_ns, stop.restart)
     server = grpc.aio.server(interceptors=[ControllerOnly(trusted.config.fleet)], options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers((service.handler(),))
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs

@@ -32,10 +32,11 @@ from jarvis.capture.v1.capture_pb2 import (
     FLOW_SORT_UNSPECIFIED,
     CaptureStatus,
 )
-from jarvis_native import PacketCaptureEngine
+from jarvis_native import MeasuredObject, PacketCaptureEngine
 from jarvis_native.engine import SortKey
 from jarvis_trust.commands import AGENT_SERVICE, LEASED_METHODS
 from jarvis_trust.errors import CommandError
+from jarvis_trust.release_files import Part
 
 from jarvis_agent import __version__, wire
 from jarvis_agent.aborts import abort_status, abort_with
@@ -48,6 +49,7 @@ from jarvis_agent.firmware import FirmwareState
 from jarvis_agent.flow_stream import FlowStream, plan_stream
 from jarvis_agent.lease import LeaseKeeper
 from jarvis_agent.peer import controller_spki_sha256
+from jarvis_agent.releases import DEFAULT_TRIAL_S, Releases
 from jarvis_agent.rpc_errors import firmware_untrusted
 
 _LOG = logging.getLogger(__name__)
@@ -91,6 +93,11 @@ class AgentService:
     captures: CaptureManager | None
     """None while firmware was refused: there is nothing to capture with."""
     journal: EventJournal
+    releases: Releases
+    measure_trial: Callable[[MeasuredObject], None]
+    """Logs and extends an object that a trial is about to load; blocks."""
+    request_restart: Callable[[], None]
+    """Drains the agent and starts its process anew."""
     start_time_ns: int
     """Of the process, nanoseconds since the Unix epoch."""
     answers: AnswerCache = field(default_factory=AnswerCache)
@@ -120,6 +127,8 @@ class AgentService:
             "GetStatus": (self._get_status, ""),
             "GetMetrics": (self._get_metrics, ""),
             "ListFlows": (self._list_flows, "query"),
+            "StageRelease": (self._stage_release, ""),
+            "ActivateRelease": (self._activate_release, ""),
         }
         streams = {
             "StreamMetrics": (self._stream_metrics, ""),
@@ -231,6 +240,7 @@ class AgentService:
             capture=CaptureStatus(state=CAPTURE_STATE_IDLE) if self.captures is None else self.captures.status(),
             firmware=self.firmware.status(),
             lease_sequence=self.leases.sequence,
+            release=self.releases.status(),
         )
         remaining = self.leases.remaining_ns()
         if remaining > 0:
@@ -312,6 +322,26 @@ class AgentService:
         async for events in self.journal.follow(request.source_id, request.sequence):
             yield pb.StreamEventsResponse(events=events).SerializeToString()
         raise AgentStoppingError
+
+    # ---- releases
+
+    async def _stage_release(self, payload: bytes, _context: Context) -> bytes:
+        request = _parse(pb.StageReleaseRequest, payload)
+        part = Part(
+            manifest_sha256=request.manifest_sha256,
+            file_name=request.file_name,
+            offset=request.offset,
+            data=request.data,
+            size=request.size,
+        )
+        return pb.StageReleaseResponse(received=await self.releases.stage(part)).SerializeToString()
+
+    async def _activate_release(self, payload: bytes, _context: Context) -> bytes:
+        request = _parse(pb.ActivateReleaseRequest, payload)
+        trial_s = request.trial.seconds + request.trial.nanos / 1e9 if request.HasField("trial") else DEFAULT_TRIAL_S
+        version = await self.releases.activate(request.manifest_sha256, trial_s, self.measure_trial)
+        self.request_restart()
+        return pb.ActivateReleaseResponse(version=version).SerializeToString()
 
     @contextmanager
     def _open_stream(self, *, is_events: bool) -> Iterator[None]:

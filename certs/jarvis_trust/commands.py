@@ -41,6 +41,8 @@ LEASED_METHODS: Final = frozenset(
         "StreamMetrics",
         "ListFlows",
         "StreamFlows",
+        "StageRelease",
+        "ActivateRelease",
     )
 )
 """Full names of the methods that need a lease and an authorisation: those marked [lease] in agent.proto."""

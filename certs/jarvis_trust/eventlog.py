@@ -30,7 +30,7 @@ MAX_LINE_BYTES = 32 * 1024
 _TAG = b"jarvis-event-v1\0"
 _RECORD_FIELDS = frozenset({"recnum", "pcr", "digest", "content"})
 _COMMON_FIELDS = frozenset({"type", "sha256", "time", "boot_id", "session_id"})
-_SUBJECT_FIELD = {"load-attempt": "object", "mapping": "path"}
+_SUBJECT_FIELD = {"load-attempt": "object", "trial": "object", "mapping": "path"}
 _OBJECT_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,127}")
 _PATH_MAX = 4096
 _ID_HEX = re.compile(r"[0-9a-f]{32}")
@@ -47,11 +47,11 @@ class FirmwareEvent:
     digest: bytes
     """What the PCR was extended with, 32 bytes."""
     content: Mapping[str, str]
-    """type, sha256, time, boot_id, session_id, and `object` (load-attempt) or `path` (mapping). Read-only."""
+    """type, sha256, time, boot_id, session_id, and `object` (load-attempt, trial) or `path` (mapping). Read-only."""
 
     @property
     def type(self) -> str:
-        """"load-attempt" or "mapping"."""
+        """The event's type: "load-attempt", "trial" or "mapping"."""
         return self.content["type"]
 
     @property
@@ -68,6 +68,11 @@ class FirmwareEvent:
 def load_attempt(*, object_name: str, sha256: bytes, time: datetime, boot_id: bytes, session_id: bytes) -> dict[str, str]:
     """Content of the event that precedes every judgement of a native object. Ids are 16 bytes, the time is aware."""
     return {"type": "load-attempt", "object": object_name, **_common(sha256, time, boot_id, session_id)}
+
+
+def trial(*, object_name: str, sha256: bytes, time: datetime, boot_id: bytes, session_id: bytes) -> dict[str, str]:
+    """Content of the event that precedes a native object's trial in a process of its own; the session is that of who tries it."""
+    return {"type": "trial", "object": object_name, **_common(sha256, time, boot_id, session_id)}
 
 
 def mapping(*, path: str, sha256: bytes, time: datetime, boot_id: bytes, session_id: bytes) -> dict[str, str]:

@@ -226,10 +226,11 @@ def _firmware(case: Case) -> None:
     session = (case.evidence.boot_id.hex(), case.evidence.session_id.hex())
     bad: list[str] = []
     for event in events:
-        if event.type != "load-attempt":
-            continue  # other mappings are listed for people; no policy judges them here
+        if event.type == "mapping":
+            continue  # listed for people; no policy judges them here
         measured = (event.subject, event.sha256.hex())
-        is_current = (event.content["boot_id"], event.content["session_id"]) == session
+        # A trial is of another release than its process runs: it must be of a known one, like what ran before.
+        is_current = event.type == "load-attempt" and (event.content["boot_id"], event.content["session_id"]) == session
         # What runs now must be what this manifest signs; what ran before may be of another good release.
         if measured not in signed and (is_current or measured not in case.policy.known_firmware):
             bad.append(f"{event.subject} was measured with SHA-256 {event.sha256.hex()} (record {event.recnum})")

@@ -69,6 +69,7 @@ class AgentProcess:
         self._environment = environment
         self._config_path = directory / "agent.toml"
         self._process: subprocess.Popen[bytes] | None = None
+        self._served = 0
         self._config_path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.items()))
 
     @property
@@ -83,19 +84,53 @@ class AgentProcess:
 
     async def start(self) -> None:
         """Starts it and waits until it serves."""
-        served = self.log.count('"serving on')
+        served = self.log.count("serving on")
+        self.spawn()
+        await self.serving(served)
+
+    def spawn(self) -> None:
+        """Starts it."""
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "jarvis_agent", "run", "--config", str(self._config_path)],
                 env=self._environment,
                 stdout=log,
                 stderr=log,
             )
+        self._served = self.log.count("serving on")
+
+    async def serving(self, served: int | None = None) -> None:
+        """Waits until it serves, once more than it had."""
+        assert self._process is not None
+        served = self._served if served is None else served
         deadline = time.monotonic() + 30.0
         while self.log.count("serving on") <= served:
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             await asyncio.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """Of the process, which must be there."""
+        assert self._process is not None
+        assert self._process.poll() is None, self.log
+        return self._process.pid
+
+    async def ended(self) -> int:
+        """Waits for its end; the exit status."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, 60)
+
+    async def restarted_or_ended(self, *, seconds: float) -> bool:
+        """Waits until it serves once more (True) or has ended (False)."""
+        assert self._process is not None
+        served, deadline = self.log.count("serving on"), time.monotonic() + seconds
+        while self._process.poll() is None:
+            if self.log.count("serving on") > served:
+                return True
+            assert time.monotonic() < deadline, self.log
+            await asyncio.sleep(0.05)
+        return False
 
     def kill(self) -> None:
         """kill -9."""

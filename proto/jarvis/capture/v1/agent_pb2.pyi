@@ -496,7 +496,7 @@ class StageReleaseRequest(_message.Message):
     manifest_sha256: _builtins.bytes
     """SHA-256 of manifest.json: names the release."""
     file_name: _builtins.str
-    """"manifest.json", its signature file or an object that the manifest names."""
+    """"manifest.json" first, its signature file second, then the objects that the manifest names, in any order."""
     offset: _builtins.int
     """Where the part begins: 0, or where the last one ended."""
     data: _builtins.bytes
@@ -608,6 +608,7 @@ class GetStatusResponse(_message.Message):
     FIRMWARE_FIELD_NUMBER: _builtins.int
     LEASE_SEQUENCE_FIELD_NUMBER: _builtins.int
     LEASE_REMAINING_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     lease_sequence: _builtins.int
     """0 = none."""
     @_builtins.property
@@ -618,6 +619,8 @@ class GetStatusResponse(_message.Message):
     def lease_remaining(self) -> _duration_pb2.Duration:
         """Zero or absent when there is none in force."""
 
+    @_builtins.property
+    def release(self) -> Global___ReleaseStatus: ...
     def __init__(
         self,
         *,
@@ -625,14 +628,76 @@ class GetStatusResponse(_message.Message):
         firmware: Global___FirmwareStatus | None = ...,
         lease_sequence: _builtins.int = ...,
         lease_remaining: _duration_pb2.Duration | None = ...,
+        release: Global___ReleaseStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "firmware", b"firmware", "lease_remaining", b"lease_remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "firmware", b"firmware", "lease_remaining", b"lease_remaining", "release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "firmware", b"firmware", "lease_remaining", b"lease_remaining", "lease_sequence", b"lease_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "firmware", b"firmware", "lease_remaining", b"lease_remaining", "lease_sequence", b"lease_sequence", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseStatus(_message.Message):
+    """The agent's own word on releases; what runs is proved by Attest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    ON_TRIAL_FIELD_NUMBER: _builtins.int
+    ROLLED_BACK_FIELD_NUMBER: _builtins.int
+    manifest_sha256: _builtins.bytes
+    """SHA-256 of the manifest of the firmware that is loaded; empty when none is."""
+    on_trial: _builtins.bool
+    """It has yet to get its first lease, and goes back to the one before otherwise."""
+    @_builtins.property
+    def rolled_back(self) -> Global___RolledBack:
+        """The last activation that did not hold; manifest_sha256 is empty when there was none, or one has held since."""
+
+    def __init__(
+        self,
+        *,
+        manifest_sha256: _builtins.bytes = ...,
+        on_trial: _builtins.bool = ...,
+        rolled_back: Global___RolledBack | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rolled_back", b"rolled_back"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_sha256", b"manifest_sha256", "on_trial", b"on_trial", "rolled_back", b"rolled_back"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseStatus: _TypeAlias = ReleaseStatus  # noqa: Y015
+
+@_typing.final
+class RolledBack(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    manifest_sha256: _builtins.bytes
+    version: _builtins.str
+    reason: _builtins.str
+    """RELEASE_TRIAL_NO_LEASE, RELEASE_TRIAL_CRASHED, RELEASE_TRIAL_INTERRUPTED, or why it was refused at load (FIRMWARE_...)."""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        manifest_sha256: _builtins.bytes = ...,
+        version: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_sha256", b"manifest_sha256", "message", b"message", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolledBack: _TypeAlias = RolledBack  # noqa: Y015
 
 @_typing.final
 class GetMetricsRequest(_message.Message):
