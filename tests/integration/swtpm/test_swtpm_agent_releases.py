@@ -118,7 +118,7 @@ async def test_a_release_takes_over_from_a_running_capture_that_ends_whole(
 async def test_a_release_that_crashes_in_its_trial_costs_nothing(
     running: Running, release_key: ReleaseKey, tmp_path: Path
 ) -> None:
-    agent, line = running
+    _, line = running
     await line.take_lease()
     before = await info(line)
     await line.command("StartCapture", pb.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])))
