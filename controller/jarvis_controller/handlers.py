@@ -17,7 +17,7 @@ from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
 from jarvis_controller.enrollment_service import EnrollmentService
 from jarvis_controller.fleet_service import FleetService
 from jarvis_controller.registry_service import RegistryService
-from jarvis_controller.rpc_status import parse_request
+from jarvis_controller.rpc_status import MAX_REQUEST_BYTES, parse_request
 
 Handlers = Mapping[str, Any]
 """Method name -> grpc.RpcMethodHandler."""
@@ -26,6 +26,9 @@ Services = Mapping[str, Handlers]
 
 FLEET = "jarvis.capture.v1.FleetService"
 ENROLLMENT = "jarvis.capture.v1.EnrollmentService"
+
+_MAX_ENROLL_BYTES = 96 * 1024
+"""An EK certificate with its chain."""
 
 
 def fleet_handlers(service: FleetService, registry: RegistryService) -> Handlers:
@@ -60,7 +63,7 @@ def enrollment_handlers(service: EnrollmentService) -> Handlers:
 
     async def parsed(payloads: AsyncIterator[bytes]) -> AsyncGenerator[enrollment_pb2.EnrollRequest, None]:
         async for payload in payloads:
-            yield parse_request(enrollment_pb2.EnrollRequest, payload)
+            yield parse_request(enrollment_pb2.EnrollRequest, payload, most=_MAX_ENROLL_BYTES)
 
     async def enroll(payloads: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any, None]:
         async with contextlib.aclosing(service.enroll(parsed(payloads), context)) as answers:
@@ -73,32 +76,34 @@ def enrollment_handlers(service: EnrollmentService) -> Handlers:
     return {"Enroll": handler}
 
 
-def unary(behaviour: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
+def unary(behaviour: Callable[[Any, Any], Any], request: Any, response: Any, *, most: int = MAX_REQUEST_BYTES) -> Any:
     """A handler for one request and one answer.
 
     Args:
         behaviour: a coroutine function of (request, context).
         request: the message class of the request.
         response: that of the answer.
+        most: bytes that a request may have.
     """
 
     async def single(payload: bytes, context: Any) -> Any:
-        return await behaviour(parse_request(request, payload), context)
+        return await behaviour(parse_request(request, payload, most=most), context)
 
     return grpc.unary_unary_rpc_method_handler(single, request_deserializer=None, response_serializer=response.SerializeToString)
 
 
-def stream(behaviour: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
+def stream(behaviour: Callable[[Any, Any], Any], request: Any, response: Any, *, most: int = MAX_REQUEST_BYTES) -> Any:
     """A handler for one request and a stream of answers.
 
     Args:
         behaviour: an asynchronous generator function of (request, context).
         request: the message class of the request.
         response: that of the answers; None: they are finished bytes.
+        most: bytes that a request may have.
     """
 
     async def streaming(payload: bytes, context: Any) -> AsyncGenerator[Any, None]:
-        async with contextlib.aclosing(behaviour(parse_request(request, payload), context)) as answers:
+        async with contextlib.aclosing(behaviour(parse_request(request, payload, most=most), context)) as answers:
             async for answer in answers:
                 yield answer
 

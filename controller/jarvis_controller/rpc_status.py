@@ -20,6 +20,9 @@ M = TypeVar("M", bound=Message)
 
 OK = status_pb2.Status(code=code_pb2.OK)
 
+MAX_REQUEST_BYTES = 64 * 1024
+"""Of one request's bytes, where its handler does not say another: judged before they are parsed."""
+
 
 class RpcError(Exception):
     """What a call is refused with."""
@@ -44,12 +47,15 @@ def bad_field(field: str, message: str) -> RpcError:
     return RpcError(bad_request_status([(field, message)]))
 
 
-def parse_request(kind: type[M], payload: bytes) -> M:
+def parse_request(kind: type[M], payload: bytes, *, most: int = MAX_REQUEST_BYTES) -> M:
     """A request's message.
 
     Raises:
-        RpcError: INVALID_ARGUMENT when the bytes are none.
+        RpcError: INVALID_ARGUMENT when the bytes are none, REQUEST_TOO_LARGE when there are more than `most`.
     """
+    if len(payload) > most:
+        message = f"{kind.DESCRIPTOR.name} has {len(payload)} bytes; at most {most} are accepted"
+        raise refuse(code_pb2.INVALID_ARGUMENT, "REQUEST_TOO_LARGE", message)
     try:
         return kind.FromString(payload)
     except DecodeError as error:
