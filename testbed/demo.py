@@ -29,6 +29,7 @@ from rich.console import Console
 from testbed import netns, replay
 from testbed.fleet import Agent, Fleet, FleetError, Place, end, wait_for
 from testbed.flow_stream import FlowStream
+from testbed.policy import PolicyText
 
 PORT = 8080
 CONNECTIONS = 150
@@ -251,7 +252,7 @@ def fleet_of_two(stack: ExitStack, directory: Path, reason: str) -> Iterator[tup
     """Controller and two agents that were started and will enrol."""
     traffic = ReplayTraffic(stack) if reason else NamespaceTraffic(stack)
     console.print(f"  {reason + ': ' if reason else ''}{traffic.description}")
-    with Fleet(directory=directory, place=traffic.control, settings={"attest_interval_s": 2}) as fleet:
+    with Fleet(directory=directory, place=traffic.control, policy=PolicyText(interval_s=2)) as fleet:
         fleet.start()
         for name, place in zip(("host-one", "host-two"), traffic.places, strict=True):
             fleet.add_agent(name, place=place, labels={"site": "demo"})

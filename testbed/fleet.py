@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from testbed.boot import play
 from testbed.netns import Namespace
+from testbed.policy import PolicyText
 from testbed.swtpm import Swtpm, TpmVendor
 
 Setting = int | str | list[int] | list[str]
@@ -148,7 +149,8 @@ class Fleet:
     place: Place = field(default_factory=Place)
     name: str = "demo"
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    """Lines of controller.toml to set, e.g. attest_interval_s."""
+    """Lines of controller.toml to set, e.g. agent_timeout_s."""
+    policy: PolicyText = field(default_factory=PolicyText)
     firmware: Path = FIRMWARE
     """What agents get a copy of: signed with the same release key as what was built."""
     wrapper: Sequence[str] = ()
@@ -199,7 +201,15 @@ class Fleet:
             advertise_enroll=f"{self.place.address}:{enrolment}",
             **self.settings,
         )
+        self.set_policy(self.policy)
         set_toml(self.controller_directory / "jarvisctl.toml", endpoint=f"{self.place.address}:{operators}")
+
+    def set_policy(self, policy: PolicyText) -> Path:
+        """Writes policy.toml. A controller that runs goes by it after a restart, or when it is applied; the version must rise."""
+        self.policy = policy
+        path = self.controller_directory / "policy.toml"
+        path.write_text(policy.toml(sorted(f"ek-roots/{root.name}" for root in (path.parent / "ek-roots").iterdir())))
+        return path
 
     def start(self) -> None:
         """Starts the controller and waits until it answers."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from jarvis_trust.boot_log import BootEvent, BootLog, EventType
-from jarvis_trust.errors import AttestationError
+from jarvis_trust.errors import AttestationError, Finding
 
 SECURITY_PCRS: Final = tuple(range(8))
 """Firmware, its configuration, option ROMs, boot loader, partition table, secure-boot policy (PFP 1.06, 3.3.4)."""
@@ -153,7 +153,9 @@ def check_events(log: BootLog) -> None:
     missing = sorted(set(SECURITY_PCRS) - separated)
     if missing:
         raise AttestationError(
-            "BOOT_EVENT_INVALID", f"boot log: PCRs {missing} have no separator, which ends the firmware's part"
+            "BOOT_EVENT_INVALID",
+            f"boot log: PCRs {missing} have no separator, which ends the firmware's part",
+            finding=Finding(pcr=missing[0]),
         )
 
 
@@ -253,5 +255,7 @@ def component(event: BootEvent) -> str:
 
 def _invalid(event: BootEvent, message: str) -> AttestationError:
     return AttestationError(
-        "BOOT_EVENT_INVALID", f"boot log: event {event.number} ({event.type_name}, PCR {event.pcr}): {message}"
+        "BOOT_EVENT_INVALID",
+        f"boot log: event {event.number} ({event.type_name}, PCR {event.pcr}): {message}",
+        finding=Finding(pcr=event.pcr, event=event.number, component=f"{event.type_name} {component(event)}"),
     )

@@ -15,6 +15,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -130,6 +131,12 @@ class Divergence:
     pcr: int
     message: str
     """One sentence with the first event that differs."""
+    event: int | None = None
+    """That event's number in the log; None where the log ends too early."""
+    component: str = ""
+    """What it claims to be."""
+    expected: str = ""
+    """What the set has in its place; empty: nothing."""
 
 
 def record_reference(log: BootLog, *, name: str, version: int, created: str, pcrs: Sequence[int]) -> BootReference:
@@ -191,11 +198,26 @@ def match_references(
     if nearest is None:
         return Divergence(reference="", pcr=pcrs[0], message="there is no reference set")
     _, reference, pcr = nearest
-    return Divergence(reference=f"{reference.name} version {reference.version}", pcr=pcr, message=_explain(reference, pcr, log))
+    have, want = _first_difference(reference, pcr, log)
+    return Divergence(
+        reference=f"{reference.name} version {reference.version}",
+        pcr=pcr,
+        message=_explain(reference, pcr, log),
+        event=None if have is None else have.number,
+        component="" if have is None else f"{have.type_name} {component(have)}",
+        expected="" if want is None else f"{want.type} {want.component}",
+    )
 
 
 def _has_value(reference: BootReference, pcr: int, value: bytes) -> bool:
     return pcr in reference.pcrs and hmac.compare_digest(reference.value(pcr), value)
+
+
+def _first_difference(reference: BootReference, pcr: int, log: BootLog) -> tuple[BootEvent | None, ReferenceEvent | None]:
+    for have, want in zip_longest(log.of_pcr(pcr), reference.pcrs.get(pcr, ())):
+        if have is None or want is None or have.digest != want.digest:
+            return have, want
+    return None, None
 
 
 def _explain(reference: BootReference, pcr: int, log: BootLog) -> str:

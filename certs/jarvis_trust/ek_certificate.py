@@ -82,6 +82,21 @@ def verify_ek_certificate(
     return info
 
 
+def read_ek_certificate(der: bytes, ek_public: TpmPublic) -> EkCertificateInfo:
+    """What the certificate of a key that was proved before says of its TPM. Judges no chain: verify_ek_certificate does.
+
+    Raises:
+        AttestationError: EK_CERTIFICATE_INVALID, EK_CERTIFICATE_KEY_MISMATCH.
+    """
+    try:
+        certificate = _load(der, "EK certificate")
+        info = _read(certificate, der, ek_public)
+        _check_key(certificate, ek_public)
+    except MALFORMED_X509 as error:
+        raise _invalid(f"malformed: {error}") from error
+    return info
+
+
 def _load(der: bytes, what: str) -> x509.Certificate:
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise _invalid(f"{what} has {len(der)} bytes; at most {MAX_CERTIFICATE_BYTES} are accepted")

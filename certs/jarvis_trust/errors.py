@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class TrustError(Exception):
     """Something that had to be proved was not.
@@ -37,8 +39,35 @@ class FirmwareError(TrustError):
         self.digest = digest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Where evidence is not as it should be, as far as it can be told."""
+
+    pcr: int | None = None
+    event: int | None = None
+    """Number in its log of the first event that diverges."""
+    component: str = ""
+    """What that event measured."""
+    expected: str = ""
+    """What the nearest known reference has in its place; empty: nothing."""
+    reference: str = ""
+    """The nearest known reference, "NAME version N"."""
+
+
 class AttestationError(TrustError):
-    """TPM structures, event logs or EK certificates that prove nothing."""
+    """TPM structures, event logs or EK certificates that prove nothing.
+
+    Attributes:
+        finding: where; None when there is no place to name.
+    """
+
+    def __init__(self, reason: str, message: str, *, finding: Finding | None = None) -> None:
+        super().__init__(reason, message)
+        self.finding = finding
+
+
+class PolicyError(TrustError):
+    """A fleet policy that cannot be used."""
 
 
 class EnrollmentError(TrustError):

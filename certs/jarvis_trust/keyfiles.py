@@ -41,6 +41,15 @@ def replace_private(path: Path, data: bytes) -> None:
     """Like write_private, but takes the place of an existing file in one step (renewed certificates and keys)."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     write_private(temporary, data)
+    rename_private(temporary, path)
+
+
+def rename_private(temporary: Path, path: Path) -> None:
+    """The last step of replace_private, for a file beside `path` whose contents are on disk already.
+
+    Raises:
+        OSError: the file system's own reason.
+    """
     temporary.replace(path)
     _sync_directory(path.parent)
 

@@ -4,7 +4,7 @@
     passed              VERIFIED, and a lease is handed over
     no answer, too late STALE: nothing is known, nothing is held against it (a new agent is asked again for a few seconds)
     another challenge   one fresh one; if that does not match either: QUARANTINED
-    any other failure   QUARANTINED at once: leases and streams end
+    any other failure   QUARANTINED at once: leases and streams end; one that the policy only has reported is told, and no more
 
 One attestation of an agent at a time, a bounded number of all; the store's transaction decides, not what was read before.
 """
@@ -28,9 +28,9 @@ from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation_case import Judged
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
-from jarvis_controller.case import BootPolicy, VerifierPolicy
 from jarvis_controller.challenges import Challenge, ChallengeStore
 from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
+from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.records import PassedAttestation
 from jarvis_controller.rpc_status import OK, RpcError
 from jarvis_controller.state_feed import StateFeed
@@ -39,22 +39,6 @@ from jarvis_controller.store import Store
 from jarvis_controller.verifier import Check, Verdict, verify
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttestationPolicy:
-    """What stays the same for all agents."""
-
-    release_key: bytes
-    """PEM."""
-    firmware_floor: int
-    pcr: int
-    lease_ns: int
-    concurrency: int
-    boot_pcrs: tuple[int, ...] = ()
-    """PCRs of the boot chain that are quoted and kept beside the firmware's; empty = none."""
-    boot: BootPolicy | None = None
-    """What they are judged by; None = they are only recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +79,20 @@ class Attester:
         signer: CommandSigner,
         leases: LeaseBook,
         feed: StateFeed,
-        policy: AttestationPolicy,
+        policies: PolicyKeeper,
+        concurrency: int,
     ) -> None:
+        """Args: policies: says what is demanded. concurrency: attestations under way at once."""
         self._store = store
         self._client = client
         self._signer = signer
         self._leases = leases
         self._feed = feed
-        self._policy = policy
+        self._policies = policies
         self._challenges = ChallengeStore()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._revocations: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._slots = asyncio.Semaphore(policy.concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
 
     async def attest(self, agent_id: str) -> Outcome:
         """Attests an agent now.
@@ -205,10 +191,12 @@ class Attester:
 
     async def _challenge(self, agent: AgentRecord) -> tuple[Challenge, Judged | str]:
         """One challenge and its judgement, or why no evidence came."""
-        known = await self._store.known_firmware(self._policy.firmware_floor)
-        boot_log = await self._store.boot_log(agent.agent_id) if self._policy.boot_pcrs else b""
+        # One policy from the challenge to the verdict, whatever is put in force meanwhile.
+        demanded = self._policies.current.for_agent(agent.agent_id, agent.labels)
+        known = await self._store.known_firmware(demanded.firmware_floor)
+        boot_log = await self._store.boot_log(agent.agent_id) if demanded.boot_pcrs else b""
         boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
-        challenge = self._challenges.issue(agent.agent_id, (*self._policy.boot_pcrs, self._policy.pcr))
+        challenge = self._challenges.issue(agent.agent_id, demanded.quoted_pcrs)
         try:
             evidence, controller_spki = await self._client.attest(
                 agent, challenge.nonce, challenge.pcrs, known_boot_log_sha256=boot_digest
@@ -219,14 +207,8 @@ class Attester:
         consumed = self._challenges.consume(challenge.nonce, agent.agent_id)
         if boot_log and not evidence.boot_log and evidence.boot_log_sha256 == boot_digest:
             evidence.boot_log = boot_log
-        policy = VerifierPolicy(
-            release_key=self._policy.release_key,
-            firmware_floor=self._policy.firmware_floor,
-            pcr=self._policy.pcr,
-            controller_spki=controller_spki,
-            known_firmware=known,
-            lease_ns=self._policy.lease_ns,
-            boot=self._policy.boot,
+        policy = demanded.verifier_policy(
+            release_key=self._policies.release_key, controller_spki=controller_spki, known_firmware=known
         )
         report = verify(agent, consumed, evidence, policy)
         if report.boot is not None:

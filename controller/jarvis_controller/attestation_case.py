@@ -81,6 +81,19 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptCase:
+    """A case, read: all that `verify` needs."""
+
+    case: audit_pb2.AttestationCase
+    record: AgentRecord
+    challenge: ConsumedChallenge
+    evidence: trust_pb2.Evidence
+    """Its boot log filled in."""
+    policy: VerifierPolicy
+    """As of then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedCheck:
     """One check, then and now."""
 
@@ -129,6 +142,21 @@ def replay(data: bytes, boot_log: bytes, *, case_sha256: bytes) -> Replay:
     """
     if not hmac.compare_digest(hashlib.sha256(data).digest(), case_sha256):
         raise AttestationError("CASE_ALTERED", "the case does not have the hash that the audit chain names")
+    kept = read_case(data, boot_log)
+    known = dict(checks_for(kept.policy))
+    recorded = [check.name for check in kept.case.checks]
+    run = [(name, known[name]) for name in recorded if name in known]
+    report = verify(kept.record, kept.challenge, kept.evidence, kept.policy, checks=run)
+    not_run = tuple(name for name in known if name not in recorded)
+    return Replay(case=kept.case, checks=_beside(kept.case, report), verdict=str(report.verdict), not_run=not_run)
+
+
+def read_case(data: bytes, boot_log: bytes) -> KeptCase:
+    """What a case holds, whatever its hash is.
+
+    Raises:
+        AttestationError: CASE_ALTERED (the boot log is not the one that it names), CASE_INVALID (it is no case).
+    """
     try:
         case = audit_pb2.AttestationCase.FromString(data)
         agent, challenge, policy = _read_agent(case.agent), _read_challenge(case.challenge), _read_policy(case.policy)
@@ -143,12 +171,7 @@ def replay(data: bytes, boot_log: bytes, *, case_sha256: bytes) -> Replay:
     evidence = trust_pb2.Evidence()
     evidence.CopyFrom(case.evidence)
     evidence.boot_log = boot_log
-    known = dict(checks_for(policy))
-    recorded = [check.name for check in case.checks]
-    run = [(name, known[name]) for name in recorded if name in known]
-    report = verify(agent, challenge, evidence, policy, checks=run)
-    not_run = tuple(name for name in known if name not in recorded)
-    return Replay(case=case, checks=_beside(case, report), verdict=str(report.verdict), not_run=not_run)
+    return KeptCase(case=case, record=agent, challenge=challenge, evidence=evidence, policy=policy)
 
 
 def _beside(case: audit_pb2.AttestationCase, report: Report) -> tuple[ReplayedCheck, ...]:
@@ -237,6 +260,8 @@ def _policy(policy: VerifierPolicy) -> audit_pb2.CasePolicy:
             audit_pb2.CaseFirmware(object=name, sha256=bytes.fromhex(digest)) for name, digest in sorted(policy.known_firmware)
         ],
         lease_ns=policy.lease_ns,
+        firmware_versions=sorted(policy.firmware_versions),
+        reported=[audit_pb2.CaseReported(check=check, reason=reason) for check, reason in sorted(policy.reported)],
     )
     if policy.boot is not None:
         message.boot.CopyFrom(
@@ -265,4 +290,6 @@ def _read_policy(policy: audit_pb2.CasePolicy) -> VerifierPolicy:
         known_firmware=frozenset((firmware.object, firmware.sha256.hex()) for firmware in policy.known_firmware),
         lease_ns=policy.lease_ns,
         boot=boot,
+        firmware_versions=frozenset(policy.firmware_versions),
+        reported=frozenset((reported.check, reported.reason) for reported in policy.reported),
     )

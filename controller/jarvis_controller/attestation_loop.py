@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 import structlog
 
+from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation import Attester, UnknownAgentError
+from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.states import State
 from jarvis_controller.store import Store
@@ -40,11 +42,11 @@ def next_delay_s(interval_s: float, failures: int, draw: Callable[[float, float]
 class AttestationLoop:
     """One supervising task per agent that can be attested."""
 
-    def __init__(self, *, store: Store, attester: Attester, feed: StateFeed, interval_s: float) -> None:
+    def __init__(self, *, store: Store, attester: Attester, feed: StateFeed, policies: PolicyKeeper) -> None:
         self._store = store
         self._attester = attester
         self._feed = feed
-        self._interval_s = interval_s
+        self._policies = policies
         self._agents: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._draw = random.SystemRandom().uniform
@@ -54,30 +56,36 @@ class AttestationLoop:
         with self._feed.listen() as listener:
             try:
                 for agent in await self._store.agents():
-                    self._watch(agent.agent_id, agent.state)
+                    self._watch(agent)
                 while True:
                     for record in await listener.changed():
-                        self._watch(record.agent_id, record.state)
+                        self._watch(record)
             finally:
                 tasks = list(self._agents.values())
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def attest_soon(self, agent_id: str) -> None:
+    def attest_soon(self, record: AgentRecord) -> None:
         """Does not wait for the agent's next turn: it has just enrolled or was released."""
-        if agent_id in self._agents:
-            self._wake[agent_id].set()
+        if record.agent_id in self._agents:
+            self._wake[record.agent_id].set()
         else:
-            self._watch(agent_id, State.STALE)
+            self._watch(record)
 
-    def _watch(self, agent_id: str, state: State) -> None:
-        if state not in _SETTLED and agent_id not in self._agents:
+    def attest_all_soon(self) -> None:
+        """Does not wait for anybody's next turn: another policy is in force. The attester bounds how many are asked at once."""
+        for wake in self._wake.values():
+            wake.set()
+
+    def _watch(self, record: AgentRecord) -> None:
+        agent_id = record.agent_id
+        if record.state not in _SETTLED and agent_id not in self._agents:
             self._wake[agent_id] = asyncio.Event()
-            self._agents[agent_id] = asyncio.get_running_loop().create_task(self._supervise(agent_id), name=f"attest {agent_id}")
+            self._agents[agent_id] = asyncio.get_running_loop().create_task(self._supervise(record), name=f"attest {agent_id}")
 
-    async def _supervise(self, agent_id: str) -> None:
-        failures = 0
+    async def _supervise(self, agent: AgentRecord) -> None:
+        agent_id, failures = agent.agent_id, 0
         try:
             while True:
                 try:
@@ -91,8 +99,10 @@ class AttestationLoop:
                 else:
                     if outcome.agent.state in _SETTLED:
                         return
+                    agent = outcome.agent
                     failures = failures + 1 if outcome.status.code else 0
-                await self._pause(agent_id, next_delay_s(self._interval_s, failures, self._draw))
+                interval_s = self._policies.current.for_agent(agent_id, agent.labels).interval_s
+                await self._pause(agent_id, next_delay_s(interval_s, failures, self._draw))
         finally:
             self._agents.pop(agent_id, None)
             self._wake.pop(agent_id, None)

@@ -22,6 +22,7 @@ from jarvis_controller.rpc_status import RpcError, abort, refuse
 _log = structlog.get_logger()
 
 FLEET_SERVICE = "/jarvis.capture.v1.FleetService/"
+POLICY_SERVICE = "/jarvis.capture.v1.PolicyService/"
 ENROLLMENT_SERVICE = "/jarvis.capture.v1.EnrollmentService/"
 _HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch")
 _REFLECTION = (
@@ -48,6 +49,9 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     FLEET_SERVICE + "ListAuditEvents": Role.VIEWER,
     FLEET_SERVICE + "ListAuditCheckpoints": Role.VIEWER,
     FLEET_SERVICE + "GetAttestationCase": Role.VIEWER,
+    POLICY_SERVICE + "GetPolicy": Role.VIEWER,
+    POLICY_SERVICE + "ApplyPolicy": Role.ADMIN,
+    POLICY_SERVICE + "SimulatePolicy": Role.OPERATOR,
     **dict.fromkeys(_HEALTH, Role.VIEWER),
     **dict.fromkeys(_REFLECTION, Role.VIEWER),
 }

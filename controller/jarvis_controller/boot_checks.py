@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from jarvis.capture.v1 import trust_pb2
 from jarvis_trust.boot_events import check_events
 from jarvis_trust.boot_reference import Divergence, match_references
-from jarvis_trust.errors import AttestationError
+from jarvis_trust.errors import AttestationError, Finding
 
 from jarvis_controller.case import Case, NotEvaluatedError, established
 
@@ -55,7 +55,7 @@ def check_replay(case: Case, pcrs: Iterable[int]) -> None:
         if not hmac.compare_digest(case.boot_values[pcr], case.pcr_values[pcr]):
             count = len(case.boot_log.of_pcr(pcr))
             message = f"the boot log's {count} events of PCR {pcr} do not give its quoted value"
-            raise AttestationError("BOOT_LOG_MISMATCH", message)
+            raise AttestationError("BOOT_LOG_MISMATCH", message, finding=Finding(pcr=pcr))
 
 
 def _boot_events(case: Case) -> None:
@@ -64,7 +64,7 @@ def _boot_events(case: Case) -> None:
     check_events(log)
     if case.boot_policy.require_secure_boot and case.boot_facts.secure_boot is not True:
         found = "off" if case.boot_facts.secure_boot is False else "not told by the boot log"
-        raise AttestationError("SECURE_BOOT_OFF", f"secure boot is {found}; on is accepted")
+        raise AttestationError("SECURE_BOOT_OFF", f"secure boot is {found}; on is accepted", finding=Finding(pcr=7))
 
 
 def _boot_reference(case: Case) -> None:
@@ -74,7 +74,10 @@ def _boot_reference(case: Case) -> None:
     if isinstance(match, Divergence):
         nearest = f"; nearest is {match.reference}" if match.reference else ""
         message = f"PCR {match.pcr}: boot is as in no reference set{nearest}: {match.message}"
-        raise AttestationError("BOOT_REFERENCE_MISMATCH", message)
+        finding = Finding(
+            pcr=match.pcr, event=match.event, component=match.component, expected=match.expected, reference=match.reference
+        )
+        raise AttestationError("BOOT_REFERENCE_MISMATCH", message, finding=finding)
     case.reference = f"{match.name} version {match.version}"
 
 

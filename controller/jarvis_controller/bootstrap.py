@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`jarvis-controller init`: a fleet from nothing. CA, command key, controller certificate, first administrator, configuration.
 
-    DIR/controller.toml  jarvisctl.toml   ca/ca.crt  ca/ca.key   command.key  controller.pem   admin.crt  admin.key
+    DIR/controller.toml  policy.toml  jarvisctl.toml   ca/ca.crt  ca/ca.key   command.key  controller.pem   admin.crt  admin.key
         release.pub  ek-roots/*.pem       (copies of what was given)
 
 Every file is written once, 0600 in a directory that is 0700; a second run is refused before anything is touched.
@@ -27,6 +27,7 @@ from jarvis_controller.server import CA_DIRECTORY, COMMAND_KEY_FILE
 from jarvis_controller.tls import CERTIFICATE_FILE, controller_identity, issue_controller_pem
 
 CONFIG_FILE = "controller.toml"
+POLICY_FILE = "policy.toml"
 CTL_FILE = "jarvisctl.toml"
 OPERATOR_LIFETIME = timedelta(days=365)
 RELEASE_KEY_FILE = "release.pub"
@@ -49,7 +50,7 @@ class InitOptions:
     """For operators."""
     enroll_port: int
     ek_roots: Sequence[Path]
-    """May be empty: then the configuration has to be completed before `run` accepts it."""
+    """May be empty: then the policy has to be completed before `run` accepts it."""
     release_key: Path | None
     """May be None, likewise."""
 
@@ -85,8 +86,9 @@ def _write(options: InitOptions, roots: Sequence[bytes], release_key: bytes | No
         write_private(directory / name, pem)
     admin = Identity(fleet=options.fleet, role=Role.ADMIN, name="admin")
     issue_operator(ca, admin, directory, endpoint=join_address(options.host, options.port))
+    write_private(directory / POLICY_FILE, _policy_toml(options, names).encode())
     # Last: its presence says that everything else is there.
-    write_private(directory / CONFIG_FILE, _controller_toml(options, names).encode())
+    write_private(directory / CONFIG_FILE, _controller_toml(options).encode())
 
 
 def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, endpoint: str) -> None:
@@ -151,7 +153,7 @@ def _release_key(path: Path | None) -> bytes | None:
     return pem
 
 
-def _controller_toml(options: InitOptions, ek_roots: Sequence[str]) -> str:
+def _controller_toml(options: InitOptions) -> str:
     everywhere = "[::]" if ":" in options.host else "0.0.0.0"  # noqa: S104 - both ports are for other hosts
     return f"""\
 # jarvis-controller; every field is described in controller.example.toml. Paths are relative to this file.
@@ -162,7 +164,23 @@ listen = "{everywhere}:{options.port}"
 enroll_listen = "{everywhere}:{options.enroll_port}"
 advertise_enroll = {json.dumps(join_address(options.host, options.enroll_port))}
 release_key = "{RELEASE_KEY_FILE}"
-ek_roots = {json.dumps(list(ek_roots))}
+policy = "{POLICY_FILE}"
+"""
+
+
+def _policy_toml(options: InitOptions, ek_roots: Sequence[str]) -> str:
+    return f"""\
+# What is demanded of agents; every field is described in policy.example.toml. Paths are relative to this file.
+# A change needs a higher version: `jarvisctl attest --simulate FILE` tries it, `jarvisctl policy apply FILE` does it.
+name = {json.dumps(options.fleet)}
+version = 1
+
+[vendors]
+roots = {json.dumps(list(ek_roots))}
+
+[[rule]]
+selector = ""
+level = "L1"
 """
 
 

@@ -70,6 +70,10 @@ class VerifierPolicy:
     """Length of the lease that a pass yields."""
     boot: BootPolicy | None = None
     """None: level L1, measured boot is not judged."""
+    firmware_versions: frozenset[str] = frozenset()
+    """Versions of manifests that are accepted; empty = every one."""
+    reported: frozenset[tuple[str, str]] = frozenset()
+    """(check, reason) of failures that do not end the trust: see verifier.REPORTABLE."""
 
 
 class NotEvaluatedError(Exception):

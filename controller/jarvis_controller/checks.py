@@ -21,8 +21,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from jarvis_trust.boot_log import MAX_BOOT_LOG_BYTES
-from jarvis_trust.errors import AttestationError
-from jarvis_trust.eventlog import MAX_LOG_BYTES, replay
+from jarvis_trust.errors import AttestationError, Finding
+from jarvis_trust.eventlog import MAX_LOG_BYTES, FirmwareEvent, replay
 from jarvis_trust.firmware import MAX_MANIFEST_BYTES, verify_manifest
 from jarvis_trust.tpm_structures import (
     ALG_SHA256,
@@ -191,7 +191,9 @@ def _event_log(case: Case) -> None:
     for event in events:
         if event.pcr != case.policy.pcr:
             raise AttestationError(
-                "EVENT_LOG_MISMATCH", f"record {event.recnum} is of PCR {event.pcr}; firmware is measured into {case.policy.pcr}"
+                "EVENT_LOG_MISMATCH",
+                f"record {event.recnum} is of PCR {event.pcr}; firmware is measured into {case.policy.pcr}",
+                finding=Finding(pcr=event.pcr, event=event.recnum, component=event.subject),
             )
     case.after("pcr-values")
     quoted = case.pcr_values.get(case.policy.pcr)
@@ -199,7 +201,9 @@ def _event_log(case: Case) -> None:
         raise NotEvaluatedError("needs pcr-values, which did not pass")
     if not hmac.compare_digest(replay(events), quoted):
         raise AttestationError(
-            "EVENT_LOG_MISMATCH", f"the event log's {len(events)} records do not give the quoted value of PCR {case.policy.pcr}"
+            "EVENT_LOG_MISMATCH",
+            f"the event log's {len(events)} records do not give the quoted value of PCR {case.policy.pcr}",
+            finding=Finding(pcr=case.policy.pcr),
         )
 
 
@@ -218,13 +222,22 @@ def _floor(case: Case) -> None:
         )
 
 
+def _version(case: Case) -> None:
+    case.after("manifest")
+    accepted = case.policy.firmware_versions
+    version = established("manifest", lambda: case.manifest).version
+    if accepted and version not in accepted:
+        message = f"version {version} is not one that the policy accepts: {', '.join(sorted(accepted))}"
+        raise AttestationError("FIRMWARE_VERSION_NOT_ACCEPTED", message)
+
+
 def _firmware(case: Case) -> None:
     case.after("manifest")
     events = established("event-log", lambda: case.events)
     manifest = established("manifest", lambda: case.manifest)
     signed = frozenset(manifest.objects.items())
     session = (case.evidence.boot_id.hex(), case.evidence.session_id.hex())
-    bad: list[str] = []
+    bad: list[FirmwareEvent] = []
     for event in events:
         if event.type == "mapping":
             continue  # listed for people; no policy judges them here
@@ -233,10 +246,14 @@ def _firmware(case: Case) -> None:
         is_current = event.type == "load-attempt" and (event.content["boot_id"], event.content["session_id"]) == session
         # What runs now must be what this manifest signs; what ran before may be of another good release.
         if measured not in signed and (is_current or measured not in case.policy.known_firmware):
-            bad.append(f"{event.subject} was measured with SHA-256 {event.sha256.hex()} (record {event.recnum})")
+            bad.append(event)
     if bad:
-        message = f"{', '.join(dict.fromkeys(bad))}; the signed manifest of {manifest.version} does not name it"
-        raise AttestationError("FIRMWARE_UNTRUSTED_MEASUREMENT", message)
+        told = ", ".join(
+            f"{event.subject} was measured with SHA-256 {event.sha256.hex()} (record {event.recnum})" for event in bad
+        )
+        first = Finding(pcr=bad[0].pcr, event=bad[0].recnum, component=bad[0].subject)
+        message = f"{told}; the signed manifest of {manifest.version} does not name it"
+        raise AttestationError("FIRMWARE_UNTRUSTED_MEASUREMENT", message, finding=first)
 
 
 def _session(case: Case) -> None:
@@ -268,6 +285,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], None]], ...] = (
     ("event-log", _event_log),
     ("manifest", _manifest),
     ("firmware-floor", _floor),
+    ("firmware-version", _version),
     ("firmware", _firmware),
     ("session", _session),
 )

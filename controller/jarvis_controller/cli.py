@@ -23,6 +23,7 @@ from jarvis_controller import __version__
 from jarvis_controller.bootstrap import (
     CONFIG_FILE,
     CTL_FILE,
+    POLICY_FILE,
     RELEASE_KEY_FILE,
     InitError,
     InitOptions,
@@ -72,7 +73,7 @@ def init(  # noqa: PLR0917 - typer gives them by name
     if release_key is None:
         typer.echo(f"  Before it runs: put the public release key at {directory / RELEASE_KEY_FILE}")
     if not ek_root:
-        typer.echo(f"  Before it runs: name the TPM vendors' root certificates at ek_roots in {directory / CONFIG_FILE}")
+        typer.echo(f"  Before it runs: name the TPM vendors' root certificates at vendors.roots in {directory / POLICY_FILE}")
     typer.echo(f"  jarvis-controller run --config {directory / CONFIG_FILE}")
     typer.echo(f"  jarvisctl --config {directory / CTL_FILE} agents list")
 

@@ -33,37 +33,23 @@ class ControllerConfig:
     """host:port where agents reach the enrolment port; goes into join files."""
     release_key: Path
     """PEM of the public key that firmware manifests must be signed with."""
-    ek_roots: tuple[Path, ...]
-    """PEM files of the TPM vendors' root certificates; at least one."""
+    policy: Path
+    """policy.toml: what is demanded of agents. The highest version goes: a file that is newer than the policy in force is put in
+    force at the start, an older one is not looked at."""
     database_url: str = ""
     """SQLAlchemy URL; empty = SQLite file controller.db in the state directory."""
     listen: str = "0.0.0.0:7440"
     """host:port for operators (mTLS)."""
     enroll_listen: str = "0.0.0.0:7441"
     """host:port for enrolment (TLS without client certificates)."""
-    firmware_floor: int = 0
-    """Least security_version of a manifest."""
-    attest_interval_s: float = 60.0
-    """Seconds between attestations of one agent (each drawn from 0.9 to 1.1 of it), 0.5..3600."""
     attest_concurrency: int = 32
     """Attestations under way at once, 1..1024."""
-    lease_s: float = 600.0
-    """Length of a lease in seconds, counted by the agent from its quote; more than attest_interval_s, at most 86400."""
     agent_certificate_h: float = 24.0
     """Lifetime of agents' certificates in hours, 0.1..24."""
     agent_timeout_s: float = 10.0
     """Deadline of one call to one agent in seconds, 0.1..300."""
     command_concurrency: int = 64
     """Agents that one request commands at once, 1..1024."""
-    pcr: int = 14
-    """PCR of the sha256 bank that firmware is measured into, 0..15 (16 and 23 can be reset from user space)."""
-    boot_pcrs: tuple[int, ...] = ()
-    """PCRs of the boot chain that agents quote too, of 0..15 without `pcr`, e.g. [0, 1, 2, 3, 4, 5, 6, 7]; empty = none."""
-    boot_references: tuple[Path, ...] = ()
-    """Signed reference sets (NAME.json beside NAME.json.sig): one of them must match in every PCR of boot_pcrs, which makes
-    level L2; empty = measured boot is recorded, not judged."""
-    require_secure_boot: bool = False
-    """With boot_references: the boot log must say that secure boot is on; boot_pcrs must hold 7."""
     subscriber_queue_messages: int = 4096
     """Messages held for one subscriber of flows before the oldest batch is dropped, 2..1,000,000."""
     subscriber_queue_bytes: int = 64 * 1024 * 1024
@@ -97,24 +83,9 @@ class ControllerConfig:
             value = getattr(self, field)
             if not low <= value <= high:
                 raise ConfigError(f"{field} = {value}: {low}..{high} is accepted")
-        if self.lease_s <= self.attest_interval_s:
-            raise ConfigError(f"lease_s = {self.lease_s}: more than attest_interval_s = {self.attest_interval_s} is accepted")
-        if not self.ek_roots:
-            raise ConfigError("ek_roots = []: at least one PEM file of a TPM vendor's root is accepted")
-        self._check_boot()
         self._check_syslog()
         for field in ("listen", "enroll_listen", "advertise_enroll"):
             _check_address(field, getattr(self, field))
-
-    def _check_boot(self) -> None:
-        pcrs = self.boot_pcrs
-        if tuple(sorted(set(pcrs))) != pcrs or any(not 0 <= pcr <= 15 or pcr == self.pcr for pcr in pcrs):
-            accepted = f"different PCRs of 0..15 in ascending order without pcr = {self.pcr} are accepted"
-            raise ConfigError(f"boot_pcrs = {list(pcrs)}: {accepted}")
-        if self.boot_references and not pcrs:
-            raise ConfigError("boot_pcrs = []: with boot_references at least one PCR is accepted")
-        if self.require_secure_boot and (not self.boot_references or 7 not in pcrs):
-            raise ConfigError("require_secure_boot = true: it is accepted with boot_references and with 7 among boot_pcrs")
 
     def _check_syslog(self) -> None:
         if not valid_sd_id(self.audit_syslog_sd_id):
@@ -144,14 +115,10 @@ class ControllerConfig:
 
 _SYSLOG = re.compile(r"tls://(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 _RANGES: tuple[tuple[str, float, float], ...] = (
-    ("firmware_floor", 0, 2**63 - 1),
-    ("attest_interval_s", 0.5, 3600),
     ("attest_concurrency", 1, 1024),
-    ("lease_s", 1, 86400),
     ("agent_certificate_h", 0.1, 24),
     ("agent_timeout_s", 0.1, 300),
     ("command_concurrency", 1, 1024),
-    ("pcr", 0, 15),
     ("subscriber_queue_messages", 2, 1_000_000),
     ("subscriber_queue_bytes", 1 << 20, 1 << 32),
     ("kept_events", 1_000, 10_000_000),
@@ -226,5 +193,4 @@ _WANTED: Mapping[Any, str] = {
     int: "a whole number",
     str: "a string",
     bool: "true or false",
-    tuple[int, ...]: "a list of whole numbers",
 }

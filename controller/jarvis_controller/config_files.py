@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the files are that the configuration names: certificates, boot references, the collector's keys."""
+"""What the files are that the configuration names: certificates, the collector's keys."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography import x509
-from jarvis_trust.boot_reference import verify_reference
 from jarvis_trust.errors import TrustError
 from jarvis_trust.keyfiles import load_private_key
 
 from jarvis_controller.audit_export import AuditExporter
-from jarvis_controller.case import BootPolicy
 from jarvis_controller.config import ConfigError, ControllerConfig
 from jarvis_controller.store import Store
 from jarvis_controller.syslog_sender import SyslogTarget
@@ -33,25 +31,6 @@ def read_certificates(field: str, path: Path) -> bytes:
     except ValueError as error:
         raise ConfigError(f"{field}: {path} holds no certificates in PEM: {error}") from error
     return pem
-
-
-def read_boot_policy(config: ControllerConfig, release_key: bytes) -> BootPolicy | None:
-    """The signed reference sets; None when the configuration names none.
-
-    Raises:
-        ConfigError: one is not well formed, or the release key did not sign it.
-        OSError: a file cannot be read.
-    """
-    if not config.boot_references:
-        return None
-    references = []
-    for path in config.boot_references:
-        try:
-            signature = path.with_name(path.name + ".sig").read_bytes()
-            references.append(verify_reference(path.read_bytes(), signature, release_key))
-        except TrustError as error:
-            raise ConfigError(f"boot_references: {path}: {error.reason}: {error.message}") from error
-    return BootPolicy(references=tuple(references), pcrs=config.boot_pcrs, require_secure_boot=config.require_secure_boot)
 
 
 def audit_exporter(config: ControllerConfig, store: Store) -> AuditExporter | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,6 +38,7 @@ from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
 
 from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.policy import Vendors
 from jarvis_controller.records import EnrolledAgent
 from jarvis_controller.rpc_status import bad_field, refuse, refuse_trust
 from jarvis_controller.states import State
@@ -57,6 +58,9 @@ _CODES = {
     "TOKEN_REQUIRED": code_pb2.PERMISSION_DENIED,
     "AK_CHANGED": code_pb2.PERMISSION_DENIED,
     "ENROLLMENT_PROOF_INVALID": code_pb2.PERMISSION_DENIED,
+    "EK_NOT_ALLOWED": code_pb2.PERMISSION_DENIED,
+    "EK_VENDOR_NOT_ACCEPTED": code_pb2.PERMISSION_DENIED,
+    "EK_MODEL_NOT_ACCEPTED": code_pb2.PERMISSION_DENIED,
 }
 """Any other reason is INVALID_ARGUMENT: the message itself is at fault."""
 
@@ -79,8 +83,8 @@ class EnrollmentPolicy:
     """What enrolment demands and gives."""
 
     fleet: str
-    ek_roots: Sequence[bytes]
-    """PEM."""
+    vendors: Callable[[], Vendors]
+    """Which TPMs the policy in force accepts."""
     certificate_lifetime: timedelta
 
 
@@ -129,7 +133,11 @@ class EnrollmentService:
         ek, ak = parse_public(params.ek_public), parse_public(params.ak_public)
         check_ek_template(ek)
         check_ak_template(ak)
-        verify_ek_certificate(params.ek_certificate, tuple(params.ek_chain), self._policy.ek_roots, ek, datetime.now(UTC))
+        vendors = self._policy.vendors()
+        vendors.check(
+            verify_ek_certificate(params.ek_certificate, tuple(params.ek_chain), vendors.roots, ek, datetime.now(UTC)),
+            ek.spki_der,
+        )
         agent_id = agent_id_from_ek(ek.spki_der)
         known = await self._store.agent(agent_id)
         token: str | None = params.token

@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from jarvis_controller.attestation_case import AttestedCase
-from jarvis_controller.models import EvidenceRow
+from jarvis_controller.models import EvidenceRow, LastCaseRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,17 @@ def keep(session: Session, case: AttestedCase, now_ns: int, limits: EvidenceLimi
 def find(session: Session, sha256: bytes) -> bytes | None:
     """What has this hash, or None when nothing has, or has any more."""
     return session.scalars(select(EvidenceRow.data).where(EvidenceRow.sha256 == sha256)).first()
+
+
+def remember_last(session: Session, agent_id: str, sha256: bytes) -> None:
+    """This is what is known of the agent now."""
+    session.merge(LastCaseRow(agent_id=agent_id, sha256=sha256))
+
+
+def find_last(session: Session, agent_id: str) -> bytes:
+    """SHA-256 of the agent's last case; empty when there was none. It may be forgotten already."""
+    row = session.get(LastCaseRow, agent_id)
+    return b"" if row is None else row.sha256
 
 
 def _put(session: Session, data: bytes, now_ns: int) -> bytes:

@@ -12,10 +12,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
-from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
+from jarvis.capture.v1 import enrollment_pb2, fleet_pb2, policy_pb2
 
 from jarvis_controller.enrollment_service import EnrollmentService
 from jarvis_controller.fleet_service import FleetService
+from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.registry_service import RegistryService
 from jarvis_controller.rpc_status import MAX_REQUEST_BYTES, parse_request
 
@@ -25,6 +26,7 @@ Services = Mapping[str, Handlers]
 """Full service name -> its handlers: what one port serves."""
 
 FLEET = "jarvis.capture.v1.FleetService"
+POLICY = "jarvis.capture.v1.PolicyService"
 ENROLLMENT = "jarvis.capture.v1.EnrollmentService"
 
 _MAX_ENROLL_BYTES = 96 * 1024
@@ -55,6 +57,16 @@ def fleet_handlers(service: FleetService, registry: RegistryService) -> Handlers
             registry.list_audit_checkpoints, pb.ListAuditCheckpointsRequest, pb.ListAuditCheckpointsResponse
         ),
         "GetAttestationCase": unary(registry.get_attestation_case, pb.GetAttestationCaseRequest, pb.GetAttestationCaseResponse),
+    }
+
+
+def policy_handlers(service: PolicyService) -> Handlers:
+    """PolicyService."""
+    pb = policy_pb2
+    return {
+        "GetPolicy": unary(service.get_policy, pb.GetPolicyRequest, pb.GetPolicyResponse),
+        "ApplyPolicy": unary(service.apply_policy, pb.ApplyPolicyRequest, pb.ApplyPolicyResponse),
+        "SimulatePolicy": stream(service.simulate_policy, pb.SimulatePolicyRequest, pb.SimulatePolicyResponse),
     }
 
 

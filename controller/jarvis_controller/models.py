@@ -214,6 +214,15 @@ class EvidenceRow(Base):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class LastCaseRow(Base):
+    """The last case of an agent that says something of it: that it passed, or failed."""
+
+    __tablename__ = "last_cases"
+
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id"), primary_key=True)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
 class AuditExportRow(Base):
     """How far a collector has taken the audit chain."""
 

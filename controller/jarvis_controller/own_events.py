@@ -28,6 +28,28 @@ def enrolled(agent_id: str, hostname: str, address: str) -> Event:
     )
 
 
+def policy_applied(name: str, version: int, principal: str) -> Event:
+    """Another policy has come into force."""
+    return Event(
+        type=event_pb2.EVENT_TYPE_POLICY_APPLIED,
+        severity=event_pb2.EVENT_SEVERITY_INFO,
+        value=version,
+        message=f"version {version} of policy {name} is in force",
+        detail={"name": name, "principal": principal, "version": str(version)},
+    )
+
+
+def reported(agent_id: str, reason: str) -> Event:
+    """Checks failed that the policy only has reported."""
+    return Event(
+        type=event_pb2.EVENT_TYPE_ATTESTATION_REPORTED,
+        severity=event_pb2.EVENT_SEVERITY_WARNING,
+        agent_id=agent_id,
+        message=f"the agent keeps its lease, but: {reason}",
+        detail={"reason": reason},
+    )
+
+
 def state_events(
     agent_id: str, before: State, after: State, happened: Happened, *, reason: str, principal: str = CONTROLLER
 ) -> list[Event]:

@@ -45,6 +45,8 @@ class PassedAttestation:
     lease_ns: int
     assurance: str
     """"L1", or "L2" when measured boot was judged too."""
+    reported: str = ""
+    """Failures that the policy only has reported, in one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ class RegistryService:
         agent_id = await self._resolve(request.agent_id)
         report = await self._store.boot_report(agent_id)
         if report is None:
-            message = f"agent {agent_id}: no boot log was quoted by it yet (boot_pcrs in the controller's configuration)"
+            message = f"agent {agent_id}: no boot log was quoted by it yet (attestation.boot_pcrs in the policy)"
             raise refuse(code_pb2.NOT_FOUND, "BOOT_LOG_MISSING", message)
         await self._access.read(self._principal(context), "GetBootReport", [agent_id], request)
         return report
@@ -120,7 +120,7 @@ class RegistryService:
         reason = f"released by {principal}: {check_reason(request.reason)}"
         record = await self._order(request.agent_id, Event.RELEASE_ORDERED, reason, principal)
         self._feed.publish(record)
-        self._loop.attest_soon(record.agent_id)
+        self._loop.attest_soon(record)
         return fleet_pb2.ReleaseAgentResponse(agent=record.message())
 
     async def retire_agent(self, request: fleet_pb2.RetireAgentRequest, context: Context) -> fleet_pb2.RetireAgentResponse:

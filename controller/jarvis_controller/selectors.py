@@ -74,15 +74,19 @@ class Selector:
             agent
             for agent in agents
             if (agent.agent_id in wanted if self._ids else with_retired or agent.state is not State.RETIRED)
-            and self._matches(agent)
+            and self._matches(agent.labels)
         ]
 
     def covers(self, agent: AgentRecord) -> bool:
         """Whether it means this agent (for one that joins later)."""
-        return self._matches(agent) and (not self._ids or any(agent.agent_id.startswith(prefix) for prefix in self._ids))
+        return self.fits(agent.agent_id, agent.labels)
 
-    def _matches(self, agent: AgentRecord) -> bool:
-        return all(term.matches(agent.labels) for term in self._terms)
+    def fits(self, agent_id: str, labels: Mapping[str, str]) -> bool:
+        """The same, for an agent of which only id and labels are known."""
+        return self._matches(labels) and (not self._ids or any(agent_id.startswith(prefix) for prefix in self._ids))
+
+    def _matches(self, labels: Mapping[str, str]) -> bool:
+        return all(term.matches(labels) for term in self._terms)
 
 
 def check_prefix(field: str, prefix: str) -> None:

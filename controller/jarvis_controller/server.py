@@ -27,20 +27,22 @@ from jarvis_trust.status import reason_of
 from jarvis_controller.access_log import AccessLog
 from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.agent_record import AgentRecord
-from jarvis_controller.attestation import AttestationPolicy, Attester
+from jarvis_controller.attestation import Attester
 from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.audit_checkpoints import Checkpointer, audit_signer
 from jarvis_controller.authorization import AuthorizationInterceptor, caller_of, enrollment_check, operator_check
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
-from jarvis_controller.config_files import as_config_error, audit_exporter, read_boot_policy, read_certificates
+from jarvis_controller.config_files import as_config_error, audit_exporter
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
 from jarvis_controller.event_collector import EventCollector
 from jarvis_controller.evidence_rows import EvidenceLimits
 from jarvis_controller.fleet_service import FleetService, FleetSettings
 from jarvis_controller.flow_relay import RelayLimits
-from jarvis_controller.handlers import ENROLLMENT, FLEET, enrollment_handlers, fleet_handlers
+from jarvis_controller.handlers import ENROLLMENT, FLEET, POLICY, enrollment_handlers, fleet_handlers, policy_handlers
 from jarvis_controller.leases import LeaseBook
+from jarvis_controller.policy_keeper import PolicyKeeper
+from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.ports import ENROLLMENT_OPTIONS, OPERATOR_OPTIONS, Port, PortPlan, open_port
 from jarvis_controller.registry_service import RegistryService, RegistrySettings
 from jarvis_controller.rpc_status import RpcError
@@ -75,7 +77,7 @@ class Controller:
             audit_key = audit_signer(directory, ca, config.name)
             release_key = config.release_key.read_bytes()
             load_release_public_key(release_key)
-            ek_roots = [read_certificates("ek_roots", path) for path in config.ek_roots]
+            self.policies = PolicyKeeper(config.policy, directory, release_key)
             self.credentials = ControllerCredentials(directory, ca, controller_identity(config.fleet, config.name))
         self.checkpointer = Checkpointer(
             signer=audit_key, ca_pem=ca.certificate_pem, directory=directory, every_entries=config.audit_checkpoint_entries
@@ -86,19 +88,16 @@ class Controller:
         self.feed = StateFeed()
         self.leases = LeaseBook()
         self.client = AgentClient(self.credentials, signer, fleet=config.fleet, timeout_s=config.agent_timeout_s)
-        policy = AttestationPolicy(
-            release_key=release_key,
-            firmware_floor=config.firmware_floor,
-            pcr=config.pcr,
-            lease_ns=int(config.lease_s * 1e9),
-            concurrency=config.attest_concurrency,
-            boot_pcrs=config.boot_pcrs,
-            boot=read_boot_policy(config, release_key),
-        )
         self.attester = Attester(
-            store=self.store, client=self.client, signer=signer, leases=self.leases, feed=self.feed, policy=policy
+            store=self.store,
+            client=self.client,
+            signer=signer,
+            leases=self.leases,
+            feed=self.feed,
+            policies=self.policies,
+            concurrency=config.attest_concurrency,
         )
-        self.loop = AttestationLoop(store=self.store, attester=self.attester, feed=self.feed, interval_s=config.attest_interval_s)
+        self.loop = AttestationLoop(store=self.store, attester=self.attester, feed=self.feed, policies=self.policies)
         self.collector = EventCollector(store=self.store, client=self.client, feed=self.feed)
         self.commander = Commander(client=self.client, attester=self.attester)
         self.access = AccessLog(self.store.audit)
@@ -131,12 +130,16 @@ class Controller:
         )
         self.enrollment_service = EnrollmentService(
             policy=EnrollmentPolicy(
-                fleet=config.fleet, ek_roots=ek_roots, certificate_lifetime=timedelta(hours=config.agent_certificate_h)
+                fleet=config.fleet,
+                vendors=lambda: self.policies.current.vendors,
+                certificate_lifetime=timedelta(hours=config.agent_certificate_h),
             ),
             ca=ca,
             store=self.store,
             on_enrolled=self._enrolled,
         )
+        self.policy_service = PolicyService(fleet=config.fleet, store=self.store, policies=self.policies)
+        self.policies.on_applied = self.loop.attest_all_soon
         self.operator_port = 0
         self.enroll_port = 0
 
@@ -149,6 +152,7 @@ class Controller:
         """
         await self.store.open()
         await self._check_audit()
+        await self.policies.start(self.store)
         ports = (self._open_operator_port(), self._open_enrollment_port())
         self.operator_port, self.enroll_port = (port.number for port in ports)
         for port in ports:
@@ -176,7 +180,7 @@ class Controller:
 
     def _enrolled(self, record: AgentRecord) -> None:
         self.feed.publish(record)
-        self.loop.attest_soon(record.agent_id)
+        self.loop.attest_soon(record)
 
     async def _check_audit(self) -> None:
         try:
@@ -213,6 +217,7 @@ class Controller:
     def _open_operator_port(self) -> Port:
         services = {
             FLEET: fleet_handlers(self.fleet_service, self.registry_service),
+            POLICY: policy_handlers(self.policy_service),
         }
         plan = PortPlan(field="listen", address=self.config.listen, services=services, options=OPERATOR_OPTIONS, reflects=True)
         interceptor = AuthorizationInterceptor(operator_check(self.config.fleet), self._refused)

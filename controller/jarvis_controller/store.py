@@ -39,8 +39,10 @@ from jarvis_controller.models import (
     OutcomeRow,
     RequestRow,
 )
+from jarvis_controller.policy import FleetPolicy
 from jarvis_controller.records import BootEvidence, EnrolledAgent, PassedAttestation, RequestConflictError
 from jarvis_controller.states import Event, State, transition
+from jarvis_controller.verifier import Verdict
 
 T = TypeVar("T")
 
@@ -147,7 +149,13 @@ class Store:
             row = _row(session, agent_id)
             if row.ak_name != passed.ak_name or State(row.state) in {State.QUARANTINED, State.RETIRED}:
                 return row.record(), audit_log.head(session)
-            changed = row.session_id != passed.session_id or row.firmware_sha256 != passed.firmware_sha256
+            was_reported = row.reason if State(row.state) is State.VERIFIED else ""
+            changed = (row.session_id, row.firmware_sha256, row.assurance, was_reported) != (
+                passed.session_id,
+                passed.firmware_sha256,
+                passed.assurance,
+                passed.reported,
+            )
             _remember(session, row, passed, self._now_ns())
             detail: dict[str, object] = {
                 "assurance": passed.assurance,
@@ -158,7 +166,12 @@ class Store:
                 "session_id": passed.session_id.hex(),
                 "tpm_reset_count": passed.tpm.reset_count,
             }
-            self._apply(session, row, Event.ATTESTATION_PASSED, "", detail=detail, judged=judged, always_audited=changed)
+            self._apply(
+                session, row, Event.ATTESTATION_PASSED, passed.reported, detail=detail, judged=judged, always_audited=changed
+            )
+            if passed.reported and passed.reported != was_reported:
+                told = [own_events.reported(agent_id, passed.reported)]
+                event_log.append_own(session, told, now_ns=self._now_ns(), keep=self._kept_events)
             return row.record(), audit_log.head(session)
 
         return await self.run(record)
@@ -229,6 +242,8 @@ class Store:
         if judged is not None:
             case = evidence_rows.keep(session, judged.to_case(self._now_ns()), self._now_ns(), self._evidence)
             described |= {"case_sha256": case.hex(), "verdict": str(judged.report.verdict)}
+            if judged.report.verdict in {Verdict.PASSED, Verdict.FAILED}:
+                evidence_rows.remember_last(session, row.agent_id, case)
         entry = AuditEntry(principal=principal, action="agent.state", agent_id=row.agent_id, detail=described)
         audit_log.append(session, entry, self._now_ns())
 
@@ -282,6 +297,20 @@ class Store:
             return frozenset((row.object, row.sha256.hex()) for row in rows)
 
         return await self.run(find)
+
+    # -- policy --
+
+    async def record_policy(self, policy: FleetPolicy, *, principal: str, is_told: bool) -> None:
+        """Audits that a policy comes into force; `is_told`: as an event too."""
+        detail = {"name": policy.name, "sha256": policy.document.sha256.hex(), "version": policy.version}
+        entry = AuditEntry(principal=principal, action="policy.apply", detail=detail)
+        told = [own_events.policy_applied(policy.name, policy.version, principal)] if is_told else []
+
+        def record(session: Session) -> None:
+            audit_log.append(session, entry, self._now_ns())
+            event_log.append_own(session, told, now_ns=self._now_ns(), keep=self._kept_events)
+
+        await self.run(record)
 
     # -- mutations --
 
@@ -343,16 +372,11 @@ class Store:
 
     async def attestation_case(self, case_sha256: bytes) -> fleet_pb2.GetAttestationCaseResponse | None:
         """A case with the boot log that it names; None when it is not kept, or not any more."""
+        return await self.run(lambda session: _case(session, case_sha256))
 
-        def find(session: Session) -> fleet_pb2.GetAttestationCaseResponse | None:
-            data = evidence_rows.find(session, case_sha256)
-            if data is None:
-                return None
-            named = audit_pb2.AttestationCase.FromString(data).boot_log_sha256
-            boot_log = evidence_rows.find(session, named) if named else None
-            return fleet_pb2.GetAttestationCaseResponse(attestation_case=data, boot_log=boot_log or b"")
-
-        return await self.run(find)
+    async def last_case(self, agent_id: str) -> fleet_pb2.GetAttestationCaseResponse | None:
+        """The agent's last case that says that it passed or failed; None when there is none, or it is not kept any more."""
+        return await self.run(lambda session: _case(session, evidence_rows.find_last(session, agent_id)))
 
     async def exported_up_to(self, target: str) -> int:
         """Sequence of the last entry that a collector has taken; 0 when it has taken none."""
@@ -409,6 +433,15 @@ def _row(session: Session, agent_id: str) -> AgentRow:
     if row is None:
         raise KeyError(agent_id)
     return row
+
+
+def _case(session: Session, case_sha256: bytes) -> fleet_pb2.GetAttestationCaseResponse | None:
+    data = evidence_rows.find(session, case_sha256)
+    if data is None:
+        return None
+    named = audit_pb2.AttestationCase.FromString(data).boot_log_sha256
+    boot_log = evidence_rows.find(session, named) if named else None
+    return fleet_pb2.GetAttestationCaseResponse(attestation_case=data, boot_log=boot_log or b"")
 
 
 def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns: int) -> None:

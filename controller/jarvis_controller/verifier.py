@@ -11,12 +11,13 @@ The readings are case.py's, the checks checks.py's; here they are run and what f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from jarvis.capture.v1 import fleet_pb2, trust_pb2
-from jarvis_trust.errors import AttestationError, TrustError
+from jarvis_trust.errors import AttestationError, Finding, TrustError
 
 from jarvis_controller.agent_record import AgentRecord, TpmMoment
 from jarvis_controller.boot_checks import BOOT_CHECKS, check_digest, check_replay
@@ -27,6 +28,17 @@ from jarvis_controller.records import BootEvidence, PassedAttestation
 
 NOT_EVALUATED = "NOT_EVALUATED"
 VERIFIER_ERROR = "VERIFIER_ERROR"
+
+REPORTABLE: Mapping[str, frozenset[str]] = {
+    "tpm-firmware": frozenset({"TPM_FIRMWARE_CHANGED"}),
+    "boot-log": frozenset({"BOOT_LOG_MISSING", "BOOT_LOG_MISMATCH", "BOOT_LOG_INVALID"}),
+    "boot-events": frozenset({"BOOT_EVENT_INVALID", "SECURE_BOOT_OFF"}),
+    "firmware-floor": frozenset({"FIRMWARE_BELOW_FLOOR"}),
+    "firmware-version": frozenset({"FIRMWARE_VERSION_NOT_ACCEPTED"}),
+    "boot-reference": frozenset({"BOOT_REFERENCE_MISMATCH"}),
+}
+"""Check -> its reasons that a policy may have reported only. Every other check proves the quote itself, whose it is, or that the
+firmware is genuine: nobody can choose to look away from those, whatever a policy says."""
 
 _CHALLENGE_REASONS = frozenset(
     {"CHALLENGE_UNKNOWN", "CHALLENGE_USED", "CHALLENGE_OF_ANOTHER_AGENT", "CHALLENGE_EXPIRED", "NONCE_MISMATCH"}
@@ -54,6 +66,9 @@ class Check:
     reason: str
     """UPPER_SNAKE; empty when it passed."""
     message: str
+    finding: Finding | None = None
+    reported: bool = False
+    """It failed, and the policy has that reported only."""
 
     @property
     def passed(self) -> bool:
@@ -62,7 +77,19 @@ class Check:
 
     def to_message(self) -> fleet_pb2.AttestationCheck:
         """As operators see it."""
-        return fleet_pb2.AttestationCheck(name=self.name, passed=self.passed, reason=self.reason, message=self.message)
+        found = self.finding or Finding()
+        return fleet_pb2.AttestationCheck(
+            name=self.name,
+            passed=self.passed,
+            reason=self.reason,
+            message=self.message,
+            pcr=found.pcr,
+            event=found.event,
+            component=found.component,
+            expected=found.expected,
+            reference=found.reference,
+            reported=self.reported,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +105,8 @@ class Report:
 
     @property
     def reason(self) -> str:
-        """Every failed check in one line."""
-        failed = [check for check in self.checks if not check.passed and check.reason != NOT_EVALUATED]
-        return "; ".join(f"{check.reason}: {check.message}" for check in failed)
+        """Every failed check in one line: why there is no trust, or, after a pass, what is only reported."""
+        return _failures(self.checks)
 
 
 def verify(
@@ -106,7 +132,7 @@ def verify(
     proved = None
     if verdict is Verdict.PASSED:
         try:
-            proved = _proved(case)
+            proved = _proved(case, done)
         except Exception as error:  # noqa: BLE001 - fail closed whatever it is
             done = (*done, Check(name="result", reason=VERIFIER_ERROR, message=f"{type(error).__name__}: {error}"))
             verdict = Verdict.FAILED
@@ -147,7 +173,12 @@ def _run(name: str, check: Callable[[Case], None], case: Case) -> Check:
     outcome = _outcome(name, check, case)
     if not outcome.passed:
         case.failed.add(name)
-    return outcome
+    return dataclasses.replace(outcome, reported=_is_only_reported(outcome, case.policy))
+
+
+def _is_only_reported(check: Check, policy: VerifierPolicy) -> bool:
+    permitted = REPORTABLE.get(check.name, frozenset())
+    return (check.name, check.reason) in policy.reported and check.reason in {*permitted, NOT_EVALUATED} and bool(permitted)
 
 
 def _outcome(name: str, check: Callable[[Case], None], case: Case) -> Check:
@@ -156,14 +187,20 @@ def _outcome(name: str, check: Callable[[Case], None], case: Case) -> Check:
     except NotEvaluatedError as error:
         return Check(name=name, reason=NOT_EVALUATED, message=str(error))
     except TrustError as error:
-        return Check(name=name, reason=error.reason, message=error.message)
+        finding = error.finding if isinstance(error, AttestationError) else None
+        return Check(name=name, reason=error.reason, message=error.message, finding=finding)
     except Exception as error:  # noqa: BLE001 - fail closed whatever it is
         return Check(name=name, reason=VERIFIER_ERROR, message=f"{type(error).__name__}: {error}")
     return Check(name=name, reason="", message="")
 
 
+def _failures(checks: Sequence[Check]) -> str:
+    failed = [check for check in checks if not check.passed and check.reason != NOT_EVALUATED]
+    return "; ".join(f"{check.reason}: {check.message}" for check in failed)
+
+
 def _verdict(checks: Sequence[Check]) -> Verdict:
-    failed = {(check.name, check.reason) for check in checks if not check.passed}
+    failed = {(check.name, check.reason) for check in checks if not check.passed and not check.reported}
     if not failed:
         return Verdict.PASSED
     if failed == {("challenge", "CHALLENGE_EXPIRED")}:
@@ -175,7 +212,7 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
     return Verdict.FAILED
 
 
-def _proved(case: Case) -> PassedAttestation:
+def _proved(case: Case, done: Sequence[Check]) -> PassedAttestation:
     """What every check has let pass, read once more; what cannot be read ends the judgement as VERIFIER_ERROR."""
     quote, manifest, loaded = case.quote, case.manifest, case.last_load
     if loaded is None:
@@ -197,5 +234,7 @@ def _proved(case: Case) -> PassedAttestation:
         security_version=manifest.security_version,
         objects=dict(manifest.objects),
         lease_ns=case.policy.lease_ns,
-        assurance="L1" if case.policy.boot is None else "L2",
+        # What is only reported proves nothing: without one of these checks it is no measured boot.
+        assurance="L1" if case.policy.boot is None or case.failed & {name for name, _ in BOOT_CHECKS} else "L2",
+        reported=_failures(done),
     )

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "enroll": ("jarvisctl.commands.enroll", "Make join files for new agents."),
         "attest": ("jarvisctl.commands.attest", "Challenge agents now and show every check."),
         "boot": ("jarvisctl.commands.boot", "Show, record, sign and compare what hosts' firmware measured."),
+        "policy": ("jarvisctl.commands.policy", "Show the policy in force, or put another one in its place."),
         "capture": ("jarvisctl.commands.capture", "Start, stop and look at captures."),
         "metrics": ("jarvisctl.commands.metrics", "Show the counters of captures."),
         "flows": ("jarvisctl.commands.flows", "Show live flows, or follow finished ones as they arrive."),

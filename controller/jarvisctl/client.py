@@ -32,9 +32,11 @@ _MAX_MESSAGE = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """What a command works with: the typed stub, the deadline and the printer."""
+    """What a command works with: the typed stub, the channel, the deadline and the printer."""
 
     stub: "FleetServiceAsyncStub"
+    #: For the stubs of other services.
+    channel: aio.Channel
     #: Seconds for one whole answer; streams that follow pass None to gRPC instead.
     timeout_s: float
     output: Output
@@ -84,7 +86,11 @@ async def connected(
     """The action inside an open channel, its gRPC errors translated."""
     async with open_channel(config, credentials) as channel:
         fleet = Fleet(
-            stub=FleetServiceStub(channel), timeout_s=settings.timeout_s, output=Output(json=settings.json), config=config
+            stub=FleetServiceStub(channel),
+            channel=channel,
+            timeout_s=settings.timeout_s,
+            output=Output(json=settings.json),
+            config=config,
         )
         try:
             return await action(fleet)

@@ -32,8 +32,9 @@ from jarvis_trust.identities import Identity, Role, controller_dns_name
 
 from testbed import replay
 from testbed.attack.peers import Party, call, issue, operator
-from testbed.fleet import FIRMWARE, Agent, Fleet, FleetError, Setting, wait_for
+from testbed.fleet import FIRMWARE, Agent, Fleet, FleetError, wait_for
 from testbed.flow_stream import FlowStream
+from testbed.policy import PolicyText
 from testbed.swtpm import Swtpm, TpmVendor
 
 FLEET_SERVICE = "/jarvis.capture.v1.FleetService/"
@@ -46,7 +47,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASE_KEY = _REPOSITORY / "build" / "release-key" / "release.pem"
 """Of the developer who built this."""
 # Attacks attest by themselves: the loop is not to meet a lie first. Leases outlast the run's pauses.
-_SETTINGS: dict[str, Setting] = {"attest_interval_s": 900, "lease_s": 3600, "firmware_floor": FLOOR}
+_POLICY = PolicyText(interval_s=900, lease_s=3600, floor=FLOOR)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,7 +125,7 @@ class Arena:
         # TPMs refuse what attackers ask of them; that is no news.
         os.environ.setdefault("TSS2_LOG", "all+none")
         firmware = release(self.directory / "firmware")
-        self.fleet = Fleet(directory=self.directory / "fleet", name="arena", settings=_SETTINGS, firmware=firmware)
+        self.fleet = Fleet(directory=self.directory / "fleet", name="arena", policy=_POLICY, firmware=firmware)
         self._tpms: list[Swtpm] = []
         self.other_fleets: dict[str, Fleet] = {}
         """Beside this one, for attacks that need another policy; they end with the arena."""

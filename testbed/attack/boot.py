@@ -18,6 +18,7 @@ from testbed.attack.model import Attack
 from testbed.attack.stored import reasons_in
 from testbed.boot import Measurement, boot_log, uefi_boot
 from testbed.fleet import Fleet
+from testbed.policy import PolicyText
 
 _PCRS = list(range(9))
 _GOOD = boot_log(uefi_boot())
@@ -35,13 +36,7 @@ def fleet_of(arena: Arena) -> Fleet:
     fleet = Fleet(
         directory=arena.directory / "boot-fleet",
         name="boot",
-        settings={
-            "attest_interval_s": 1,
-            "lease_s": 60,
-            "boot_pcrs": _PCRS,
-            "boot_references": [str(path)],
-            "require_secure_boot": True,
-        },
+        policy=PolicyText(interval_s=1, lease_s=60, boot_pcrs=_PCRS, references=[str(path)], require_secure_boot=True),
     )
     fleet.__enter__()
     arena.other_fleets["boot"] = fleet

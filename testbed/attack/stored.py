@@ -15,9 +15,10 @@ from pathlib import Path
 from testbed.attack.arena import Arena
 from testbed.attack.model import Attack
 from testbed.fleet import Agent, Fleet, FleetError, wait_for
+from testbed.policy import PolicyText
 from testbed.swtpm import Swtpm
 
-_SETTINGS = {"attest_interval_s": 1, "lease_s": 60}
+_POLICY = PolicyText(interval_s=1, lease_s=60)
 _REASON = re.compile(r"\b((?!EV_)[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\b")
 
 
@@ -26,7 +27,7 @@ def _in_a_fleet(attack: Callable[[Fleet, Agent], str]) -> Callable[[Arena], str]
 
     def run(arena: Arena) -> str:
         directory = arena.directory / f"stored-{len(list(arena.directory.glob('stored-*')))}"
-        with Fleet(directory=directory, name="stored", settings=_SETTINGS) as fleet:
+        with Fleet(directory=directory, name="stored", policy=_POLICY) as fleet:
             fleet.start()
             agent = fleet.add_agent("host")
             fleet.wait_for_state(agent, "verified", seconds=60)

@@ -10,6 +10,7 @@ import pytest
 
 from testbed import replay
 from testbed.fleet import FIRMWARE, Agent, Fleet
+from testbed.policy import PolicyText
 
 SERVERS = ("10.77.0.2", "fd77::2")
 PORT = 8080
@@ -20,7 +21,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A controller and two verified agents, site=a and site=b, on loopback; leases are short."""
     if not (FIRMWARE / "manifest.sig").exists():
         pytest.fail(f"{FIRMWARE} holds no signed firmware: run `make setup`")
-    with Fleet(directory=tmp_path_factory.mktemp("fleet"), settings={"attest_interval_s": 1, "lease_s": 5}) as fleet:
+    with Fleet(directory=tmp_path_factory.mktemp("fleet"), policy=PolicyText(interval_s=1, lease_s=5)) as fleet:
         fleet.start()
         agents = [fleet.add_agent(f"host-{site}", labels={"site": site}) for site in "ab"]
         for agent in agents:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from testbed.boot import boot_log, play, uefi_boot
-from testbed.fleet import FIRMWARE, Agent, Fleet, set_toml
+from testbed.fleet import FIRMWARE, Agent, Fleet
+from testbed.policy import PolicyText
 
 PCRS = list(range(9))
 RELEASE_KEY = Path(__file__).resolve().parents[2] / "build" / "release-key" / "release.pem"
@@ -20,8 +22,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A controller that records measured boot, and two hosts of which one has another kernel."""
     if not RELEASE_KEY.exists() or not (FIRMWARE / "manifest.sig").exists():
         pytest.fail("there is no signed firmware with its developer's key: run `make setup`")
-    settings = {"attest_interval_s": 1, "lease_s": 5, "boot_pcrs": PCRS}
-    with Fleet(directory=tmp_path_factory.mktemp("boot"), settings=settings) as fleet:
+    policy = PolicyText(interval_s=1, lease_s=5, boot_pcrs=PCRS)
+    with Fleet(directory=tmp_path_factory.mktemp("boot"), policy=policy) as fleet:
         fleet.start()
         for name, kernel in (("golden", b"vmlinuz"), ("other", b"another vmlinuz")):
             agent = fleet.add_agent(name, boot_log=boot_log(uefi_boot(kernel=kernel)))
@@ -40,9 +42,8 @@ def test_a_recorded_and_signed_boot_makes_level_2_and_another_boot_is_quarantine
     reference = fleet.directory / "golden.json"
     fleet.jarvisctl("boot", "record", golden.agent_id, "--name", "golden", "--out", str(reference))
     fleet.jarvisctl("boot", "sign", "--key", str(RELEASE_KEY), str(reference))
-    fleet.stop()
-    set_toml(fleet.controller_directory / "controller.toml", boot_references=[str(reference)])
-    fleet.start()
+    demanding = dataclasses.replace(fleet.policy, version=2, references=[str(reference)])
+    fleet.jarvisctl("policy", "apply", str(fleet.set_policy(demanding)))
 
     row = fleet.wait_for_state(other, "quarantined")
     assert "BOOT_REFERENCE_MISMATCH: PCR 4" in row["reason"]

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jarvisctl attest`."""
+"""`jarvisctl attest`; with --simulate what a policy would do (policy_simulation.py)."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from jarvis.capture.v1 import fleet_pb2
 
 from jarvisctl.client import Fleet, nothing_selected, run
+from jarvisctl.commands.check_text import place_of, result_of
+from jarvisctl.commands.policy import read_policy
+from jarvisctl.commands.policy_simulation import simulate
 from jarvisctl.errors import ExitCode
 from jarvisctl.format.objects import enum_text, to_object
 from jarvisctl.format.progress import progress
@@ -20,13 +26,29 @@ _STATE = fleet_pb2.AgentState.DESCRIPTOR
 
 @app.command()
 def attest(
-    context: typer.Context, agent: AgentOption = None, selector: SelectorOption = "", everybody: AllOption = False
+    context: typer.Context,
+    agent: AgentOption = None,
+    selector: SelectorOption = "",
+    everybody: AllOption = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--simulate",
+            metavar="POLICY",
+            help="Asks nobody and changes nothing: says what this policy.toml would do to them, judged over the evidence kept.",
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Challenges agents now (all, or those selected) and shows every check.
 
-    Leaves with 4 if a check failed anywhere, with 1 if an agent could not be asked. Needs role operator.
+    Leaves with 4 if a check failed anywhere, with 1 if an agent could not be asked. With --simulate: with 4 if an agent would
+    lose trust, with 1 if none would but it cannot be told of one, with 0 otherwise. Needs role operator.
     """
     wanted = make_selector(agent, selector, everybody)
+    if policy is not None:
+        document = read_policy("--simulate", policy)
+        run(context, lambda fleet: simulate(fleet, document, wanted))
     run(context, lambda fleet: _attest(fleet, wanted))
 
 
@@ -56,7 +78,7 @@ async def _attest(fleet: Fleet, selector: fleet_pb2.AgentSelector) -> ExitCode:
 
 
 def _verdict(answer: fleet_pb2.AttestAgentsResponse) -> ExitCode:
-    if any(not check.passed for check in answer.checks):
+    if any(not check.passed and not check.reported for check in answer.checks):
         return ExitCode.UNVERIFIED
     return ExitCode.OK if failure_of(answer.status) is None else ExitCode.FAILED
 
@@ -76,14 +98,16 @@ def _print(fleet: Fleet, answer: fleet_pb2.AttestAgentsResponse) -> None:
             Column(title="CHECK"),
             Column(title="RESULT", states=True),
             Column(title="REASON"),
+            Column(title="WHERE", fold=True),
             Column(title="MESSAGE", fold=True),
         ],
     )
     for check in answer.checks:
         table.add(
             printable(check.name),
-            "passed" if check.passed else "failed",
+            result_of(check),
             printable(check.reason) or "-",
+            place_of(check) or "-",
             printable(check.message) or "-",
         )
     fleet.output.table(table)

@@ -16,6 +16,7 @@ STATE_STYLES: Mapping[str, str] = {
     "paused": "yellow",
     "quarantined": "bold red",
     "failed": "bold red",
+    "reported": "yellow",
     "retired": "dim",
     "warning": "yellow",
     "error": "red",

@@ -62,6 +62,8 @@ class Bench:
     nonce: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     problem: str = ""
     floor: int = 0
+    versions: frozenset[str] = frozenset()
+    reported: frozenset[tuple[str, str]] = frozenset()
     known: frozenset[tuple[str, str]] = frozenset()
     record_changes: dict[str, Any] = field(default_factory=dict)
     boot: BootPolicy | None = None
@@ -99,6 +101,8 @@ class Bench:
             known_firmware=self.known,
             lease_ns=600 * 10**9,
             boot=self.boot,
+            firmware_versions=self.versions,
+            reported=self.reported,
         )
 
     def judge(self, evidence: trust_pb2.Evidence, *, pcrs: tuple[int, ...] | None = None, **options: Any) -> Report:

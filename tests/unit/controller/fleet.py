@@ -21,6 +21,7 @@ from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
 from jarvis_trust.joinfile import JoinFile
 
+from testbed.policy import PolicyText
 from tests.support import ReleaseKey
 from tests.unit.controller.fake_agent import FakeAgent, operator_channel
 from tests.unit.controller.releases import Release, make_release
@@ -100,7 +101,9 @@ async def eventually(condition: Callable[[], Any], what: str, *, seconds: float 
 
 
 @asynccontextmanager
-async def running_fleet(directory: Path, release_key: ReleaseKey, **settings: Any) -> AsyncIterator[TestFleet]:
+async def running_fleet(
+    directory: Path, release_key: ReleaseKey, *, policy: PolicyText | None = None, **settings: Any
+) -> AsyncIterator[TestFleet]:
     """A running controller; `settings` replace fields of its configuration."""
     vendor, release = Vendor(), make_release(release_key)
     roots, key = directory / "vendor.pem", directory / "release.pub"
@@ -118,8 +121,10 @@ async def running_fleet(directory: Path, release_key: ReleaseKey, **settings: An
             release_key=key,
         )
     )
-    defaults = {"listen": "127.0.0.1:0", "enroll_listen": "127.0.0.1:0", "attest_interval_s": 60.0, "agent_timeout_s": 5.0}
+    defaults = {"listen": "127.0.0.1:0", "enroll_listen": "127.0.0.1:0", "agent_timeout_s": 5.0}
     config = dataclasses.replace(load_config(directory / "fleet" / CONFIG_FILE), **{**defaults, **settings})
+    if policy is not None:
+        config.policy.write_text(policy.toml(["ek-roots/01-vendor.pem"]))
     controller = Controller(config)
     async with AsyncExitStack() as outer:
         await outer.enter_async_context(controller.running())

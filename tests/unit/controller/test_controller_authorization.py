@@ -13,10 +13,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
+from jarvis.capture.v1 import enrollment_pb2, fleet_pb2, policy_pb2
 from jarvis_controller.authorization import ENROLLMENT_METHODS, OPERATOR_METHODS, caller_of, enrollment_check, require_role
 from jarvis_controller.fleet_service import FleetService
-from jarvis_controller.handlers import fleet_handlers
+from jarvis_controller.handlers import fleet_handlers, policy_handlers
+from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.registry_service import RegistryService
 from jarvis_controller.rpc_status import RpcError
 from jarvis_trust.identities import Identity, Role
@@ -38,7 +39,8 @@ def methods_of(service: ServiceDescriptor) -> list[str]:
 
 
 FLEET = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"]
-OWN_SERVICES = [FLEET]
+POLICY = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"]
+OWN_SERVICES = [FLEET, POLICY]
 """Of this package, on the operators' port."""
 OPERATOR_SERVICES = [
     *OWN_SERVICES,
@@ -140,6 +142,11 @@ def test_every_service_of_the_package_is_known_to_this_test() -> None:
     services = {service for name in files for service in pool.FindFileByName(name).services_by_name}
     elsewhere = {"AgentService", "EnrollmentService", "TunnelService"}
     assert services - elsewhere == {service.name for service in OWN_SERVICES}
+
+
+def test_every_method_of_policy_service_has_a_handler() -> None:
+    handlers = policy_handlers(PolicyService)  # type: ignore[arg-type]  # as above
+    assert set(handlers) == {method.name for method in POLICY.methods}
 
 
 def test_every_method_of_fleet_service_has_a_handler() -> None:

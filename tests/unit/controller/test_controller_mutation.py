@@ -187,6 +187,12 @@ def downgrade(bench: Bench) -> trust_pb2.Evidence:
     return bench.evidence()
 
 
+def unlisted_version(bench: Bench) -> trust_pb2.Evidence:
+    """A good release above the floor that the policy does not name."""
+    bench.versions = frozenset({"9.9.9"})
+    return bench.evidence()
+
+
 def altered_library(bench: Bench) -> trust_pb2.Evidence:
     """A library that the signed manifest does not name, measured by an honest loader."""
     bench.tpm.restart_process()
@@ -226,6 +232,7 @@ EVIDENCE: dict[str, tuple[Callable[[Bench], trust_pb2.Evidence], str]] = {
     "event-log": (unlogged_extension, "EVENT_LOG_MISMATCH"),
     "manifest": (forged_manifest, "FIRMWARE_SIGNATURE_INVALID"),
     "firmware-floor": (downgrade, "FIRMWARE_BELOW_FLOOR"),
+    "firmware-version": (unlisted_version, "FIRMWARE_VERSION_NOT_ACCEPTED"),
     "firmware": (altered_library, "FIRMWARE_UNTRUSTED_MEASUREMENT"),
     "session": (another_process, "SESSION_MISMATCH"),
     "boot-reference": (another_boot, "BOOT_REFERENCE_MISMATCH"),

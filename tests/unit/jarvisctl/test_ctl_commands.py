@@ -157,7 +157,16 @@ async def test_attest_shows_each_check_and_leaves_with_4_when_one_fails(controll
     controller.service.checks[WEB] = [fleet_pb2.AttestationCheck(name="nonce", passed=True)]
     controller.service.checks[OLD] = [
         fleet_pb2.AttestationCheck(name="nonce", passed=True),
-        fleet_pb2.AttestationCheck(name="pcr", reason="PCR_MISMATCH", message="event 3 diverges"),
+        fleet_pb2.AttestationCheck(
+            name="pcr",
+            reason="PCR_MISMATCH",
+            message="event 3 diverges",
+            pcr=4,
+            event=3,
+            component="EV_IPL grub",
+            expected="EV_IPL shim",
+            reference="good version 1",
+        ),
     ]
     controller.service.agent_failures[OLD] = status(code_pb2.FAILED_PRECONDITION, "1 check failed", "PCR_MISMATCH")
     good = await controller.ctl("attest", "--agent", WEB)
@@ -165,7 +174,8 @@ async def test_attest_shows_each_check_and_leaves_with_4_when_one_fails(controll
     bad = await controller.ctl("attest", "--selector", "role=web")
     assert bad.code == 4
     assert f"{OLD} (host-old2): quarantined, failed: 1 check failed [PCR_MISMATCH]" in bad.out
-    assert "pcr    failed  PCR_MISMATCH  event 3 diverges" in bad.out
+    where = "PCR 4, event 3, EV_IPL grub; expected EV_IPL shim (nearest: good version 1)"
+    assert f"pcr    failed  PCR_MISMATCH  {where}  event 3 diverges" in bad.out
     as_json = await controller.ctl("--output", "json", "attest", "--agent", OLD)
     assert as_json.code == 4
     assert as_json.objects[0]["error"]["reason"] == "PCR_MISMATCH"
@@ -174,6 +184,12 @@ async def test_attest_shows_each_check_and_leaves_with_4_when_one_fails(controll
         "passed": False,
         "reason": "PCR_MISMATCH",
         "message": "event 3 diverges",
+        "pcr": 4,
+        "event": 3,
+        "component": "EV_IPL grub",
+        "expected": "EV_IPL shim",
+        "reference": "good version 1",
+        "reported": False,
     }
 
 

@@ -233,6 +233,8 @@ class CasePolicy(_message.Message):
     KNOWN_FIRMWARE_FIELD_NUMBER: _builtins.int
     LEASE_NS_FIELD_NUMBER: _builtins.int
     BOOT_FIELD_NUMBER: _builtins.int
+    FIRMWARE_VERSIONS_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
     release_key: _builtins.bytes
     """PEM."""
     firmware_floor: _builtins.int
@@ -248,6 +250,14 @@ class CasePolicy(_message.Message):
     def boot(self) -> Global___CaseBootPolicy:
         """Unset: measured boot was not judged."""
 
+    @_builtins.property
+    def firmware_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Versions of manifests that were accepted; empty = every one."""
+
+    @_builtins.property
+    def reported(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseReported]:
+        """Failures that were only reported."""
+
     def __init__(
         self,
         *,
@@ -258,14 +268,39 @@ class CasePolicy(_message.Message):
         known_firmware: _abc.Iterable[Global___CaseFirmware] | None = ...,
         lease_ns: _builtins.int = ...,
         boot: Global___CaseBootPolicy | None = ...,
+        firmware_versions: _abc.Iterable[_builtins.str] | None = ...,
+        reported: _abc.Iterable[Global___CaseReported] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_key", b"release_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "firmware_versions", b"firmware_versions", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_key", b"release_key", "reported", b"reported"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CasePolicy: _TypeAlias = CasePolicy  # noqa: Y015
+
+@_typing.final
+class CaseReported(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    check: _builtins.str
+    reason: _builtins.str
+    """NOT_EVALUATED included."""
+    def __init__(
+        self,
+        *,
+        check: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseReported: _TypeAlias = CaseReported  # noqa: Y015
 
 @_typing.final
 class CaseFirmware(_message.Message):

@@ -322,11 +322,29 @@ class AttestationCheck(_message.Message):
     PASSED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    PCR_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     passed: _builtins.bool
     reason: _builtins.str
     """Machine-readable, e.g. PCR_MISMATCH; empty when passed."""
     message: _builtins.str
+    pcr: _builtins.int
+    """Where it failed, as far as the check can tell. The PCR that is not as it should be."""
+    event: _builtins.int
+    """The first event that diverges, by its number in the log that was judged."""
+    component: _builtins.str
+    """What that event measured: a component of the boot, an object of the firmware."""
+    expected: _builtins.str
+    """What is there instead of it in the nearest known reference; empty: nothing."""
+    reference: _builtins.str
+    """The nearest known reference, "NAME version N"."""
+    reported: _builtins.bool
+    """It failed, and the policy only has it reported."""
     def __init__(
         self,
         *,
@@ -334,12 +352,25 @@ class AttestationCheck(_message.Message):
         passed: _builtins.bool = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        pcr: _builtins.int | None = ...,
+        event: _builtins.int | None = ...,
+        component: _builtins.str = ...,
+        expected: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        reported: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_event", b"_event", "_pcr", b"_pcr", "event", b"event", "pcr", b"pcr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "passed", b"passed", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_event", b"_event", "_pcr", b"_pcr", "component", b"component", "event", b"event", "expected", b"expected", "message", b"message", "name", b"name", "passed", b"passed", "pcr", b"pcr", "reason", b"reason", "reference", b"reference", "reported", b"reported"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__event: _TypeAlias = _typing.Literal["event"]  # noqa: Y015
+    _WhichOneofArgType__event: _TypeAlias = _typing.Literal["_event", b"_event"]  # noqa: Y015
+    _WhichOneofReturnType__pcr: _TypeAlias = _typing.Literal["pcr"]  # noqa: Y015
+    _WhichOneofArgType__pcr: _TypeAlias = _typing.Literal["_pcr", b"_pcr"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__event) -> _WhichOneofReturnType__event | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pcr) -> _WhichOneofReturnType__pcr | None: ...
 
 Global___AttestationCheck: _TypeAlias = AttestationCheck  # noqa: Y015
 
