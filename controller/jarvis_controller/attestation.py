@@ -31,6 +31,7 @@ from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.challenges import Challenge, ChallengeStore
 from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
 from jarvis_controller.policy_keeper import PolicyKeeper
+from jarvis_controller.readings import ReadingCache
 from jarvis_controller.records import PassedAttestation
 from jarvis_controller.rpc_status import OK, RpcError
 from jarvis_controller.state_feed import StateFeed
@@ -57,6 +58,8 @@ class Outcome:
         return fleet_pb2.AttestAgentsResponse(agent=self.agent.message(), status=self.status, checks=checks)
 
 
+_READINGS_BYTES = 16 * 1024 * 1024
+"""Of boot logs and manifests whose readings are kept: some hundreds of logs, and hosts of one make share theirs."""
 _FIRST_CONTACT_S = 5.0
 """How long an agent that has just enrolled may take until it listens; then it is STALE."""
 _FIRST_RETRY_S = 0.25
@@ -93,6 +96,7 @@ class Attester:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._revocations: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._slots = asyncio.Semaphore(concurrency)
+        self._readings = ReadingCache(_READINGS_BYTES)
 
     async def attest(self, agent_id: str) -> Outcome:
         """Attests an agent now.
@@ -210,7 +214,7 @@ class Attester:
         policy = demanded.verifier_policy(
             release_key=self._policies.release_key, controller_spki=controller_spki, known_firmware=known
         )
-        report = verify(agent, consumed, evidence, policy)
+        report = verify(agent, consumed, evidence, policy, readings=self._readings)
         if report.boot is not None:
             await self._store.record_boot(agent.agent_id, report.boot)
         return challenge, Judged(record=agent, challenge=consumed, evidence=evidence, policy=policy, report=report)

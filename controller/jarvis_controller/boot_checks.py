@@ -8,11 +8,9 @@ They run when the fleet demands L2. What they work on is case.py's Case.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Callable, Iterable
 
-from jarvis.capture.v1 import trust_pb2
 from jarvis_trust.boot_events import check_events
 from jarvis_trust.boot_reference import Divergence, match_references
 from jarvis_trust.errors import AttestationError, Finding
@@ -22,7 +20,7 @@ from jarvis_controller.case import Case, NotEvaluatedError, established
 
 def _boot_log(case: Case) -> None:
     case.after("size")
-    check_digest(case.evidence)
+    check_digest(case)
     case.boot_log  # noqa: B018 - read before anything is said of PCRs: a log that is none is this check's to refuse
     case.after("pcr-values")
     values = case.pcr_values
@@ -32,16 +30,16 @@ def _boot_log(case: Case) -> None:
     check_replay(case, case.boot_policy.pcrs)
 
 
-def check_digest(evidence: trust_pb2.Evidence) -> None:
+def check_digest(case: Case) -> None:
     """A log came, or was filled in for a digest that is known, and is the one that the agent named.
 
     Raises:
         AttestationError: BOOT_LOG_MISSING, BOOT_LOG_MISMATCH.
     """
-    if not evidence.boot_log:
+    if not case.evidence.boot_log:
         message = "the host shows no TCG event log: measured boot cannot be judged (boot_log in the agent's configuration)"
         raise AttestationError("BOOT_LOG_MISSING", message)
-    if not hmac.compare_digest(hashlib.sha256(evidence.boot_log).digest(), evidence.boot_log_sha256):
+    if not hmac.compare_digest(case.boot_log_digest, case.evidence.boot_log_sha256):
         raise AttestationError("BOOT_LOG_MISMATCH", "the boot log does not have the digest that the agent gives for it")
 
 

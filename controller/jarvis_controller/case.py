@@ -11,6 +11,7 @@ without it and only without it. Nothing passes by default all the same: what can
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,8 +37,11 @@ from jarvis_trust.tpm_structures import (
 
 from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.challenges import ConsumedChallenge
+from jarvis_controller.readings import ReadingCache
 
 FIRMWARE_OBJECT = "libjarvis_capture.so"
+PCRS = 24
+"""Of a PC client's TPM."""
 
 T = TypeVar("T")
 
@@ -88,6 +92,8 @@ class Case:
     challenge: ConsumedChallenge
     evidence: trust_pb2.Evidence
     policy: VerifierPolicy
+    readings: ReadingCache = field(default_factory=lambda: ReadingCache(0))
+    """What was read of the same bytes before; none by default."""
     failed: set[str] = field(default_factory=set)
     """Names of checks, kept by the verifier."""
     reference: str = ""
@@ -175,20 +181,30 @@ class Case:
         return loads[-1] if loads else None
 
     @cached_property
+    def boot_log_digest(self) -> bytes:
+        """SHA-256 of the boot log that came."""
+        return hashlib.sha256(self.evidence.boot_log).digest()
+
+    @cached_property
     def boot_log(self) -> BootLog:
         """The TCG event log that came, or that was filled in for a digest that is known. Raises AttestationError."""
         self.after("size")
-        return parse_boot_log(self.evidence.boot_log)
+        return self._of_boot_log("boot-log", lambda: parse_boot_log(self.evidence.boot_log))
 
     @cached_property
     def boot_values(self) -> dict[int, bytes]:
-        """What the boot log gives for every PCR that came but the firmware's own."""
-        return self.boot_log.replay([pcr for pcr in self.pcr_values if pcr != self.policy.pcr])
+        """What the boot log gives for every PCR."""
+        log = self.boot_log
+        return self._of_boot_log("boot-values", lambda: log.replay(range(PCRS)))
 
     @cached_property
     def boot_facts(self) -> BootFacts:
         """What the boot log says of the boot; of a use only after check boot-events."""
-        return boot_facts(self.boot_log)
+        log = self.boot_log
+        return self._of_boot_log("boot-facts", lambda: boot_facts(log))
+
+    def _of_boot_log(self, kind: str, read: Callable[[], T]) -> T:
+        return self.readings.get(kind, self.boot_log_digest, len(self.evidence.boot_log), read)
 
     @property
     def boot_policy(self) -> BootPolicy:

@@ -24,6 +24,7 @@ from jarvis_controller.boot_checks import BOOT_CHECKS, check_digest, check_repla
 from jarvis_controller.case import Case, NotEvaluatedError, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.checks import CHECKS
+from jarvis_controller.readings import ReadingCache
 from jarvis_controller.records import BootEvidence, PassedAttestation
 
 NOT_EVALUATED = "NOT_EVALUATED"
@@ -116,6 +117,7 @@ def verify(
     policy: VerifierPolicy,
     *,
     checks: Sequence[tuple[str, Callable[[Case], None]]] | None = None,
+    readings: ReadingCache | None = None,
 ) -> Report:
     """Runs every check. Never raises.
 
@@ -125,8 +127,9 @@ def verify(
         evidence: as received; judged for nothing but what it says.
         policy: what the fleet demands.
         checks: the checks to run; those that the policy demands when not given.
+        readings: of earlier evidence.
     """
-    case = Case(record=record, challenge=challenge, evidence=evidence, policy=policy)
+    case = Case(record=record, challenge=challenge, evidence=evidence, policy=policy, readings=readings or ReadingCache(0))
     done = tuple(_run(name, check, case) for name, check in (checks_for(policy) if checks is None else checks))
     verdict = _verdict(done)
     proved = None
@@ -154,7 +157,7 @@ def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
         return None
     values = {pcr: value for pcr, value in case.pcr_values.items() if pcr != case.policy.pcr}
     try:
-        check_digest(case.evidence)
+        check_digest(case)
         check_replay(case, values)
     except AttestationError:
         return None  # where it matters, the check of the same name has said why
@@ -171,8 +174,9 @@ def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
 
 def _run(name: str, check: Callable[[Case], None], case: Case) -> Check:
     outcome = _outcome(name, check, case)
-    if not outcome.passed:
-        case.failed.add(name)
+    if outcome.passed:
+        return outcome
+    case.failed.add(name)
     return dataclasses.replace(outcome, reported=_is_only_reported(outcome, case.policy))
 
 

@@ -11,6 +11,7 @@ from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.boot_checks import BOOT_CHECKS
 from jarvis_controller.case import BootPolicy
 from jarvis_controller.checks import CHECKS
+from jarvis_controller.readings import ReadingCache
 from jarvis_controller.verifier import Verdict
 from jarvis_trust.boot_log import EventType, parse_boot_log
 from jarvis_trust.boot_reference import BootReference, record_reference
@@ -164,3 +165,13 @@ def test_a_log_without_a_policy_is_recorded_with_level_1(bench: Bench) -> None:
     assert report.proved.assurance == "L1"
     assert report.boot is not None
     assert report.boot.secure_boot is True
+
+
+def test_what_was_read_of_a_log_before_changes_no_judgement(bench: Bench) -> None:
+    readings = ReadingCache(1 << 20)
+    assert bench.judge(bench.evidence(), readings=readings).verdict is Verdict.PASSED
+    honest = bench.evidence()
+    other = relogged(bench.evidence(), boot_log(uefi_boot(kernel=b"another")))
+    assert bench.judge(honest, readings=readings) == bench.judge(honest)
+    assert bench.judge(other, readings=readings) == bench.judge(other)
+    assert ("boot-log", "BOOT_LOG_MISMATCH") in failed(bench.judge(other, readings=readings))
