@@ -219,8 +219,8 @@ static inline void write_command(struct message *out, struct command_fields fiel
     put_bytes(out, 5, signature.bytes, sizeof(signature.bytes));
 }
 
-static inline int admit_as(capture_authority_t *authority, const struct message *authorization, const char *method, const void *payload,
-                           size_t length) {
+static inline int admit_as(capture_authority_t *authority, const struct message *authorization, const char *method,
+                           const void *payload, size_t length) {
     refusal = (struct capture_error_info){0};
     return capture_authority_admit(authority, method, payload, length, authorization->bytes, authorization->length, &refusal);
 }

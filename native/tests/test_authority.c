@@ -52,7 +52,8 @@ static void a_lease_that_comes_after_its_end_is_refused(void) {
     capture_authority_t *authority = authority_of(NULL);
     CHECK_EQUAL(CAPTURE_OK, note(authority, 1));
     boottime += 10 * SECONDS;
-    check_refused("LEASE_EXPIRED", give(authority, (struct lease_fields){.nonce = 1, .sequence = 1, .duration_ns = 10 * SECONDS}));
+    check_refused("LEASE_EXPIRED",
+                  give(authority, (struct lease_fields){.nonce = 1, .sequence = 1, .duration_ns = 10 * SECONDS}));
     CHECK_EQUAL(0, end_of(authority));
     capture_authority_release(authority);
 }
@@ -72,7 +73,7 @@ static void a_changed_lease_or_signature_is_refused(void) {
     }
     for (size_t length = 0; length < 64; length += 21)
         check_refused("LEASE_SIGNATURE_INVALID", capture_authority_accept_lease(authority, lease.bytes, lease.length,
-                                                                               signature.bytes, length, &out, &refusal));
+                                                                                signature.bytes, length, &out, &refusal));
     signature.bytes[63] ^= 0x80;
     check_refused("LEASE_SIGNATURE_INVALID",
                   capture_authority_accept_lease(authority, lease.bytes, lease.length, signature.bytes, 64, &out, &refusal));
@@ -183,16 +184,16 @@ static void a_field_has_one_spelling_and_unknown_ones_are_skipped(void) {
         const char *bytes;
         size_t length;
     } endings[] = {
-        {"\x40\x02", 2},                                              /* sequence again */
-        {"\x62\x00", 2},                                              /* nonce again */
-        {"\x6d\x00\x00\x00\x00", 5},                                  /* issue_time as fixed32 */
-        {"\x6a\x02\x08\x80", 4},                                      /* issue_time that is cut */
-        {"\x73\x74", 2},                                              /* a group */
-        {"\x00", 1},                                                  /* field 0 */
-        {"\x70", 1},                                                  /* a field without a value */
-        {"\x72\x05", 2},                                              /* fewer bytes than said */
-        {"\x70\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", 11},         /* more than 64 bits */
-        {"\x70\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00", 12},     /* eleven bytes */
+        {"\x40\x02", 2},                                          /* sequence again */
+        {"\x62\x00", 2},                                          /* nonce again */
+        {"\x6d\x00\x00\x00\x00", 5},                              /* issue_time as fixed32 */
+        {"\x6a\x02\x08\x80", 4},                                  /* issue_time that is cut */
+        {"\x73\x74", 2},                                          /* a group */
+        {"\x00", 1},                                              /* field 0 */
+        {"\x70", 1},                                              /* a field without a value */
+        {"\x72\x05", 2},                                          /* fewer bytes than said */
+        {"\x70\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", 11},     /* more than 64 bits */
+        {"\x70\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00", 12}, /* eleven bytes */
     };
     CHECK_EQUAL(CAPTURE_OK, note(authority, 1));
     struct lease_fields whole = {.nonce = 1, .sequence = 1, .duration_ns = SECONDS};
@@ -268,8 +269,13 @@ static void what_the_signature_covers_cannot_be_exchanged(void) {
 static void a_command_has_every_field_in_its_range(void) {
     capture_authority_t *authority = authority_of(NULL);
     static const char *const principals[] = {
-        "", "spiffe://lab.example/agent/short", "spiffe://Lab.example/controller/main", "spiffe://lab.example/operator/root/ada",
-        "spiffe://lab..example/controller/main", "spiffe://lab.example/operator/admin/.ada", "spiffe://lab.example/controller/main/",
+        "",
+        "spiffe://lab.example/agent/short",
+        "spiffe://Lab.example/controller/main",
+        "spiffe://lab.example/operator/root/ada",
+        "spiffe://lab..example/controller/main",
+        "spiffe://lab.example/operator/admin/.ada",
+        "spiffe://lab.example/controller/main/",
     };
     struct command_fields fields;
     lease_for(authority, 1, 60 * SECONDS);

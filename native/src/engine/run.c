@@ -60,8 +60,8 @@ int capture_set_authority(capture_t *capture, capture_authority_t *authority, co
     if (capture->state != CAPTURE_CREATED || capture->authority)
         return capture_fail(error, CAPTURE_ERR_STATE, "authority", "a capture is bound to an authority once, before its start");
     if (length > PAYLOAD_BYTES_MAX)
-        return capture_fail(error, CAPTURE_ERR_INVALID, "request", "request has %" PRIu64 " bytes: at most %d are accepted", length,
-                            PAYLOAD_BYTES_MAX);
+        return capture_fail(error, CAPTURE_ERR_INVALID, "request", "request has %" PRIu64 " bytes: at most %d are accepted",
+                            length, PAYLOAD_BYTES_MAX);
     capture->request = malloc(length ? length : 1);
     if (!capture->request)
         return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "request", "%" PRIu64 " bytes could not be allocated", length);

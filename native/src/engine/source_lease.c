@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What waits in a ring when a lease comes into force after a time without one: it may have been received in that time (a worker
- * that was stopped or starved leaves the ring to fill), and kernel timestamps do not tell, for they are of a clock that can be set.
- * So all of it counts as paused: as many frames as the backend says are waiting, or, where it does not tell, as many as the ring can
- * hold or until it was seen empty.
+ * that was stopped or starved leaves the ring to fill), and kernel timestamps do not tell, for they are of a clock that can be
+ * set. So all of it counts as paused: as many frames as the backend says are waiting, or, where it does not tell, as many as the
+ * ring can hold or until it was seen empty.
  */
 #include "config.h"
 #include "engine/capture.h"

@@ -16,8 +16,8 @@ struct batch_tally {
     uint64_t metered_octets, tunnelled, tunnelled_octets, filtered, unsampled, non_ip, malformed, ring_dropped;
 };
 
-/* Whether the frames of the batch in work are to be counted as paused: the lease is over, or they may have come before it began. The
- * order matters: whoever sees a new lease's end sees its spell. */
+/* Whether the frames of the batch in work are to be counted as paused: the lease is over, or they may have come before it began.
+ * The order matters: whoever sees a new lease's end sees its spell. */
 static bool is_paused(struct worker *worker) {
     const struct capture *capture = worker->capture;
     if (!capture_may_look(capture))

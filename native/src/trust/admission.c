@@ -46,8 +46,8 @@ static int verify_command(const struct capture_authority *authority, const struc
         {expires, sizeof(expires)},
         payload,
     };
-    enum signature_verdict verdict = signature_verify(authority->public_key, command->signature, command_tag, fields,
-                                                      sizeof(fields) / sizeof(*fields));
+    enum signature_verdict verdict =
+        signature_verify(authority->public_key, command->signature, command_tag, fields, sizeof(fields) / sizeof(*fields));
     if (verdict == SIGNATURE_FAILED)
         return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "", "the command's signature could not be checked");
     if (verdict == SIGNATURE_INVALID)
@@ -159,8 +159,8 @@ int capture_authority_admit(capture_authority_t *authority, const char *method, 
 }
 
 static int not_commanded(struct capture_error_info *error, const char *method) {
-    return capture_fail(error, CAPTURE_ERR_REFUSED, "CAPTURE_NOT_COMMANDED", "no admitted %s entitles to this, or it was carried out",
-                        method);
+    return capture_fail(error, CAPTURE_ERR_REFUSED, "CAPTURE_NOT_COMMANDED",
+                        "no admitted %s entitles to this, or it was carried out", method);
 }
 
 int authority_take_start(struct capture_authority *authority, struct wire_bytes request, const struct capture_config *config,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An authority's life, its challenges, and the leases that it accepts. The rules are those of jarvis_agent.lease but for what only
- * the agent can know (the TPM's reset count, the state on disk). */
+/* An authority's life, its challenges, and the leases that it accepts. The rules are those of jarvis_agent.lease but for what
+ * only the agent can know (the TPM's reset count, the state on disk). */
 #include "trust/authority.h"
 
 #include <inttypes.h>
@@ -221,15 +221,16 @@ static void describe(const struct held_lease *held, struct capture_lease *out) {
     };
 }
 
-int capture_authority_accept_lease(capture_authority_t *authority, const uint8_t *lease, uint64_t length, const uint8_t *signature,
-                                   uint64_t signature_length, struct capture_lease *out, struct capture_error_info *error) {
+int capture_authority_accept_lease(capture_authority_t *authority, const uint8_t *lease, uint64_t length,
+                                   const uint8_t *signature, uint64_t signature_length, struct capture_lease *out,
+                                   struct capture_error_info *error) {
     struct held_lease fresh = {0};
     struct challenge *challenge;
     if (length > LEASE_BYTES_MAX)
-        return capture_fail(error, CAPTURE_ERR_REFUSED, "LEASE_INVALID", "lease: %" PRIu64 " bytes; at most %d are accepted", length,
-                            LEASE_BYTES_MAX);
-    int result = read_lease(authority, (struct wire_bytes){lease, length}, (struct wire_bytes){signature, signature_length}, &fresh,
-                            error);
+        return capture_fail(error, CAPTURE_ERR_REFUSED, "LEASE_INVALID", "lease: %" PRIu64 " bytes; at most %d are accepted",
+                            length, LEASE_BYTES_MAX);
+    int result = read_lease(authority, (struct wire_bytes){lease, length}, (struct wire_bytes){signature, signature_length},
+                            &fresh, error);
     pthread_mutex_lock(&authority->lock);
     uint64_t now_ns = authority->clock();
     if (result == CAPTURE_OK)

@@ -177,10 +177,11 @@ int command_check(struct command *command, struct wire_bytes method, struct capt
         return capture_fail(error, CAPTURE_ERR_REFUSED, reason, "command authorization: principal (%zu bytes) is no SPIFFE id",
                             command->principal.length);
     if (!name_is_method(method))
-        return capture_fail(error, CAPTURE_ERR_REFUSED, reason,
-                            "command authorization: method is %.*s; a full name such as /jarvis.capture.v1.AgentService/StartCapture "
-                            "is accepted",
-                            (int)(method.length < SHOWN ? method.length : SHOWN), (const char *)method.data);
+        return capture_fail(
+            error, CAPTURE_ERR_REFUSED, reason,
+            "command authorization: method is %.*s; a full name such as /jarvis.capture.v1.AgentService/StartCapture "
+            "is accepted",
+            (int)(method.length < SHOWN ? method.length : SHOWN), (const char *)method.data);
     if (command->lease_sequence == 0)
         return capture_fail(error, CAPTURE_ERR_REFUSED, reason,
                             "command authorization: lease_sequence is 0; 1 and above are accepted");

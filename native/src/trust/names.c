@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "trust/names.h"
 
-enum { AGENT_ID_LENGTH = 32, SERVICE_MAX = 128, METHOD_MAX = 64, FLEET_MAX = 128, LABEL_MAX = 63, URI_MAX = 512, UUID_LENGTH = 36 };
+enum {
+    AGENT_ID_LENGTH = 32,
+    SERVICE_MAX = 128,
+    METHOD_MAX = 64,
+    FLEET_MAX = 128,
+    LABEL_MAX = 63,
+    URI_MAX = 512,
+    UUID_LENGTH = 36
+};
 
 static bool is_digit(uint8_t c) {
     return c >= '0' && c <= '9';

@@ -29,7 +29,8 @@ static uint8_t *frame(const char *tag, const struct wire_bytes *fields, uint32_t
     return message;
 }
 
-static enum signature_verdict verify(const uint8_t *public_key, struct wire_bytes signature, const uint8_t *message, size_t length) {
+static enum signature_verdict verify(const uint8_t *public_key, struct wire_bytes signature, const uint8_t *message,
+                                     size_t length) {
     enum signature_verdict verdict = SIGNATURE_FAILED;
     EVP_PKEY *key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, PUBLIC_KEY_BYTES);
     EVP_MD_CTX *context = EVP_MD_CTX_new();

@@ -8,10 +8,10 @@
 enum { USED_IDS_MAX = 65536, USED_KEY_BYTES = 16 };
 
 enum used_verdict {
-    USED_NEW = 0,         /* noted now */
-    USED_SAME = 1,        /* came before, and asked for the same */
-    USED_OTHER = 2,       /* came before, and asked for something else */
-    USED_FULL = 3,        /* USED_IDS_MAX are there; not noted */
+    USED_NEW = 0,   /* noted now */
+    USED_SAME = 1,  /* came before, and asked for the same */
+    USED_OTHER = 2, /* came before, and asked for something else */
+    USED_FULL = 3,  /* USED_IDS_MAX are there; not noted */
     USED_NO_MEMORY = 4,
 };
 
