@@ -7,6 +7,7 @@
 Importing it needs neither the library nor pyarrow; the library is loaded by `load_firmware`, which the engine calls by itself.
 """
 
+from jarvis_native.authority import Authority, LeaseTerms
 from jarvis_native.engine import PacketCaptureEngine, check_filter
 from jarvis_native.errors import CaptureError
 from jarvis_native.loader import Firmware, MeasuredObject, load_firmware
@@ -27,6 +28,7 @@ from jarvis_native.types import (
 
 __all__ = [
     "PACKET_DTYPE",
+    "Authority",
     "BackendInfo",
     "CaptureError",
     "CaptureEvent",
@@ -40,6 +42,7 @@ __all__ = [
     "FlowStatistics",
     "FlowStats",
     "InterfaceInfo",
+    "LeaseTerms",
     "MeasuredObject",
     "PacketBatch",
     "PacketCaptureEngine",

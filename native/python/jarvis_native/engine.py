@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from jarvis_native import arguments, values
+from jarvis_native.authority import Authority
 from jarvis_native.errors import CaptureError, CaptureStateError, InvalidArgument, check, error_from_info
 from jarvis_native.loader import Firmware, load_firmware, loaded_firmware
 from jarvis_native.packets import PacketBatch, batch_from_ring
@@ -223,8 +224,28 @@ class PacketCaptureEngine:
             self._check(self._lib.capture_flow_enable(self._open_capture(), config, info), info)
             self._statistics = int(config.statistics)
 
+    def bind(self, authority: Authority, request: bytes) -> None:
+        """Makes the capture obey an authority, for good; before the start.
+
+        Args:
+            authority: whose leases it meters and gives out under.
+            request: payload of the StartCapture command that `start` carries out; it has to be admitted by then.
+
+        Raises:
+            CaptureStateError: it is bound already, or was started.
+        """
+        info = self._error_info()
+        with self._lifecycle:
+            code = self._lib.capture_set_authority(self._open_capture(), authority.handle, request, len(request), info)
+            self._check(code, info)
+
     def start(self) -> None:
-        """Opens the backend and starts the workers."""
+        """Opens the backend and starts the workers.
+
+        Raises:
+            LeaseOver, AuthorityRefused: the capture is bound to an authority that does not entitle to it.
+            CaptureError: the backend cannot be opened.
+        """
         info = self._error_info()
         with self._lifecycle:
             self._check(self._lib.capture_start(self._open_capture(), info), info)
@@ -276,7 +297,11 @@ class PacketCaptureEngine:
         self.close()
 
     def set_deadline(self, boottime_ns: int) -> None:
-        """Dead-man's switch: from this CLOCK_BOOTTIME instant (ns) on nothing is metered until a later one is set; 0 = none."""
+        """Dead-man's switch: from this CLOCK_BOOTTIME instant (ns) on nothing is metered until a later one is set; 0 = none.
+
+        Raises:
+            CaptureStateError: the capture is bound to an authority, whose lease is its deadline.
+        """
         deadline = arguments.unsigned("boottime_ns", boottime_ns, 64)
         self._check(self._lib.capture_set_deadline(self._open_capture(), deadline))
 

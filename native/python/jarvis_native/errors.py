@@ -106,6 +106,28 @@ class FlowNotFound(CaptureError):  # noqa: N818
     CODE = -13
 
 
+class LeaseOver(CaptureError):  # noqa: N818
+    """No lease is in force: nothing is started or given out. `reason` is LEASE_EXPIRED or AGENT_UNATTESTED."""
+
+    CODE = -14
+
+    @property
+    def reason(self) -> str:
+        """UPPER_SNAKE, see docs/reasons.md."""
+        return self.field or "LEASE_EXPIRED"
+
+
+class AuthorityRefused(CaptureError):  # noqa: N818
+    """The core refuses a lease or a command, or to do what none of them entitles to."""
+
+    CODE = -15
+
+    @property
+    def reason(self) -> str:
+        """UPPER_SNAKE, see docs/reasons.md."""
+        return self.field
+
+
 _BY_CODE: dict[int, type[CaptureError]] = {
     leaf.CODE: leaf
     for leaf in (
@@ -122,6 +144,8 @@ _BY_CODE: dict[int, type[CaptureError]] = {
         BufferTooSmall,
         ResumeTokenError,
         FlowNotFound,
+        LeaseOver,
+        AuthorityRefused,
     )
 }
 

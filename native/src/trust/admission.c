@@ -133,7 +133,7 @@ static int add_grant(struct capture_authority *authority, struct wire_bytes meth
 
 int capture_authority_admit(capture_authority_t *authority, const char *method, const uint8_t *payload, uint64_t payload_length,
                             const uint8_t *authorization, uint64_t length, struct capture_error_info *error) {
-    struct wire_bytes name = bytes_of(method), request = {payload, payload_length};
+    struct wire_bytes name = bytes_of(method ? method : ""), request = {payload, payload_length};
     struct command command;
     struct held_lease *lease = NULL;
     if (length > AUTHORIZATION_BYTES_MAX || payload_length > PAYLOAD_BYTES_MAX || name.length > METHOD_BYTES_MAX)
