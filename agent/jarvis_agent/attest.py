@@ -17,7 +17,7 @@ from jarvis_agent.boot_log import BootLogFile
 from jarvis_agent.errors import RequestError
 from jarvis_agent.event_log import EventLog
 from jarvis_agent.firmware import FirmwareState
-from jarvis_agent.lease import LeaseKeeper, boottime_ns
+from jarvis_agent.lease import LeaseKeeper
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import Quote, TpmDevice
 
@@ -40,7 +40,6 @@ class Attester:
     agent_spki_sha256: Callable[[], bytes]
     """Digest of the TLS key that is served now."""
     boot_log: BootLogFile
-    clock: Callable[[], int] = boottime_ns
 
     async def evidence(
         self, *, nonce: bytes, pcrs: Sequence[int], controller_spki_sha256: bytes, known_boot_log_sha256: bytes = b""
@@ -63,7 +62,7 @@ class Attester:
         self.leases.spend_nonce(nonce)
         agent_spki_sha256 = self.agent_spki_sha256()
         # Before the quote, never after it: a lease may end early, not late.
-        quoted_at = self.clock()
+        quoted_at = self.leases.note_challenge(nonce=nonce, tls_spki_sha256=agent_spki_sha256)
 
         boot_chain = any(pcr != self.event_log.pcr for pcr in selection)
 

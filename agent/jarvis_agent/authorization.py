@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands: signed by the fleet's command key for this agent, process, method, lease and payload, and carried out once.
 
-`CommandGate.admit` judges one command. `AnswerCache` answers a repeated request_id of a mutation with the first answer for 24 h;
+`CommandGate.admit` judges one command, and has the native core judge it too: what the core did not admit starts no capture.
+`AnswerCache` answers a repeated request_id of a mutation with the first answer for 24 h;
 for reads and streams the gate itself refuses a request_id that it has seen under the leases that still count.
 Used on the event loop only; time is CLOCK_BOOTTIME, given as a function.
 """
@@ -13,11 +14,13 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 from jarvis.capture.v1.trust_pb2 import CommandAuthorization
+from jarvis_native.errors import AuthorityRefused, LeaseOver
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, verify_authorization
-from jarvis_trust.errors import CommandError, IdentityError
+from jarvis_trust.errors import CommandError, IdentityError, LeaseError
 from jarvis_trust.identities import Identity, Role
 
 from jarvis_agent.lease import LeaseKeeper, boottime_ns
@@ -43,6 +46,13 @@ class Command:
     payload_sha256: bytes
 
 
+class CommandAuthority(Protocol):
+    """What is asked of the core: jarvis_native.Authority."""
+
+    def admit(self, method: str, payload: bytes, authorization: bytes) -> bool:
+        """False: a repetition. Raises LeaseOver or AuthorityRefused."""
+
+
 class CommandGate:
     """Judges commands against the command key, the lease and the clock."""
 
@@ -54,14 +64,19 @@ class CommandGate:
         session_id: bytes,
         command_public_pem: bytes,
         leases: LeaseKeeper,
+        authority: CommandAuthority | None,
         clock: Callable[[], int] = boottime_ns,
     ) -> None:
-        """Everything that a command's signature must cover is fixed here; see jarvis_trust.commands."""
+        """Everything that a command's signature must cover is fixed here; see jarvis_trust.commands.
+
+        `authority` is the native core's; None where firmware was refused: then there is no lease, and nothing is admitted.
+        """
         self._fleet = fleet
         self._agent_id = agent_id
         self._session_id = session_id
         self._key = command_public_pem
         self._leases = leases
+        self._authority = authority
         self._clock = clock
         self._seen: OrderedDict[int, set[str]] = OrderedDict()
 
@@ -79,7 +94,8 @@ class CommandGate:
                 COMMAND_REPLAYED.
         """
         self._leases.require(method)
-        authorization = _authorization(method, metadata)
+        data = _authorization_bytes(method, metadata)
+        authorization = _authorization(method, data)
         verify_authorization(
             authorization,
             self._key,
@@ -95,12 +111,24 @@ class CommandGate:
         self._check_principal(method, authorization.principal)
         if method not in MUTATIONS:
             self._check_first_use(authorization)
+        self._admit_in_core(method, payload, data)
         return Command(
             method=method,
             request_id=authorization.request_id,
             principal=authorization.principal,
             payload_sha256=hashlib.sha256(payload).digest(),
         )
+
+    def _admit_in_core(self, method: str, payload: bytes, data: bytes) -> None:
+        if self._authority is None:
+            return
+        try:
+            self._authority.admit(method, payload, data)
+        except LeaseOver as error:
+            raise LeaseError(error.reason, error.message) from error
+        except AuthorityRefused as error:
+            refusal = LeaseError if error.reason.startswith("LEASE_") else CommandError
+            raise refusal(error.reason, f"{method}: {error.message}") from error
 
     def _check_principal(self, method: str, uri: str) -> None:
         try:
@@ -186,7 +214,7 @@ def _settle(future: asyncio.Future[bytes], done: asyncio.Future[bytes]) -> None:
         future.exception()  # marked as seen: the caller may be gone
 
 
-def _authorization(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> CommandAuthorization:
+def _authorization_bytes(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
     values = [value for key, value in metadata if key == AUTHORIZATION_METADATA_KEY]
     if len(values) != 1:
         raise CommandError(
@@ -197,6 +225,10 @@ def _authorization(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> 
         raise CommandError(
             "COMMAND_INVALID", f"{method}: an authorization of {len(data)} bytes; {MAX_AUTHORIZATION_BYTES} are accepted"
         )
+    return data
+
+
+def _authorization(method: str, data: bytes) -> CommandAuthorization:
     try:
         return CommandAuthorization.FromString(data)
     except DecodeError as error:

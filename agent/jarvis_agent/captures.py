@@ -28,7 +28,7 @@ from jarvis.capture.v1.capture_pb2 import (
     CaptureState,
     CaptureStatus,
 )
-from jarvis_native import CaptureError, CaptureMetrics, Firmware, PacketCaptureEngine
+from jarvis_native import Authority, CaptureError, CaptureMetrics, Firmware, PacketCaptureEngine
 
 from jarvis_agent import wire
 from jarvis_agent.capture_spec import CapturePlan, plan_capture, plan_interface
@@ -129,8 +129,7 @@ class CaptureManager:
         dpdk_eal_args: tuple[str, ...],
         flow_log_records: int,
         journal: EventJournal,
-        deadline_ns: Callable[[], int],
-        clock: Callable[[], int],
+        authority: Authority,
     ) -> None:
         """Idle.
 
@@ -141,8 +140,7 @@ class CaptureManager:
             dpdk_eal_args: what DPDK is started with, by the first capture that uses it.
             flow_log_records: finished records kept for readers, a worker.
             journal: told what happens to captures.
-            deadline_ns: CLOCK_BOOTTIME instant (ns) at which the lease ends.
-            clock: CLOCK_BOOTTIME, ns.
+            authority: whose leases and admitted commands the captures obey.
         """
         self._firmware = firmware
         self._replay_directory = replay_directory
@@ -150,8 +148,7 @@ class CaptureManager:
         self._dpdk_eal_args = dpdk_eal_args
         self._flow_log_records = flow_log_records
         self._journal = journal
-        self._deadline_ns = deadline_ns
-        self._clock = clock
+        self._authority = authority
         self._lock = asyncio.Lock()
         self._run: CaptureRun | None = None
         self._followers: set[Callable[[CaptureRun], None]] = set()
@@ -161,20 +158,23 @@ class CaptureManager:
         """The newest capture, active or over; None before the first."""
         return self._run
 
-    async def start(self, spec: CaptureSpec) -> CaptureStatus:
+    async def start(self, spec: CaptureSpec, request: bytes) -> CaptureStatus:
         """Starts a capture.
+
+        Args:
+            spec: what to capture.
+            request: payload of the StartCapture command that says so, as received: the core admitted that very one.
 
         Raises:
             CaptureRefusedError: CAPTURE_RUNNING.
             RequestError: fields that only the agent can judge.
-            CaptureError: what the native core refuses, naming the field.
+            CaptureError: what the native core refuses, naming the field; LeaseOver or AuthorityRefused when it was not admitted.
         """
         async with self._lock:
             if self._run is not None and self._run.is_active:
                 raise CaptureRefusedError("CAPTURE_RUNNING", f"capture {self._run.capture_id} is running; stop it first")
             plan = plan_capture(spec, replay_directory=self._replay_directory, worker_cpus=self._worker_cpus)
-            run = await asyncio.to_thread(self._prepare, plan)
-            run.engine.set_deadline(self._deadline_ns())
+            run = await asyncio.to_thread(self._prepare, plan, request)
             for attach in tuple(self._followers):
                 attach(run)
             try:
@@ -183,7 +183,6 @@ class CaptureManager:
                 run.abandon()
                 raise
             self._run = run
-            run.engine.set_deadline(self._deadline_ns())  # a lease may have come while the backend was opening
             _LOG.info(
                 "capture %s started with backend %s", run.capture_id, f"{run.engine.backend} {run.engine.backend_detail}".rstrip()
             )
@@ -236,11 +235,6 @@ class CaptureManager:
             except CaptureRefusedError:
                 return  # it ended by itself meanwhile
 
-    def set_deadline(self, boottime_ns: int) -> None:
-        """Hands the lease's new end to the native core."""
-        if self._run is not None and self._run.is_active:
-            self._run.engine.set_deadline(boottime_ns)
-
     def follow(self, attach: Callable[[CaptureRun], None]) -> Callable[[], None]:
         """Registers a stream: `attach` is called for each new run before its first frame. Returns how to leave."""
         self._followers.add(attach)
@@ -288,9 +282,9 @@ class CaptureManager:
         )
 
     def _is_paused(self) -> bool:
-        return self._clock() >= self._deadline_ns()
+        return not self._authority.lease().in_force
 
-    def _prepare(self, plan: CapturePlan) -> CaptureRun:
+    def _prepare(self, plan: CapturePlan, request: bytes) -> CaptureRun:
         engine = PacketCaptureEngine(
             plan.interfaces or None,
             files=plan.files,
@@ -308,6 +302,7 @@ class CaptureManager:
             loss_threshold=plan.loss_threshold,
             firmware=self._firmware,
         )
+        engine.bind(self._authority, request)
         engine.enable_flow_metering(
             max_flows=plan.max_flows,
             idle_timeout_s=plan.idle_timeout_s,

@@ -5,8 +5,9 @@
     second lease naming N, shorter duration → ends earlier, at once if that is past: the controller took the trust away
 
 CLOCK_BOOTTIME counts through suspend and nobody sets it, so a wall clock that is set back changes nothing. What must not go
-back (lease sequence, audit sequence and head) is on disk before a lease is in force. The end is also given to the native
-core, which pauses by itself. No I/O but the state file; time is a parameter; used on the event loop only.
+back (lease sequence, audit sequence and head) is on disk before a lease is in force. The native core judges every lease again
+(jarvis_native.Authority): its verdict is the one that counts, for captures obey it and not this. No I/O but the state file; time
+is a parameter; used on the event loop only.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from jarvis.capture.v1.trust_pb2 import Lease, SignedLease
+from jarvis_native import LeaseTerms
+from jarvis_native.errors import AuthorityRefused
 from jarvis_trust.commands import verify_lease
 from jarvis_trust.errors import LeaseError
 from jarvis_trust.keyfiles import replace_private
@@ -32,6 +36,16 @@ _KEPT_NONCES = 4096
 def boottime_ns() -> int:
     """CLOCK_BOOTTIME, nanoseconds."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class LeaseAuthority(Protocol):
+    """What is asked of the core: jarvis_native.Authority."""
+
+    def note_challenge(self, nonce: bytes, tls_spki_sha256: bytes) -> int:
+        """CLOCK_BOOTTIME (ns) from which this challenge's lease counts."""
+
+    def accept_lease(self, lease: bytes, signature: bytes) -> LeaseTerms:
+        """Puts a lease in force, or raises AuthorityRefused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +81,7 @@ class _Quote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _HighWater:
+class HighWater:
     """What must never go back, over restarts."""
 
     sequence: int = 0
@@ -85,6 +99,7 @@ class LeaseKeeper:
         command_public_pem: bytes,
         state_path: Path,
         on_change: Callable[[int], None],
+        authority: LeaseAuthority | None,
         clock: Callable[[], int] = boottime_ns,
     ) -> None:
         """Reads the high-water marks of earlier leases.
@@ -94,6 +109,7 @@ class LeaseKeeper:
             command_public_pem: the fleet's command key, from the join file.
             state_path: file of the high-water marks, made 0600.
             on_change: told the CLOCK_BOOTTIME instant (ns) at which work must pause, each time it changes.
+            authority: the native core's; None where firmware was refused, which fits no lease.
             clock: CLOCK_BOOTTIME in ns; tests give their own.
 
         Raises:
@@ -103,12 +119,13 @@ class LeaseKeeper:
         self._key = command_public_pem
         self._state_path = state_path
         self._on_change = on_change
+        self._authority = authority
         self._clock = clock
         self._quotes: OrderedDict[bytes, _Quote] = OrderedDict()
         self._leased_quote: _Quote | None = None
         """Of the lease in force."""
         self._spent_nonces: OrderedDict[bytes, None] = OrderedDict()
-        self._high = _read_state(state_path)
+        self._high = read_high_water(state_path)
         self._lease: ActiveLease | None = None
         self._previous: ActiveLease | None = None
 
@@ -123,6 +140,19 @@ class LeaseKeeper:
         self._spent_nonces[nonce] = None
         while len(self._spent_nonces) > _KEPT_NONCES:
             self._spent_nonces.popitem(last=False)
+
+    def note_challenge(self, *, nonce: bytes, tls_spki_sha256: bytes) -> int:
+        """Right before a challenge's quote is made: the CLOCK_BOOTTIME instant (ns) from which its lease counts.
+
+        Raises:
+            LeaseError: NONCE_REUSED.
+        """
+        if self._authority is None:
+            return self._clock()
+        try:
+            return self._authority.note_challenge(nonce, tls_spki_sha256)
+        except AuthorityRefused as error:
+            raise LeaseError(error.reason, error.message) from error
 
     def note_quote(self, *, nonce: bytes, boottime: int, reset_count: int, tls_spki_sha256: bytes) -> None:
         """Remembers when, and over which TLS key and TPM boot, a challenge was answered."""
@@ -150,9 +180,10 @@ class LeaseKeeper:
             raise LeaseError("LEASE_STALE", f"the nonce has lease {held.sequence}: only one that ends earlier is accepted for it")
         if not shortens and end <= self._clock():
             raise LeaseError("LEASE_EXPIRED", f"the lease ended {(self._clock() - end) / 1e9:.3f} s ago, counted from its quote")
-        high = _HighWater(sequence=lease.sequence, audit_sequence=lease.audit_sequence, audit_head=lease.audit_head)
+        high = HighWater(sequence=lease.sequence, audit_sequence=lease.audit_sequence, audit_head=lease.audit_head)
         _write_state(self._state_path, high)
         self._high = high
+        self._accept_in_core(signed)
         self._quotes.pop(lease.nonce, None)
         self._leased_quote, self._previous = quote, held
         self._lease = ActiveLease(
@@ -169,11 +200,6 @@ class LeaseKeeper:
     def sequence(self) -> int:
         """Of the lease in force; 0 when there is none."""
         return self._lease.sequence if self._lease is not None and self.remaining_ns() > 0 else 0
-
-    @property
-    def deadline_ns(self) -> int:
-        """CLOCK_BOOTTIME at which work must pause. Never 0: with no lease that is an instant long past."""
-        return 1 if self._lease is None else self._lease.end_ns
 
     def remaining_ns(self) -> int:
         """Nanoseconds that the lease is still in force; 0 when there is none."""
@@ -206,6 +232,15 @@ class LeaseKeeper:
         current = 0 if self._lease is None else self._lease.sequence
         raise LeaseError("LEASE_STALE", f"lease_sequence is {sequence}; {current} is in force")
 
+    def _accept_in_core(self, signed: SignedLease) -> None:
+        """The marks are on disk by now: what the core refuses raises them and does nothing else."""
+        if self._authority is None:
+            return
+        try:
+            self._authority.accept_lease(signed.lease, signed.signature)
+        except AuthorityRefused as error:
+            raise LeaseError(error.reason, error.message) from error
+
     def _check_subject(self, lease: Lease, quote: _Quote) -> None:
         ours = self._subject
         if not ours.firmware_sha256:
@@ -237,23 +272,28 @@ class LeaseKeeper:
             )
 
 
-def _read_state(path: Path) -> _HighWater:
+def read_high_water(path: Path) -> HighWater:
+    """The marks of earlier leases; all zero where there were none.
+
+    Raises:
+        LeaseError: LEASE_STATE_DAMAGED.
+    """
     try:
         values = json.loads(path.read_bytes())
-        return _HighWater(
+        return HighWater(
             sequence=int(values["sequence"]),
             audit_sequence=int(values["audit_sequence"]),
             audit_head=bytes.fromhex(values["audit_head"]),
         )
     except FileNotFoundError:
-        return _HighWater()
+        return HighWater()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LeaseError(
             "LEASE_STATE_DAMAGED", f"{path} cannot be read as lease state ({error!r}); restore it, do not remove it"
         ) from error
 
 
-def _write_state(path: Path, high: _HighWater) -> None:
+def _write_state(path: Path, high: HighWater) -> None:
     values = {"sequence": high.sequence, "audit_sequence": high.audit_sequence, "audit_head": high.audit_head.hex()}
     try:
         replace_private(path, json.dumps(values).encode("ascii") + b"\n")

@@ -7,12 +7,14 @@ from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 from jarvis_native import CaptureError
 from jarvis_native.errors import (
+    AuthorityRefused,
     BackendUnavailable,
     CaptureFileError,
     CaptureStateError,
     FilterError,
     InterfaceNotFound,
     InvalidArgument,
+    LeaseOver,
     OutOfMemory,
     PermissionDenied,
     ResumeTokenError,
@@ -29,6 +31,7 @@ _TRUST_CODES: dict[str, int] = {
     "COMMAND_INVALID": Code.INVALID_ARGUMENT,
     "COMMAND_REPLAYED": Code.ALREADY_EXISTS,
     "COMMAND_LIMIT": Code.RESOURCE_EXHAUSTED,
+    "CAPTURE_NOT_COMMANDED": Code.PERMISSION_DENIED,
     "REQUEST_ID_REUSED": Code.INVALID_ARGUMENT,
     "ROLE_DENIED": Code.PERMISSION_DENIED,
     "PEER_DENIED": Code.PERMISSION_DENIED,
@@ -98,6 +101,8 @@ def firmware_untrusted(state: FirmwareState) -> Status:
 
 
 def _capture_status(error: CaptureError, scope: str) -> Status:
+    if isinstance(error, (LeaseOver, AuthorityRefused)):
+        return error_status(_TRUST_CODES.get(error.reason, Code.FAILED_PRECONDITION), error.reason, error.message)
     for kind, code, reason in _CAPTURE_ERRORS:
         if isinstance(error, kind):
             field = _FIELDS.get(error.field, error.field)

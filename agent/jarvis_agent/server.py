@@ -38,6 +38,8 @@ from jarvis.capture.v1.event_pb2 import (
     EVENT_TYPE_RELEASE_ACTIVATED,
     EVENT_TYPE_RELEASE_ROLLED_BACK,
 )
+from jarvis_native import Authority, Firmware
+from jarvis_trust.commands import command_public_raw
 from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
 from jarvis_trust.joinfile import JoinFile
@@ -57,7 +59,7 @@ from jarvis_agent.event_log import EventLog
 from jarvis_agent.events import EventJournal
 from jarvis_agent.firmware import FirmwareState, MeasurementContext
 from jarvis_agent.happenings import LeaseWatch
-from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns
+from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns, read_high_water
 from jarvis_agent.log import configure_logging
 from jarvis_agent.peer import ControllerOnly
 from jarvis_agent.releases import Releases, restart_process
@@ -251,12 +253,11 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
     lease_watch = LeaseWatch(journal, clock=boottime_ns)
 
     def on_lease_change(end_ns: int) -> None:
-        if captures is not None:
-            captures.set_deadline(end_ns)
         lease_watch.changed(leases.sequence, end_ns)
         if leases.sequence:
             _confirm_release(trusted.releases, journal)
 
+    authority = None if loaded is None else _core_authority(trusted, loaded)
     leases = LeaseKeeper(
         subject=LeaseSubject(
             agent_id=trusted.tpm.agent_id,
@@ -265,10 +266,11 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
             firmware_sha256=b"" if loaded is None else loaded.digest,
         ),
         command_public_pem=trusted.join.command_public_pem.encode(),
-        state_path=config.state_directory / "lease.json",
+        state_path=_lease_state(config),
         on_change=on_lease_change,
+        authority=authority,
     )
-    if loaded is not None:
+    if loaded is not None and authority is not None:
         captures = CaptureManager(
             firmware=loaded,
             replay_directory=config.replay_directory,
@@ -276,8 +278,7 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
             dpdk_eal_args=config.dpdk_eal_args,
             flow_log_records=config.flow_log_records,
             journal=journal,
-            deadline_ns=lambda: leases.deadline_ns,
-            clock=boottime_ns,
+            authority=authority,
         )
     attester = Attester(
         worker=trusted.worker,
@@ -296,6 +297,7 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
         session_id=trusted.session_id,
         command_public_pem=trusted.join.command_public_pem.encode(),
         leases=leases,
+        authority=authority,
     )
     return AgentService(
         agent_id=trusted.tpm.agent_id,
@@ -309,6 +311,26 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
         measure_trial=trusted.context.record_trial,
         request_restart=request_restart,
         start_time_ns=start_time_ns,
+    )
+
+
+def _lease_state(config: AgentConfig) -> Path:
+    return config.state_directory / "lease.json"
+
+
+def _core_authority(trusted: _Trusted, loaded: Firmware) -> Authority:
+    """The core's own judge of leases and commands; it goes on where earlier processes were."""
+    high = read_high_water(_lease_state(trusted.config))
+    return Authority(
+        loaded,
+        agent_id=trusted.tpm.agent_id,
+        command_public_key=command_public_raw(trusted.join.command_public_pem.encode()),
+        session_id=trusted.session_id,
+        ak_name=trusted.tpm.ak_name,
+        firmware_sha256=loaded.digest,
+        lease_sequence=high.sequence,
+        audit_sequence=high.audit_sequence,
+        audit_head=high.audit_head,
     )
 
 

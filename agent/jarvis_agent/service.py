@@ -258,7 +258,7 @@ class AgentService:
 
     async def _start_capture(self, payload: bytes, _context: Context) -> bytes:
         request = _parse(pb.StartCaptureRequest, payload)
-        return pb.StartCaptureResponse(status=await self._captures().start(request.spec)).SerializeToString()
+        return pb.StartCaptureResponse(status=await self._captures().start(request.spec, payload)).SerializeToString()
 
     async def _stop_capture(self, payload: bytes, _context: Context) -> bytes:
         request = _parse(pb.StopCaptureRequest, payload)

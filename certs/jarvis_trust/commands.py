@@ -139,6 +139,15 @@ def generate_command_key() -> tuple[bytes, bytes]:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), _public_pem(key)
 
 
+def command_public_raw(public_pem: bytes) -> bytes:
+    """The 32 bytes of a command key (RFC 8032), as the native core takes it.
+
+    Raises:
+        IdentityError: KEY_INVALID when it is not an Ed25519 public key in PEM.
+    """
+    return _command_key(public_pem).public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
 def verify_lease(signed: SignedLease, command_public_pem: bytes) -> Lease:
     """The lease, once its signature and form hold.
 
@@ -254,13 +263,18 @@ def _check_command(authorization: CommandAuthorization, *, agent_id: str, method
         raise _invalid_command(f"expires_ns is {authorization.expires_ns}; 1 to {MAX_LEASE_NS} (24 h) are accepted")
 
 
-def _verifies(public_pem: bytes, signature: bytes, data: bytes) -> bool:
+def _command_key(public_pem: bytes) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(public_pem)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise IdentityError("KEY_INVALID", f"command key is not a PEM public key: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise IdentityError("KEY_INVALID", f"command key is a {type(key).__name__}; Ed25519 is accepted")
+    return key
+
+
+def _verifies(public_pem: bytes, signature: bytes, data: bytes) -> bool:
+    key = _command_key(public_pem)
     if len(signature) != _SIGNATURE_BYTES:
         return False
     try:

@@ -118,9 +118,7 @@ class Authority:
             AuthorityRefused: LEASE_SIGNATURE_INVALID, LEASE_INVALID, LEASE_NOT_OURS, LEASE_STALE, LEASE_EXPIRED, AUDIT_TRUNCATED.
         """
         out, info = self._ffi.new("struct capture_lease *"), self._error_info()
-        code = self._lib.capture_authority_accept_lease(
-            self._authority, lease, len(lease), signature, len(signature), out, info
-        )
+        code = self._lib.capture_authority_accept_lease(self._authority, lease, len(lease), signature, len(signature), out, info)
         self._check(code, info)
         return _terms(out)
 
@@ -147,7 +145,7 @@ class Authority:
         code = self._lib.capture_authority_admit(
             self._authority, name, payload, len(payload), authorization, len(authorization), info
         )
-        return self._check(code, info) != self._lib.CAPTURE_COMMAND_REPEATED
+        return bool(self._check(code, info) != self._lib.CAPTURE_COMMAND_REPEATED)
 
     def _error_info(self) -> Any:
         return self._ffi.new("struct capture_error_info *")

@@ -57,6 +57,7 @@ Statistic = Literal["tcp", "sizes", "intervals"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
 
+
 class PacketCaptureEngine:
     """One capture, from an interface or from files, with flow metering.
 

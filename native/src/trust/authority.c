@@ -213,11 +213,13 @@ static int read_lease(const struct capture_authority *authority, struct wire_byt
     return lease_check(&out->lease, error);
 }
 
-static void describe(const struct held_lease *held, struct capture_lease *out) {
+static void describe(const struct capture_authority *authority, struct capture_lease *out) {
+    const struct held_lease *held = &authority->current;
     *out = (struct capture_lease){
         .sequence = held->bytes ? held->lease.sequence : 0,
         .quoted_ns = held->challenge.boottime_ns,
         .end_ns = held->end_ns,
+        .in_force = authority_in_force(authority),
     };
 }
 
@@ -239,7 +241,7 @@ int capture_authority_accept_lease(capture_authority_t *authority, const uint8_t
         challenge->leased = true;
         fresh.challenge = *challenge;
         put_in_force(authority, &fresh, now_ns);
-        describe(&authority->current, out);
+        describe(authority, out);
     }
     pthread_mutex_unlock(&authority->lock);
     if (result != CAPTURE_OK)
@@ -249,8 +251,7 @@ int capture_authority_accept_lease(capture_authority_t *authority, const uint8_t
 
 int capture_authority_get_lease(capture_authority_t *authority, struct capture_lease *out) {
     pthread_mutex_lock(&authority->lock);
-    describe(&authority->current, out);
-    out->in_force = authority_in_force(authority);
+    describe(authority, out);
     pthread_mutex_unlock(&authority->lock);
     return CAPTURE_OK;
 }

@@ -33,6 +33,7 @@ class Gate:
             session_id=SUBJECT.session_id,
             command_public_pem=bench.public_pem,
             leases=bench.keeper,
+            authority=None,
             clock=bench.clock,
         )
 
