@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joining the fleet and staying in it: the client of EnrollmentService.
 
-    params (token, CSR, EK with certificates, AK) → challenge → TPM2_ActivateCredential → proof → certificate
+    params (token, CSR, EK, AK, TLS key) → challenge → TPM2_ActivateCredential, TPM2_Certify → proof → certificate
 
 The first time with the join file's token; renewals, and a certificate that lapsed, by credential activation alone. The
 server must be a controller under the join file's CA. Failures are retried with full-jitter backoff while the agent runs.
@@ -27,6 +27,7 @@ from jarvis_trust.errors import EnrollmentError, TrustError
 from jarvis_trust.identities import controller_dns_name
 from jarvis_trust.joinfile import JoinFile
 from jarvis_trust.status import reason_of
+from jarvis_trust.tls_certification import certification_binding
 
 from jarvis_agent import __version__
 from jarvis_agent.tls_state import TlsIdentity, TlsState
@@ -145,6 +146,7 @@ class Enroller:
             address=self._advertise,
             hostname=socket.gethostname(),
             version=__version__,
+            tls_public=self._tls.key.tpm_public,
         )
         try:
             async with self._channel() as channel:
@@ -196,13 +198,20 @@ class Enroller:
             proof = enrollment_proof(
                 secret, params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True)
             )
-            await call.write(EnrollRequest(proof=EnrollProof(hmac=proof)))
+            certify, certify_signature = await self._certification(challenge.nonce)
+            await call.write(EnrollRequest(proof=EnrollProof(hmac=proof, certify=certify, certify_signature=certify_signature)))
             await call.done_writing()
             return _step(await call.read(), "result").result
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await _refusal(call, error) from error
         finally:
             call.cancel()
+
+    async def _certification(self, nonce: bytes) -> tuple[bytes, bytes]:
+        """That the TPM holds the TLS key, for this challenge; empty of a key in a file."""
+        if not self._tls.key.tpm_public:
+            return b"", b""
+        return await self._tls.key.certify(certification_binding(nonce, self._tpm.agent_id))
 
     async def _wait(self, attempt: int, error: Exception) -> None:
         """Full jitter: a fleet that lost its controller does not come back in step."""

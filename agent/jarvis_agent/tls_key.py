@@ -53,6 +53,13 @@ class TlsKey(Protocol):
             TpmError: the TPM is lost or refuses.
         """
 
+    async def certify(self, qualifying_data: bytes) -> tuple[bytes, bytes]:
+        """The attestation key's word that the TPM holds the key: TPMS_ATTEST and TPMT_SIGNATURE; both empty when it does not.
+
+        Raises:
+            TpmError: the TPM is lost or refuses.
+        """
+
     def channel_credentials(self, *, root_certificates: bytes, certificate_chain: bytes) -> grpc.ChannelCredentials:
         """Credentials of a client that shows this key's certificate.
 
@@ -87,6 +94,10 @@ class SoftwareTlsKey:
     async def csr(self) -> bytes:
         """See TlsKey."""
         return make_csr(self.key_pem)
+
+    async def certify(self, qualifying_data: bytes) -> tuple[bytes, bytes]:  # noqa: ARG002 - nothing vouches for a file
+        """Empty."""
+        return b"", b""
 
     def channel_credentials(self, *, root_certificates: bytes, certificate_chain: bytes) -> grpc.ChannelCredentials:
         """See TlsKey."""
@@ -135,6 +146,10 @@ class TpmTlsKey:
         """See TlsKey."""
         info = csr_info(self.spki_der)
         return csr_from_signature(info, await self._worker.run(TpmPriority.TLS_SIGN, self._signing(info)))
+
+    async def certify(self, qualifying_data: bytes) -> tuple[bytes, bytes]:
+        """See TlsKey."""
+        return await self._worker.run(TpmPriority.CREDENTIAL, lambda device: device.certify_tls(self.number, qualifying_data))
 
     def channel_credentials(self, *, root_certificates: bytes, certificate_chain: bytes) -> grpc.ChannelCredentials:
         """See TlsKey."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strict readers of the few TPM 2.0 structures that attestation needs (TCG TPM 2.0 Library, Part 2). All integers are big-endian.
 
-    TPMS_ATTEST -> AttestReading -> QuoteAttest      TPMT_PUBLIC -> TpmPublic      TPMT_SIGNATURE -> DER
+    TPMS_ATTEST -> AttestReading -> QuoteAttest, CertifyAttest      TPMT_PUBLIC -> TpmPublic      TPMT_SIGNATURE -> DER
 
 Bytes come from agents and are hostile. Every reader takes all of its input or refuses it, knows only the algorithms that this
 project uses, and gives one reading for one byte string. Nothing of libtss2 is involved: 3.2.1 accepts a wrong magic and trailing
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jarvis_trust.errors import AttestationError
 
 TPM_GENERATED: Final = 0xFF544347
+TPM_ST_ATTEST_CERTIFY: Final = 0x8017
 TPM_ST_ATTEST_QUOTE: Final = 0x8018
 TPM_RH_ENDORSEMENT: Final = 0x4000000B
 
@@ -69,6 +70,20 @@ class QuoteAttest:
     """Ascending; may be empty."""
     pcr_digest: bytes
     """Digest of the selected PCRs' values, ascending, in the signing scheme's hash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifyAttest:
+    """TPMS_ATTEST of TPM2_Certify: that an object is loaded in the signer's TPM."""
+
+    qualified_signer: bytes
+    """TPM2B_NAME contents, 34 bytes."""
+    extra_data: bytes
+    """At most 64 bytes."""
+    name: bytes
+    """Of the object, 34 bytes."""
+    qualified_name: bytes
+    """Of the object: where in which hierarchy it is, 34 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +178,39 @@ def parse_attest_quote(data: bytes) -> QuoteAttest:
     if reading.quote is None:
         raise AttestationError("ATTEST_INVALID", "TPMS_ATTEST: could not be read")
     return reading.quote
+
+
+def parse_attest_certify(data: bytes) -> CertifyAttest:
+    """Reads a TPMS_ATTEST of TPM2_Certify. Verify the signature over the same bytes first.
+
+    Raises:
+        AttestationError: ATTEST_MAGIC_WRONG, ATTEST_TYPE_WRONG (a quote certifies no key), ATTEST_INVALID.
+    """
+    reader = _Reader(data, what="TPMS_ATTEST", reason="ATTEST_INVALID", max_bytes=MAX_ATTEST_BYTES)
+    magic = reader.integer(4, "magic")
+    if magic != TPM_GENERATED:
+        raise AttestationError("ATTEST_MAGIC_WRONG", f"TPMS_ATTEST: magic is {magic:#010x}; {TPM_GENERATED:#010x} is accepted")
+    kind = reader.integer(2, "type")
+    if kind != TPM_ST_ATTEST_CERTIFY:
+        message = f"TPMS_ATTEST: type is {kind:#06x}; {TPM_ST_ATTEST_CERTIFY:#06x} (certify) is accepted"
+        raise AttestationError("ATTEST_TYPE_WRONG", message)
+    names = range(_NAME_BYTES, _NAME_BYTES + 1)
+    qualified_signer = reader.sized("qualifiedSigner", accepted=names)
+    extra_data = reader.sized("extraData", accepted=range(65))
+    reader.take(16, "clock, resetCount and restartCount")
+    safe = reader.integer(1, "safe")
+    if safe > 1:
+        raise reader.error(f"safe is {safe}; 0 and 1 are accepted")
+    reader.take(8, "firmwareVersion")
+    name = reader.sized("name", accepted=names)
+    certified = CertifyAttest(
+        qualified_signer=qualified_signer,
+        extra_data=extra_data,
+        name=name,
+        qualified_name=reader.sized("qualifiedName", accepted=names),
+    )
+    reader.finish()
+    return certified
 
 
 def read_attest_quote(data: bytes) -> AttestReading:

@@ -3,7 +3,7 @@
 
     params    -> token (unknown hosts), CSR, EK certificate chain, EK and AK templates, agent id from the EK
     challenge <- MakeCredential(EK, AK's Name, secret): only the TPM that holds both keys learns the secret
-    proof     -> HMAC with the secret over both messages; one attempt, 60 s
+    proof     -> HMAC with the secret over both messages; the AK's certification of a TLS key in the TPM; one attempt, 60 s
     result    <- certificate
 
 Open to everybody, so everything is bounded: message sizes (by the server), time, and calls under way. Refusals are audited, but
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from jarvis_trust.enrollment import check_enrollment_proof, new_secret
 from jarvis_trust.errors import EnrollmentError, TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
 from jarvis_trust.joinfile import check_address
+from jarvis_trust.tls_certification import NONCE_BYTES, check_certification, check_tls_key
 from jarvis_trust.tpm_structures import TpmPublic, parse_public
 from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
 
@@ -61,6 +63,11 @@ _CODES = {
     "EK_NOT_ALLOWED": code_pb2.PERMISSION_DENIED,
     "EK_VENDOR_NOT_ACCEPTED": code_pb2.PERMISSION_DENIED,
     "EK_MODEL_NOT_ACCEPTED": code_pb2.PERMISSION_DENIED,
+    "TLS_KEY_NOT_CERTIFIED": code_pb2.PERMISSION_DENIED,
+    "TLS_KEY_SIGNATURE_INVALID": code_pb2.PERMISSION_DENIED,
+    "TLS_KEY_SIGNER_MISMATCH": code_pb2.PERMISSION_DENIED,
+    "TLS_KEY_NONCE_MISMATCH": code_pb2.PERMISSION_DENIED,
+    "TLS_KEY_NAME_MISMATCH": code_pb2.PERMISSION_DENIED,
 }
 """Any other reason is INVALID_ARGUMENT: the message itself is at fault."""
 
@@ -74,6 +81,9 @@ class _Candidate:
     ek: TpmPublic
     ak: TpmPublic
     tls_key: ec.EllipticCurvePublicKey
+    """The CSR's."""
+    tls: TpmPublic | None
+    """The same key as the TPM shows it; None: the TPM does not hold it."""
     token: str | None
     """None when the agent is known and in good standing."""
 
@@ -119,6 +129,7 @@ class EnrollmentService:
             proof = (await _step(requests, "proof")).proof
             transcript = (candidate.params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True))
             check_enrollment_proof(secret, *transcript, proof.hmac)
+            _check_tls_key(candidate, challenge.nonce, proof)
             record, certificate = await self._accept(candidate)
         except TrustError as error:
             await self._audit_refusal(context, error)
@@ -151,7 +162,12 @@ class EnrollmentService:
             raise EnrollmentError("TOKEN_REQUIRED", f"token is empty: agent {agent_id} {standing} and needs a join token")
         if token is not None:
             await self._store.check_token(token)
-        return _Candidate(params=params, agent_id=agent_id, ek=ek, ak=ak, tls_key=public_key_from_csr(params.csr), token=token)
+        tls_key = public_key_from_csr(params.csr)
+        if params.carrier == enrollment_pb2.CARRIER_TUNNEL and not params.tls_public:
+            message = "tls_public is empty: an agent with the tunnel carrier keeps its TLS key in its TPM"
+            raise EnrollmentError("TLS_KEY_REQUIRED", message)
+        tls = check_tls_key(params.tls_public, tls_key) if params.tls_public else None
+        return _Candidate(params=params, agent_id=agent_id, ek=ek, ak=ak, tls_key=tls_key, tls=tls, token=token)
 
     async def _accept(self, candidate: _Candidate) -> tuple[AgentRecord, bytes]:
         identity = Identity(fleet=self._policy.fleet, role=Role.AGENT, name=candidate.agent_id)
@@ -215,7 +231,21 @@ async def _step(requests: AsyncIterator[enrollment_pb2.EnrollRequest], wanted: s
 def _challenge(candidate: _Candidate) -> tuple[enrollment_pb2.EnrollChallenge, bytes]:
     secret = new_secret()
     blob, encrypted = make_credential(candidate.ek, candidate.ak.name, secret)
-    return enrollment_pb2.EnrollChallenge(credential_blob=blob, encrypted_secret=encrypted), secret
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    return enrollment_pb2.EnrollChallenge(credential_blob=blob, encrypted_secret=encrypted, nonce=nonce), secret
+
+
+def _check_tls_key(candidate: _Candidate, nonce: bytes, proof: enrollment_pb2.EnrollProof) -> None:
+    """What the host says of its TLS key being in its TPM is the AK's word for this challenge."""
+    if candidate.tls is not None:
+        check_certification(
+            tls=candidate.tls,
+            ak=candidate.ak,
+            certify=proof.certify,
+            signature=proof.certify_signature,
+            nonce=nonce,
+            agent_id=candidate.agent_id,
+        )
 
 
 def _check_texts(params: enrollment_pb2.EnrollParams) -> None:

@@ -276,3 +276,34 @@ async def test_refusals_are_audited_but_cannot_fill_the_log(fleet: TestFleet) ->
     entries = [event for event in await fleet.controller.store.audit_page(0, 1000) if event.action == "enroll.refused"]
     assert 1 <= len(entries) < 5
     assert json.loads(entries[0].detail)["reason"] == "TOKEN_UNKNOWN"
+
+
+def tunnelled(params: enrollment_pb2.EnrollParams) -> None:
+    params.carrier = enrollment_pb2.CARRIER_TUNNEL
+
+
+async def test_an_agent_that_dials_gets_its_certificate_for_a_key_that_its_tpm_vouches_for(fleet: TestFleet) -> None:
+    result = await host(fleet, change_params=tunnelled).join(await fleet.join_file())
+    assert result.certificate_pem
+
+
+async def test_an_agent_that_dials_with_a_key_of_its_own_is_refused(fleet: TestFleet) -> None:
+    def only_says_so(proof: enrollment_pb2.EnrollProof) -> None:
+        proof.ClearField("certify")
+
+    assert await refusal(host(fleet, change_params=tunnelled, change_proof=only_says_so), fleet) == "TLS_KEY_NOT_CERTIFIED"
+
+
+async def test_a_recorded_certification_is_refused_in_the_next_enrolment(fleet: TestFleet) -> None:
+    seen: list[enrollment_pb2.EnrollProof] = []
+
+    def record(proof: enrollment_pb2.EnrollProof) -> None:
+        seen.append(enrollment_pb2.EnrollProof.FromString(proof.SerializeToString()))
+
+    def replay(proof: enrollment_pb2.EnrollProof) -> None:
+        proof.certify, proof.certify_signature = seen[0].certify, seen[0].certify_signature
+
+    agent = host(fleet, change_params=tunnelled, change_proof=record)
+    await agent.join(await fleet.join_file())
+    agent.change_proof = replay
+    assert await refusal(agent, fleet, token="") == "TLS_KEY_NONCE_MISMATCH"

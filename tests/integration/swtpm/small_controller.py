@@ -34,6 +34,7 @@ from jarvis_trust.errors import EnrollmentError, TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
 from jarvis_trust.joinfile import JoinFile, new_token
 from jarvis_trust.status import trust_error_status
+from jarvis_trust.tls_certification import check_certification, check_tls_key
 from jarvis_trust.tpm_structures import TpmPublic, parse_attest_quote, parse_public
 
 FLEET = "test.example"
@@ -71,12 +72,21 @@ class Enrollments(EnrollmentServiceServicer):
             self._spend_token(params, agent_id)
             secret = new_secret()
             blob, encrypted = make_credential(ek, ak.name, secret)
-            challenge = EnrollChallenge(credential_blob=blob, encrypted_secret=encrypted)
+            challenge = EnrollChallenge(credential_blob=blob, encrypted_secret=encrypted, nonce=secrets.token_bytes(32))
             yield EnrollResponse(challenge=challenge)
-            proof = (await anext(request_iterator)).proof.hmac
+            proof = (await anext(request_iterator)).proof
             check_enrollment_proof(
-                secret, params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True), proof
+                secret, params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True), proof.hmac
             )
+            if params.tls_public:
+                check_certification(
+                    tls=check_tls_key(params.tls_public, public_key_from_csr(params.csr)),
+                    ak=ak,
+                    certify=proof.certify,
+                    signature=proof.certify_signature,
+                    nonce=challenge.nonce,
+                    agent_id=agent_id,
+                )
             yield EnrollResponse(result=self._result(params, agent_id, ak))
         except TrustError as error:
             status = rpc_status.to_status(trust_error_status(Code.PERMISSION_DENIED, error))

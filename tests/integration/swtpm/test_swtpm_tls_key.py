@@ -12,15 +12,21 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from jarvis_agent.enroll import Enroller
 from jarvis_agent.errors import TpmError
+from jarvis_agent.server import read_tpm_identity
 from jarvis_agent.tls_key import SoftwareTlsKey, TlsKey, TpmTlsKey
+from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
-from jarvis_trust.ca import FleetCA, generate_key, public_key_from_csr, public_key_of
+from jarvis_trust.ca import FleetCA, generate_key, load_certificate, public_key_from_csr, public_key_of
+from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role
+from jarvis_trust.tls_certification import certification_binding, check_certification, check_tls_key
 from jarvis_trust.tpm_structures import parse_public
 from jarvis_trust.tpm_templates import check_tls_key_template
 
 from testbed.swtpm import Swtpm, TpmVendor
+from tests.integration.swtpm.small_controller import SmallController
 
 FLEET = "test.example"
 AGENT = Identity(fleet=FLEET, role=Role.AGENT, name="a" * 32)
@@ -135,3 +141,35 @@ async def test_another_tpm_in_the_place_of_ours_is_noticed(worker: TpmWorker, ve
             await TpmTlsKey(elsewhere, number=0, public=ours.tpm_public).csr()
         elsewhere.close()
     assert refused.value.reason == "TPM_CHANGED"
+
+
+async def test_an_agent_enrols_with_a_tls_key_that_its_attestation_key_certifies(
+    worker: TpmWorker, controller: SmallController, tmp_path: Path
+) -> None:
+    tpm = await worker.run(TpmPriority.CREDENTIAL, read_tpm_identity)
+    join = controller.write_join_file(tmp_path / "join.json")
+    key = await TpmTlsKey.load(worker, 0)
+    identity = Identity(fleet=FLEET, role=Role.AGENT, name=tpm.agent_id)
+    tls = TlsState(tmp_path / "tls", identity=identity, ca_pem=join.ca_pem.encode(), key=key)
+    enroller = Enroller(
+        join=join, address=join.address, advertise="127.0.0.1:1", tpm=tpm, worker=worker, tls=tls, first_retry_s=0.1
+    )
+    issued = await enroller.enroll(token=join.token)
+    assert load_certificate(issued.certificate_pem).public_key() == parse_public(key.tpm_public).key
+    assert [path.name for path in (tmp_path / "tls").iterdir()] == ["agent.crt"]
+
+
+async def test_what_the_tpm_certifies_is_judged_and_of_this_key_only(worker: TpmWorker) -> None:
+    first, second = await TpmTlsKey.load(worker, 0), await TpmTlsKey.load(worker, 1)
+    ak = parse_public(await worker.run(TpmPriority.QUOTE, lambda device: device.attestation_public()))
+    nonce = bytes(range(32))
+    agent_id = (await worker.run(TpmPriority.QUOTE, read_tpm_identity)).agent_id
+    certify, signature = await first.certify(certification_binding(nonce, agent_id))
+    for key, reason in ((first, ""), (second, "TLS_KEY_NAME_MISMATCH")):
+        tls = check_tls_key(key.tpm_public, parse_public(key.tpm_public).key)  # type: ignore[arg-type]
+        found = ""
+        try:
+            check_certification(tls=tls, ak=ak, certify=certify, signature=signature, nonce=nonce, agent_id=agent_id)
+        except TrustError as error:
+            found = error.reason
+        assert found == reason

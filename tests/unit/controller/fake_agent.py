@@ -20,16 +20,19 @@ import grpc
 import grpc.aio
 from google.rpc import code_pb2
 from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, event_pb2, flow_pb2, trust_pb2
-from jarvis_trust.ca import generate_key, make_csr, spki_sha256
+from jarvis_trust.ca import generate_key, make_csr, public_key_of, spki_sha256
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, verify_authorization, verify_lease
 from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import LeaseError, TrustError
 from jarvis_trust.identities import Identity, Role, controller_dns_name
 from jarvis_trust.joinfile import JoinFile
 from jarvis_trust.status import bad_request_status, error_status
+from jarvis_trust.tls_certification import certification_binding
+from jarvis_trust.tpm_structures import parse_public
+from jarvis_trust.tpm_templates import TLS_KEY_ATTRIBUTES
 
 from tests.unit.controller.releases import Release
-from tests.unit.controller.software_tpm import SoftwareTpm, Vendor
+from tests.unit.controller.software_tpm import SoftwareTpm, Vendor, ecc_public
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _ENROLL = "/jarvis.capture.v1.EnrollmentService/Enroll"
@@ -72,6 +75,7 @@ class FakeAgent:
     port: int = field(default_factory=free_port)
     hostname: str = "fake"
     change_params: Callable[[enrollment_pb2.EnrollParams], None] = lambda _: None
+    change_proof: Callable[[enrollment_pb2.EnrollProof], None] = lambda _: None
     change_evidence: Callable[[trust_pb2.Evidence], Awaitable[trust_pb2.Evidence]] | None = None
     calls: Counter[str] = field(default_factory=Counter)
     """Leased commands that were carried out, and Attest, by name."""
@@ -133,6 +137,8 @@ class FakeAgent:
             version="1.0.0",
         )
         self.change_params(params)
+        if params.carrier == enrollment_pb2.CARRIER_TUNNEL and not params.tls_public:
+            params.tls_public = ecc_public(public_key_of(key), TLS_KEY_ATTRIBUTES)
         credentials = grpc.ssl_channel_credentials(join_file.ca_pem.encode())
         options = (("grpc.ssl_target_name_override", controller_dns_name(join_file.fleet)),)
         async with grpc.aio.secure_channel(join_file.address, credentials, options=options) as channel:
@@ -146,11 +152,21 @@ class FakeAgent:
             challenge = await self._answer(call, "challenge")
             secret = self.tpm.activate(challenge.challenge.credential_blob, challenge.challenge.encrypted_secret)
             transcript = params.SerializeToString(deterministic=True), challenge.challenge.SerializeToString(deterministic=True)
-            await call.write(enrollment_pb2.EnrollRequest(proof={"hmac": enrollment_proof(secret, *transcript)}))
+            proof = enrollment_pb2.EnrollProof(hmac=enrollment_proof(secret, *transcript))
+            self._certify(params, challenge.challenge.nonce, proof)
+            await call.write(enrollment_pb2.EnrollRequest(proof=proof))
             result: enrollment_pb2.EnrollResult = (await self._answer(call, "result")).result
             await call.done_writing()
         self.key_pem, self.certificate_pem = key, result.certificate_pem
         return result
+
+    def _certify(self, params: enrollment_pb2.EnrollParams, nonce: bytes, proof: enrollment_pb2.EnrollProof) -> None:
+        """The AK's word for a TLS key that is shown as the TPM's."""
+        if params.tls_public:
+            name = parse_public(params.tls_public).name
+            proof.certify = self.tpm.certify(name, certification_binding(nonce, self.agent_id))
+            proof.certify_signature = self.tpm.sign(proof.certify)
+        self.change_proof(proof)
 
     async def _answer(self, call: Any, step: str) -> enrollment_pb2.EnrollResponse:
         answer = await call.read()
