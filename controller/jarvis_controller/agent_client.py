@@ -61,6 +61,8 @@ class Command:
     """SPIFFE id."""
     request_id: str = ""
     """UUID; empty: a new one for each attempt."""
+    timeout_s: float | None = None
+    """Deadline of a unary call; None: the configuration's."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,7 +154,7 @@ class AgentClient:
         """
         payload = command.request.SerializeToString(deterministic=True)
         metadata = self._authorize(agent, lease, command, payload)
-        return await self._unary(self._connect(agent), command.rpc, payload, metadata)
+        return await self._unary(self._connect(agent), command.rpc, payload, metadata, timeout_s=command.timeout_s)
 
     async def stream(self, agent: AgentRecord, lease: ActiveLease, command: Command) -> AsyncGenerator[bytes, None]:
         """Sends a leased command that a stream answers; yields the messages' bytes, not parsed. Closing it cancels the call.
@@ -238,9 +240,17 @@ class AgentClient:
         )
         return ((AUTHORIZATION_METADATA_KEY, authorization.SerializeToString()),)
 
-    async def _unary(self, connection: _Connection, rpc: str, payload: bytes, metadata: tuple[tuple[str, bytes], ...]) -> bytes:
+    async def _unary(
+        self,
+        connection: _Connection,
+        rpc: str,
+        payload: bytes,
+        metadata: tuple[tuple[str, bytes], ...],
+        *,
+        timeout_s: float | None = None,
+    ) -> bytes:
         method: Any = connection.channel.unary_unary(AGENT_SERVICE + rpc, request_serializer=None, response_deserializer=None)
-        call = method(payload, metadata=metadata, timeout=self._timeout_s)
+        call = method(payload, metadata=metadata, timeout=timeout_s or self._timeout_s)
         try:
             with _as_rpc_error():
                 answer: bytes = await call

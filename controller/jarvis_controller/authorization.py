@@ -23,6 +23,7 @@ _log = structlog.get_logger()
 
 FLEET_SERVICE = "/jarvis.capture.v1.FleetService/"
 POLICY_SERVICE = "/jarvis.capture.v1.PolicyService/"
+RELEASE_SERVICE = "/jarvis.capture.v1.ReleaseService/"
 ENROLLMENT_SERVICE = "/jarvis.capture.v1.EnrollmentService/"
 _HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch")
 _REFLECTION = (
@@ -52,6 +53,10 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     POLICY_SERVICE + "GetPolicy": Role.VIEWER,
     POLICY_SERVICE + "ApplyPolicy": Role.ADMIN,
     POLICY_SERVICE + "SimulatePolicy": Role.OPERATOR,
+    RELEASE_SERVICE + "AddRelease": Role.ADMIN,
+    RELEASE_SERVICE + "ListReleases": Role.VIEWER,
+    RELEASE_SERVICE + "RemoveRelease": Role.ADMIN,
+    RELEASE_SERVICE + "RollOutRelease": Role.OPERATOR,
     **dict.fromkeys(_HEALTH, Role.VIEWER),
     **dict.fromkeys(_REFLECTION, Role.VIEWER),
 }

@@ -12,12 +12,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
-from jarvis.capture.v1 import enrollment_pb2, fleet_pb2, policy_pb2
+from jarvis.capture.v1 import enrollment_pb2, fleet_pb2, policy_pb2, release_pb2
 
 from jarvis_controller.enrollment_service import EnrollmentService
 from jarvis_controller.fleet_service import FleetService
 from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.registry_service import RegistryService
+from jarvis_controller.release_service import ReleaseService
 from jarvis_controller.rpc_status import MAX_REQUEST_BYTES, parse_request
 
 Handlers = Mapping[str, Any]
@@ -27,10 +28,13 @@ Services = Mapping[str, Handlers]
 
 FLEET = "jarvis.capture.v1.FleetService"
 POLICY = "jarvis.capture.v1.PolicyService"
+RELEASE = "jarvis.capture.v1.ReleaseService"
 ENROLLMENT = "jarvis.capture.v1.EnrollmentService"
 
 _MAX_ENROLL_BYTES = 96 * 1024
 """An EK certificate with its chain."""
+_MAX_PART_BYTES = 528 * 1024
+"""512 KiB of a release's file."""
 
 
 def fleet_handlers(service: FleetService, registry: RegistryService) -> Handlers:
@@ -67,6 +71,17 @@ def policy_handlers(service: PolicyService) -> Handlers:
         "GetPolicy": unary(service.get_policy, pb.GetPolicyRequest, pb.GetPolicyResponse),
         "ApplyPolicy": unary(service.apply_policy, pb.ApplyPolicyRequest, pb.ApplyPolicyResponse),
         "SimulatePolicy": stream(service.simulate_policy, pb.SimulatePolicyRequest, pb.SimulatePolicyResponse),
+    }
+
+
+def release_handlers(service: ReleaseService) -> Handlers:
+    """ReleaseService."""
+    pb = release_pb2
+    return {
+        "AddRelease": unary(service.add_release, pb.AddReleaseRequest, pb.AddReleaseResponse, most=_MAX_PART_BYTES),
+        "ListReleases": unary(service.list_releases, pb.ListReleasesRequest, pb.ListReleasesResponse),
+        "RemoveRelease": unary(service.remove_release, pb.RemoveReleaseRequest, pb.RemoveReleaseResponse),
+        "RollOutRelease": stream(service.roll_out_release, pb.RollOutReleaseRequest, pb.RollOutReleaseResponse),
     }
 
 

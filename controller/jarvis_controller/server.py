@@ -10,6 +10,7 @@ One event loop, one thread for the database. `Controller` may be started inside 
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ import structlog
 from jarvis_trust.ca import FleetCA
 from jarvis_trust.commands import CommandSigner
 from jarvis_trust.errors import AuditError, TrustError
-from jarvis_trust.firmware import load_release_public_key
+from jarvis_trust.firmware import Manifest, load_release_public_key
 from jarvis_trust.keyfiles import load_private_key
 from jarvis_trust.status import reason_of
 
@@ -39,12 +40,23 @@ from jarvis_controller.event_collector import EventCollector
 from jarvis_controller.evidence_rows import EvidenceLimits
 from jarvis_controller.fleet_service import FleetService, FleetSettings
 from jarvis_controller.flow_relay import RelayLimits
-from jarvis_controller.handlers import ENROLLMENT, FLEET, POLICY, enrollment_handlers, fleet_handlers, policy_handlers
+from jarvis_controller.handlers import (
+    ENROLLMENT,
+    FLEET,
+    POLICY,
+    RELEASE,
+    enrollment_handlers,
+    fleet_handlers,
+    policy_handlers,
+    release_handlers,
+)
 from jarvis_controller.leases import LeaseBook
 from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.ports import ENROLLMENT_OPTIONS, OPERATOR_OPTIONS, Port, PortPlan, open_port
 from jarvis_controller.registry_service import RegistryService, RegistrySettings
+from jarvis_controller.release_service import ReleaseService
+from jarvis_controller.release_store import ReleaseStore, verify_release
 from jarvis_controller.rpc_status import RpcError
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.store import Store
@@ -140,6 +152,14 @@ class Controller:
         )
         self.policy_service = PolicyService(fleet=config.fleet, store=self.store, policies=self.policies)
         self.policies.on_applied = self.loop.attest_all_soon
+        self.release_service = ReleaseService(
+            fleet=config.fleet,
+            releases=ReleaseStore(directory / "releases", functools.partial(self._judge_release, release_key)),
+            store=self.store,
+            client=self.client,
+            attester=self.attester,
+            commander=self.commander,
+        )
         self.operator_port = 0
         self.enroll_port = 0
 
@@ -172,11 +192,16 @@ class Controller:
                 task.cancel()
             await asyncio.gather(*(port.stop(_DRAIN_S) for port in ports), *tasks, return_exceptions=True)
             await self.fleet_service.settle()
+            await self.release_service.settle()
             await self.client.close()
             await self.access.flush()
             await self.store.checkpoint()
             await self.store.close()
             _log.info("controller stopped")
+
+    def _judge_release(self, release_key: bytes, manifest: bytes, signature: bytes) -> Manifest:
+        """By the policy of the moment: what is held already may be below its floor later."""
+        return verify_release(manifest, signature, release_key=release_key, floor=self.policies.current.firmware_floor)
 
     def _enrolled(self, record: AgentRecord) -> None:
         self.feed.publish(record)
@@ -218,6 +243,7 @@ class Controller:
         services = {
             FLEET: fleet_handlers(self.fleet_service, self.registry_service),
             POLICY: policy_handlers(self.policy_service),
+            RELEASE: release_handlers(self.release_service),
         }
         plan = PortPlan(field="listen", address=self.config.listen, services=services, options=OPERATOR_OPTIONS, reflects=True)
         interceptor = AuthorizationInterceptor(operator_check(self.config.fleet), self._refused)

@@ -312,6 +312,10 @@ class Store:
 
         await self.run(record)
 
+    async def know_release(self, objects: Mapping[str, str], *, version: str, security_version: int) -> None:
+        """A verified release is about to be delivered: a host that leaves it again has it in its event log all the same."""
+        await self.run(lambda session: _know_objects(session, objects, version, security_version))
+
     # -- mutations --
 
     async def begin_request(self, request_id: str, *, principal: str, method: str, payload: bytes) -> Mapping[str, bytes]:
@@ -391,6 +395,10 @@ class Store:
         """A collector has taken everything up to this entry."""
         await self.run(lambda session: session.merge(AuditExportRow(target=target, sequence=sequence)))
 
+    async def capture_principal(self, agent_id: str) -> str:
+        """On whose behalf the agent's last capture was started; empty when the log holds none."""
+        return await self.run(lambda session: audit_log.last_principal(session, agent_id, "capture.start"))
+
     async def verify_audit(self) -> None:
         """Recomputes the chain and checks its checkpoints; from then on it is signed, or not any more.
 
@@ -457,15 +465,13 @@ def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns
     row.lease_sequence += 1
     row.lease_expire_ns = now_ns + passed.lease_ns
     row.assurance = passed.assurance
-    for name, digest in passed.objects.items():
-        session.merge(
-            FirmwareRow(
-                object=name,
-                sha256=bytes.fromhex(digest),
-                version=passed.firmware_version,
-                security_version=passed.security_version,
-            )
-        )
+    _know_objects(session, passed.objects, passed.firmware_version, passed.security_version)
+
+
+def _know_objects(session: Session, objects: Mapping[str, str], version: str, security_version: int) -> None:
+    for name, digest in objects.items():
+        sha256 = bytes.fromhex(digest)
+        session.merge(FirmwareRow(object=name, sha256=sha256, version=version, security_version=security_version))
 
 
 def _forget_old_requests(session: Session, before_ns: int) -> None:

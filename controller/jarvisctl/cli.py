@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "events": ("jarvisctl.commands.events", "Show what happened in the fleet, or follow it."),
         "audit": ("jarvisctl.commands.audit", "List or export the audit chain, verify it here, or replay its verdicts."),
         "firmware": ("jarvisctl.commands.firmware", "Sign and verify capture firmware; needs no controller."),
+        "releases": ("jarvisctl.commands.releases", "Hand releases of the firmware to the controller, and roll them out."),
         "version": ("jarvisctl.commands.version", "Print the version of this program."),
     }
 )
