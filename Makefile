@@ -110,14 +110,16 @@ attack: setup
 	$(BIN)/python -m testbed.attack $(ATTACK)
 
 # New inputs go to build/fuzz-corpus/ and are used by the next run; libFuzzer only reads the directories named after that: the test
-# captures for fuzz_file, their frames for fuzz_decode.
+# captures for fuzz_file, their frames for fuzz_decode, signed messages for those of leases, commands and requests.
 fuzz: build/.debian
 	$(PYTHON) native/fuzz/make_seeds.py build/fuzz-seeds tests/data/*.pcap
+	$(PYTHON) native/fuzz/make_signed_seeds.py build/fuzz-signed-seeds
 	CC=clang-14 cmake -S native -B build/c-fuzz -G Ninja -Wno-dev -DJARVIS_FUZZ=ON -DJARVIS_TESTS=OFF -DJARVIS_SANITIZE=address,undefined
 	cmake --build build/c-fuzz -j$(JOBS)
 	for target in build/c-fuzz/fuzz_*; do [ -f $$target ] && [ -x $$target ] || continue; \
 	    name=$${target##*/}; seeds=; [ $$name != fuzz_file ] || seeds=tests/data; \
-	    [ $$name != fuzz_decode ] || seeds=build/fuzz-seeds; mkdir -p build/fuzz-corpus/$$name; \
+	    [ $$name != fuzz_decode ] || seeds=build/fuzz-seeds; \
+	    [ ! -d build/fuzz-signed-seeds/$$name ] || seeds=build/fuzz-signed-seeds/$$name; mkdir -p build/fuzz-corpus/$$name; \
 	    echo "== $$target"; $$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -artifact_prefix=build/fuzz-corpus/ \
 	        build/fuzz-corpus/$$name $$seeds || exit 1; done
 
