@@ -166,13 +166,15 @@ class Case:
     def events(self) -> list[FirmwareEvent]:
         """The firmware's event log; check `size` bounds it. Raises AttestationError when it is malformed."""
         self.after("size")
-        return parse_log(self.evidence.event_log, max_bytes=len(self.evidence.event_log))
+        log = self.evidence.event_log
+        return self.readings.get("events", hashlib.sha256(log).digest(), len(log), lambda: parse_log(log, max_bytes=len(log)))
 
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest as it came, whoever signed it. Raises FirmwareError when it is malformed."""
         self.after("size")
-        return Manifest.from_bytes(self.evidence.manifest)
+        data = self.evidence.manifest
+        return self.readings.get("manifest", hashlib.sha256(data).digest(), len(data), lambda: Manifest.from_bytes(data))
 
     @property
     def last_load(self) -> FirmwareEvent | None:

@@ -173,3 +173,13 @@ def test_a_mutated_log_is_refused_or_reads_back_to_the_same_bytes(data: st.DataO
     except AttestationError:
         return
     assert b"".join(encode_event(event.recnum, event.pcr, event.content) for event in events) == changed
+
+
+@given(path=st.text(min_size=1, max_size=80))
+def test_a_record_that_quotes_the_log_itself_keeps_its_digest(path: str) -> None:
+    hostile = f'{path}","digest":"{"0" * 64}","pcr":14,"recnum":0' + "}"
+    for text in (path, hostile):
+        content = mapping(path=text, sha256=bytes(32), time=TIME, boot_id=bytes(16), session_id=bytes(16))
+        (event,) = parse_log(encode_event(0, 14, content))
+        assert event.digest == event_digest(content)
+        assert event.subject == text
