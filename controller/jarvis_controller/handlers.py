@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from jarvis.capture.v1 import enrollment_pb2, fleet_pb2, policy_pb2, release_pb2
+from jarvis_trust.policy_document import MAX_DOCUMENT_BYTES
 
 from jarvis_controller.enrollment_service import EnrollmentService
 from jarvis_controller.fleet_service import FleetService
@@ -31,6 +32,8 @@ POLICY = "jarvis.capture.v1.PolicyService"
 RELEASE = "jarvis.capture.v1.ReleaseService"
 ENROLLMENT = "jarvis.capture.v1.EnrollmentService"
 
+MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES + 32 * 1024
+"""A policy with its files, their names and a selector."""
 _MAX_ENROLL_BYTES = 96 * 1024
 """An EK certificate with its chain."""
 _MAX_PART_BYTES = 528 * 1024
@@ -69,8 +72,10 @@ def policy_handlers(service: PolicyService) -> Handlers:
     pb = policy_pb2
     return {
         "GetPolicy": unary(service.get_policy, pb.GetPolicyRequest, pb.GetPolicyResponse),
-        "ApplyPolicy": unary(service.apply_policy, pb.ApplyPolicyRequest, pb.ApplyPolicyResponse),
-        "SimulatePolicy": stream(service.simulate_policy, pb.SimulatePolicyRequest, pb.SimulatePolicyResponse),
+        "ApplyPolicy": unary(service.apply_policy, pb.ApplyPolicyRequest, pb.ApplyPolicyResponse, most=MAX_POLICY_BYTES),
+        "SimulatePolicy": stream(
+            service.simulate_policy, pb.SimulatePolicyRequest, pb.SimulatePolicyResponse, most=MAX_POLICY_BYTES
+        ),
     }
 
 

@@ -155,6 +155,21 @@ async def test_a_version_that_does_not_rise_is_refused_and_the_same_policy_chang
     assert [entry["version"] for entry in await audited(fleet, "policy.apply")] == [1, 5]
 
 
+async def test_a_policy_with_large_reference_sets_fits_and_one_beyond_the_limit_does_not(fleet: TestFleet) -> None:
+    comment = "#" * 900_000
+    stub = await stub_of(fleet)
+    small = document(fleet, strict())
+    large = policy_pb2.PolicyDocument(text=small.text + comment, files=small.files)
+    answer = await stub.ApplyPolicy(policy_pb2.ApplyPolicyRequest(document=large))
+    assert answer.policy.version == 2
+    assert Controller(fleet.config).policies.current.document.text.endswith(comment)
+    for reason in ("POLICY_TOO_LARGE", "REQUEST_TOO_LARGE"):
+        large.text += "#" * 90_000 if reason == "POLICY_TOO_LARGE" else "#" * 30_000
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ApplyPolicy(policy_pb2.ApplyPolicyRequest(document=large))
+        assert reason_of(status_of(refused.value)) == reason
+
+
 async def test_a_policy_that_is_bad_in_one_field_is_refused_as_a_whole(fleet: TestFleet) -> None:
     code, reason, message = await refusal(fleet, PolicyText(version=2, lease_s=700, failures={"signature": "report"}))
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "POLICY_INVALID")

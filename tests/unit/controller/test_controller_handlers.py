@@ -22,7 +22,13 @@ class Untouched:
 
 
 SERVICE: Any = Untouched()
-SERVED = {"Fleet": handlers.fleet_handlers(SERVICE, SERVICE), "Enrollment": handlers.enrollment_handlers(SERVICE)}
+SERVED = {
+    "Fleet": handlers.fleet_handlers(SERVICE, SERVICE),
+    "Policy": handlers.policy_handlers(SERVICE),
+    "Enrollment": handlers.enrollment_handlers(SERVICE),
+}
+LIMITS = dict.fromkeys((("Policy", "ApplyPolicy"), ("Policy", "SimulatePolicy")), handlers.MAX_POLICY_BYTES)
+"""Of methods that take more than others."""
 METHODS = [(service, method) for service, table in SERVED.items() for method in table]
 
 
@@ -42,11 +48,12 @@ async def answer(handler: Any, payload: bytes) -> None:
 
 @pytest.mark.parametrize(("service", "method"), [pair for pair in METHODS if pair != ("Enrollment", "Enroll")])
 async def test_a_request_that_is_too_large_is_refused_before_it_is_parsed(service: str, method: str) -> None:
+    limit = LIMITS.get((service, method), MAX_REQUEST_BYTES)
     with pytest.raises(RpcError) as caught:
         # Not a message either: that is not what it is refused for.
-        await answer(SERVED[service][method], b"\xff" * (MAX_REQUEST_BYTES + 1))
+        await answer(SERVED[service][method], b"\xff" * (limit + 1))
     assert reason_of(caught.value.status) == "REQUEST_TOO_LARGE"
-    assert str(MAX_REQUEST_BYTES) in caught.value.status.message
+    assert str(limit) in caught.value.status.message
 
 
 @pytest.mark.parametrize(("service", "method"), [pair for pair in METHODS if pair != ("Enrollment", "Enroll")])
