@@ -13,6 +13,7 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -20,6 +21,8 @@ import grpc.experimental
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jarvis_trust.ca import make_csr, public_key_of
 from jarvis_trust.csr import csr_from_signature, csr_info
+from jarvis_trust.errors import IdentityError
+from jarvis_trust.keyfiles import read_private, replace_private
 from jarvis_trust.tpm_structures import parse_public
 
 from jarvis_agent.errors import TpmError
@@ -28,6 +31,9 @@ from jarvis_agent.tpm_device import TpmDevice
 
 # That the interface is experimental is known: pyproject.toml bounds grpcio, and tests/integration/swtpm shake hands with it.
 warnings.filterwarnings("ignore", category=grpc.experimental.ExperimentalApiWarning, message=".*custom_signer")
+
+_NUMBER_FILE = "tpm-key-number"
+_NUMBER_MAX = 2**32 - 1
 
 OnComplete = Callable[[bytes | Exception], None]
 """gRPC's: takes the signature or why there is none; may be called from any thread."""
@@ -123,6 +129,17 @@ class TpmTlsKey:
         self._public = parse_public(public)
 
     @classmethod
+    async def open(cls, worker: TpmWorker, directory: Path) -> TpmTlsKey:
+        """The agent's key: that of the number in `directory`, 0 when there is none.
+
+        Raises:
+            IdentityError: KEY_FILE_INVALID, KEY_FILE_EXPOSED.
+            TpmError: the TPM is lost or refuses.
+            OSError: the number cannot be read.
+        """
+        return await cls.load(worker, read_key_number(directory))
+
+    @classmethod
     async def load(cls, worker: TpmWorker, number: int) -> TpmTlsKey:
         """The key of this number in the worker's TPM.
 
@@ -183,6 +200,30 @@ class TpmTlsKey:
             return device.sign_tls(self.number, digest)
 
         return operation
+
+
+def read_key_number(directory: Path) -> int:
+    """The number of the TLS key in the TPM, 0 when no file says another.
+
+    Raises:
+        IdentityError: KEY_FILE_INVALID, KEY_FILE_EXPOSED.
+    """
+    path = directory / _NUMBER_FILE
+    if not path.exists():
+        return 0
+    text = read_private(path).decode("ascii", "replace").strip()
+    if not text.isdecimal() or not text.isascii() or int(text) > _NUMBER_MAX:
+        raise IdentityError("KEY_FILE_INVALID", f"{path}: {text[:20]!r}; a number 0..{_NUMBER_MAX} is accepted")
+    return int(text)
+
+
+def write_key_number(directory: Path, number: int) -> None:
+    """From the agent's next start on its TLS key is the one of this number: another key, and another certificate.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    replace_private(directory / _NUMBER_FILE, f"{number}\n".encode())
 
 
 def _complete(done: Future[bytes], on_complete: OnComplete) -> None:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from testbed.attack import boot, commands, enrollment, evidence, roles, stored, transport
+from testbed.attack import boot, commands, enrollment, evidence, roles, stored, tls_keys, transport
 from testbed.attack.model import Attack
 
 ATTACKS: tuple[Attack, ...] = (
     *evidence.ATTACKS,
     *enrollment.ATTACKS,
+    *tls_keys.ATTACKS,
     *roles.ATTACKS,
     *commands.ATTACKS,
     *transport.ATTACKS,

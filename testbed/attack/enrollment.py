@@ -28,6 +28,8 @@ from testbed.swtpm import Swtpm
 ENROLL = "/jarvis.capture.v1.EnrollmentService/Enroll"
 
 Change = Callable[[EnrollParams], None]
+Prove = Callable[[EnrollResponse], bytes | EnrollProof | None]
+"""The proof's HMAC, or the whole proof; None: the attacker says nothing more."""
 
 
 def params(tpm: Swtpm, token: str) -> EnrollParams:
@@ -54,7 +56,7 @@ def _token(arena: Arena) -> str:
     return arena.notes["token"].decode()
 
 
-def _other(arena: Arena) -> EnrollParams:
+def other_params(arena: Arena) -> EnrollParams:
     """The other TPM's, made once."""
     if "params" not in arena.notes:
         arena.notes["params"] = params(arena.other_tpm, "").SerializeToString()
@@ -63,7 +65,7 @@ def _other(arena: Arena) -> EnrollParams:
     return found
 
 
-def _say(arena: Arena, first: EnrollParams | EnrollRequest, proof: Callable[[EnrollResponse], bytes | None] | None = None) -> str:
+def say(arena: Arena, first: EnrollParams | EnrollRequest, proof: Prove | None = None) -> str:
     """Enrols as far as it goes."""
     ended: list[str] = []
     request = EnrollRequest(params=first) if isinstance(first, EnrollParams) else first
@@ -72,7 +74,7 @@ def _say(arena: Arena, first: EnrollParams | EnrollRequest, proof: Callable[[Enr
     return ended[0]
 
 
-def _converse(channel: grpc.Channel, first: EnrollRequest, proof: Callable[[EnrollResponse], bytes | None] | None) -> None:
+def _converse(channel: grpc.Channel, first: EnrollRequest, proof: Prove | None) -> None:
     said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     said.put(first.SerializeToString())
     stub = channel.stream_stream(ENROLL, request_serializer=None, response_deserializer=None)
@@ -80,7 +82,8 @@ def _converse(channel: grpc.Channel, first: EnrollRequest, proof: Callable[[Enro
     try:
         challenge = EnrollResponse.FromString(next(stream))
         if proof is not None and (answer := proof(challenge)) is not None:
-            said.put(EnrollRequest(proof=EnrollProof(hmac=answer)).SerializeToString())
+            whole = EnrollProof(hmac=answer) if isinstance(answer, bytes) else answer
+            said.put(EnrollRequest(proof=whole).SerializeToString())
             next(stream)
     finally:
         said.put(None)
@@ -88,9 +91,9 @@ def _converse(channel: grpc.Channel, first: EnrollRequest, proof: Callable[[Enro
 
 def _changed(change: Change) -> Callable[[Arena], str]:
     def run(arena: Arena) -> str:
-        changed = _other(arena)
+        changed = other_params(arena)
         change(changed)
-        return _say(arena, changed)
+        return say(arena, changed)
 
     return run
 
@@ -103,7 +106,7 @@ def _ak_without(*attributes: TPMA_OBJECT) -> Callable[[Arena], str]:
     """A key of the genuine TPM that is not an attestation key."""
 
     def run(arena: Arena) -> str:
-        changed = _other(arena)
+        changed = other_params(arena)
         area, _ = TPMT_PUBLIC.unmarshal(bytes(AK_TEMPLATE.publicArea.marshal()))
         for attribute in attributes:
             area.objectAttributes = TPMA_OBJECT(int(area.objectAttributes) & ~int(attribute))
@@ -113,35 +116,35 @@ def _ak_without(*attributes: TPMA_OBJECT) -> Callable[[Arena], str]:
             esapi.flush_context(handle)
             found = public.publicArea
             changed.ak_public = bytes(found.marshal())
-        return _say(arena, changed)
+        return say(arena, changed)
 
     return run
 
 
 def _edited_ak(arena: Arena) -> str:
     """Attribute fixedTPM taken out of the public area: a key that could have been imported."""
-    changed = _other(arena)
+    changed = other_params(arena)
     public = bytearray(changed.ak_public)
     public[7] &= ~0x02
     changed.ak_public = bytes(public)
-    return _say(arena, changed)
+    return say(arena, changed)
 
 
 def _foreign_vendor(arena: Arena) -> str:
-    return _say(arena, params(arena.foreign_tpm, _token(arena)))
+    return say(arena, params(arena.foreign_tpm, _token(arena)))
 
 
 def _foreign_certificate(arena: Arena) -> str:
-    changed = _other(arena)
+    changed = other_params(arena)
     changed.ek_certificate = params(arena.foreign_tpm, "").ek_certificate
-    return _say(arena, changed)
+    return say(arena, changed)
 
 
 def _mixed_ek(arena: Arena) -> str:
     """CVE-2021-3406: the certificate of one TPM, the key of another of the same vendor."""
-    changed = _other(arena)
+    changed = other_params(arena)
     changed.ek_public = _of_agent(arena, "ek_public")
-    return _say(arena, changed)
+    return say(arena, changed)
 
 
 def _of_agent(arena: Arena, column: str) -> bytes:
@@ -153,7 +156,7 @@ def _of_agent(arena: Arena, column: str) -> bytes:
 
 def _takes_over(arena: Arena) -> EnrollParams:
     """The victim's EK and certificate, which are no secret."""
-    changed = _other(arena)
+    changed = other_params(arena)
     chain = list(changed.ek_chain)
     changed.ek_public, changed.ek_certificate = _of_agent(arena, "ek_public"), _of_agent(arena, "ek_certificate")
     del changed.ek_chain[:]
@@ -163,7 +166,7 @@ def _takes_over(arena: Arena) -> EnrollParams:
 
 def _claims_an_enrolled_id(arena: Arena) -> str:
     """CVE-2025-13609: another host registers as an agent that there is, with a key of its own."""
-    return _say(arena, _takes_over(arena))
+    return say(arena, _takes_over(arena))
 
 
 def _claims_with_its_ak(arena: Arena) -> str:
@@ -171,20 +174,20 @@ def _claims_with_its_ak(arena: Arena) -> str:
     changed = _takes_over(arena)
     changed.ak_public = _of_agent(arena, "ak_public")
     changed.token = ""
-    return _say(arena, changed, lambda _answer: bytes(32))
+    return say(arena, changed, lambda _answer: bytes(32))
 
 
 def _guessed_proof(arena: Arena) -> str:
-    return _say(arena, _other(arena), lambda _answer: bytes(32))
+    return say(arena, other_params(arena), lambda _answer: bytes(32))
 
 
 def _empty_proof(arena: Arena) -> str:
-    return _say(arena, _other(arena), lambda _answer: b"")
+    return say(arena, other_params(arena), lambda _answer: b"")
 
 
 def _proof_of_another_challenge(arena: Arena) -> str:
     """The secret is right, the transcript is of another enrolment: nothing that was recorded helps."""
-    changed = _other(arena)
+    changed = other_params(arena)
 
     def proof(answer: EnrollResponse) -> bytes:
         with TpmDevice(arena.other_tpm.tcti) as device:
@@ -194,12 +197,12 @@ def _proof_of_another_challenge(arena: Arena) -> str:
         transcript = changed.SerializeToString(deterministic=True), answer.challenge.SerializeToString(deterministic=True)
         return enrollment_proof(secret, *transcript)
 
-    return _say(arena, _other(arena), proof)
+    return say(arena, other_params(arena), proof)
 
 
 def _activates_for_another_ak(arena: Arena) -> str:
     """An AK that is not in the TPM of the EK: the TPM does not open the credential."""
-    changed = _other(arena)
+    changed = other_params(arena)
     changed.ak_public = _of_agent(arena, "ak_public")
     opened: list[str] = []
     refusals: list[str] = []
@@ -214,18 +217,18 @@ def _activates_for_another_ak(arena: Arena) -> str:
         opened.append("the TPM opened the credential of another key")
         return bytes(32)
 
-    got = _say(arena, changed, proof)
+    got = say(arena, changed, proof)
     return got if refusals and not opened else f"{got} {opened}"
 
 
 def _spent_token(arena: Arena) -> str:
-    changed = _other(arena)
+    changed = other_params(arena)
     changed.token = json.loads((arena.victim.directory / "join.json").read_text())["token"]
-    return _say(arena, changed)
+    return say(arena, changed)
 
 
 def _proof_first(arena: Arena) -> str:
-    return _say(arena, EnrollRequest(proof=EnrollProof(hmac=bytes(32))))
+    return say(arena, EnrollRequest(proof=EnrollProof(hmac=bytes(32))))
 
 
 def _garbage(arena: Arena) -> str:
@@ -234,9 +237,9 @@ def _garbage(arena: Arena) -> str:
 
 
 def _oversized(arena: Arena) -> str:
-    changed = _other(arena)
+    changed = other_params(arena)
     changed.ek_certificate = bytes(200 * 1024)
-    return _say(arena, changed)
+    return say(arena, changed)
 
 
 def _long_chain(changed: EnrollParams) -> None:
@@ -297,7 +300,7 @@ _TABLE: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "address-of-no-host": ("ADDRESS_INVALID", "an address that is none", _set("address", "unix:/etc/passwd")),
     "garbage-csr": ("CSR_INVALID", "a request for a certificate that is none", _set("csr", b"\x30\x03abc")),
     "proof-first": (_INPUT, "a proof before anything was asked", _proof_first),
-    "empty-params": (_INPUT, "an empty message", lambda arena: _say(arena, EnrollRequest())),
+    "empty-params": (_INPUT, "an empty message", lambda arena: say(arena, EnrollRequest())),
     "garbage": (_INPUT, "bytes that are no message", _garbage),
     "oversized": ("RESOURCE_EXHAUSTED", "a message of 200 KiB", _oversized),
     "exposed-keys": ("KEYS_ARE_PRIVATE", "a key file on disk that others can read", _secret_files),
