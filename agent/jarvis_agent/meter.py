@@ -212,9 +212,7 @@ def _meter(options: MeterOptions) -> int:
     if sink is not None or not sys.stderr.isatty():  # nobody wants to see it twice
         sys.stderr.write(summary + "\n")
     if metrics.received and metrics.non_ip == metrics.received:
-        sys.stderr.write(
-            f"warning: no packet of {metrics.received} has an IP header behind a link layer that is decoded\n"
-        )
+        sys.stderr.write(f"warning: no packet of {metrics.received} has an IP header behind a link layer that is decoded\n")
     for error in damage:
         sys.stderr.write(f"warning: {error.message}\n")
     if interrupt.seen:
