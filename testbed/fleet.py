@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,8 @@ class Agent:
     """Command line that the agent's is put behind, e.g. testbed.confined's."""
     process: subprocess.Popen[bytes] | None = None
     agent_id: str = ""
+    boot_id: str = ""
+    """Of the host as the agent sees it; empty = this kernel's own."""
 
     @property
     def log(self) -> Path:
@@ -121,7 +124,19 @@ class Agent:
     def start(self, *, env: Mapping[str, str] | None = None) -> None:
         """Starts the agent."""
         command = [*self.wrapper, program("jarvis-agent"), "run", "--config", str(self.config)]
+        if self.boot_id:
+            # In a mount namespace of its own, so that /proc shows the agent another boot.
+            shown = self.directory / "boot_id"
+            shown.write_text(f"{self.boot_id}\n")
+            script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+            command = ["unshare", "--mount", "sh", "-c", script, str(shown), *command]
         self.process = self.place.start(command, self.log, env)
+
+    def reboot(self) -> None:
+        """Ends the agent and boots its host: the TPM is reset, the boot id is another. `start` follows."""
+        self.stop()
+        self.tpm.reboot()
+        self.boot_id = str(uuid.uuid4())
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends the agent: SIGTERM drains, SIGKILL is a crash."""

@@ -24,7 +24,7 @@ from types import TracebackType
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from tpm2_pytss import ESAPI
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SU, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
 from testbed.netns import Namespace
@@ -139,6 +139,7 @@ class Swtpm:
         self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._startup = "startup-clear"
         self._log = self.state_directory / "swtpm.log"
 
     @property
@@ -147,19 +148,29 @@ class Swtpm:
         return f"swtpm:host=127.0.0.1,port={self._port}"
 
     @property
+    def port(self) -> int:
+        """Of its commands; the control port is the next one."""
+        return self._port
+
+    @property
     def pid(self) -> int:
         """Process id while it runs."""
         if self._process is None:
             raise TestbedError(f"the TPM in {self.state_directory} is not running")
         return self._process.pid
 
-    def start(self) -> None:
-        """Powers it on. The first start picks the ports; later ones come back on the same."""
+    def start(self, *, resume: bool = False) -> None:
+        """Powers it on. The first start picks the ports; later ones come back on the same.
+
+        Args:
+            resume: TPM2_Startup(STATE), as from suspend: PCRs are kept if `suspend` came before.
+        """
+        self._startup = "startup-state" if resume else "startup-clear"
         if self._process is not None:
             raise TestbedError(f"the TPM in {self.state_directory} is already running")
         attempts = 1 if self._port else 20
         for _ in range(attempts):
-            port = self._port or _free_port_pair()
+            port = self._port or free_port_pair()
             self._process = self._spawn(port)
             if self._answers(port):
                 self._port = port
@@ -176,6 +187,12 @@ class Swtpm:
         """Ends the process with SIGTERM; does nothing when it does not run."""
         if self._process is not None:
             self._reap(signal.SIGTERM)
+
+    def suspend(self) -> None:
+        """TPM2_Shutdown(STATE), then power off. Nobody else may be connected: the command port serves one client at a time."""
+        with ESAPI(self.tcti) as esapi:
+            esapi.shutdown(TPM2_SU.STATE)
+        self.stop()
 
     def reboot(self) -> None:
         """A power cut and a cold start: PCRs are zero again, the reset count rises by one."""
@@ -195,7 +212,7 @@ class Swtpm:
         command = [
             "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.state_directory}",
             "--server", f"type=tcp,bindaddr=127.0.0.1,port={port}",
-            "--ctrl", f"type=tcp,bindaddr=127.0.0.1,port={port + 1}", "--flags", "not-need-init,startup-clear",
+            "--ctrl", f"type=tcp,bindaddr=127.0.0.1,port={port + 1}", "--flags", f"not-need-init,{self._startup}",
         ]  # fmt: skip
         if self._namespace is not None:
             return self._namespace.start(command, log=self._log)
@@ -225,7 +242,7 @@ class Swtpm:
             process.wait(timeout=5.0)
 
 
-def _free_port_pair() -> int:
+def free_port_pair() -> int:
     """A port P such that P and P + 1 could both be bound a moment ago (the swtpm TCTI expects the control port at P + 1)."""
     for _ in range(100):
         with socket.socket() as first, socket.socket() as second:

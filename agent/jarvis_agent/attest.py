@@ -18,8 +18,9 @@ from jarvis_agent.errors import RequestError
 from jarvis_agent.event_log import EventLog
 from jarvis_agent.firmware import FirmwareState
 from jarvis_agent.lease import LeaseKeeper
-from jarvis_agent.tpm import TpmPriority, TpmWorker
+from jarvis_agent.tpm import TpmPriority
 from jarvis_agent.tpm_device import Quote, TpmDevice
+from jarvis_agent.tpm_watch import TpmWatch
 
 MAX_PCRS = 24
 
@@ -28,7 +29,7 @@ MAX_PCRS = 24
 class Attester:
     """Answers challenges. Used on the event loop."""
 
-    worker: TpmWorker
+    tpm: TpmWatch
     event_log: EventLog
     firmware: FirmwareState
     leases: LeaseKeeper
@@ -81,7 +82,8 @@ class Attester:
             )
             return event_log, boot_log, device.quote(extra_data=extra_data, pcrs=selection)
 
-        event_log, boot_log, quote = await self.worker.run(TpmPriority.QUOTE, operation)
+        event_log, boot_log, quote = await self.tpm.run(TpmPriority.QUOTE, operation)
+        self.tpm.check_reset_count(quote.reset_count)
         self.leases.note_quote(nonce=nonce, boottime=quoted_at, reset_count=quote.reset_count, tls_spki_sha256=agent_spki_sha256)
         boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
         return Evidence(

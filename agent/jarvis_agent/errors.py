@@ -11,7 +11,11 @@ class ConfigError(Exception):
 
 
 class TpmError(TrustError):
-    """The TPM did not do what was asked. Reasons: TPM_UNAVAILABLE (lost or not there), TPM_COMMAND_FAILED (it refused)."""
+    """The TPM did not do what was asked.
+
+    Reasons: TPM_UNAVAILABLE (lost or not there), TPM_COMMAND_FAILED (it refused), TPM_RESET (under the running agent),
+    TPM_CHANGED (another TPM in its place).
+    """
 
 
 class EventLogError(TrustError):

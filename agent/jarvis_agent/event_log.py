@@ -107,6 +107,13 @@ class EventLog:
         except OSError as error:
             raise EventLogError("EVENT_LOG_IO", f"the firmware event log {self.path}: {error}") from error
 
+    def replays_to(self, value: bytes) -> bool:
+        """Whether what was logged gives this value of the PCR; False too when the log cannot be read as one."""
+        try:
+            return replay(parse_log(self.path.read_bytes())) == value
+        except (OSError, AttestationError):
+            return False
+
     def _recover(self, device: TpmDevice, value: bytes) -> None:
         if not self.path.exists():
             self._create()

@@ -68,6 +68,7 @@ from jarvis_agent.tls_key import SoftwareTlsKey
 from jarvis_agent.tls_state import TlsIdentity, TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
+from jarvis_agent.tpm_watch import TpmWatch
 
 _LOG = logging.getLogger(__name__)
 
@@ -108,6 +109,8 @@ class _Trusted:
     worker: TpmWorker
     tpm: TpmIdentity
     event_log: EventLog
+    tpm_counts: tuple[int, int]
+    """resetCount and restartCount of the boot that is measured in."""
     firmware: FirmwareState
     releases: Releases
     context: MeasurementContext
@@ -160,6 +163,7 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
     tpm = await worker.run(TpmPriority.CREDENTIAL, read_tpm_identity)
     _LOG.info("this agent is %s of fleet %s", tpm.agent_id, config.fleet)
     event_log = EventLog(config.state_directory, config.pcr)
+    clock = await worker.run(TpmPriority.MEASUREMENT, TpmDevice.clock)
     await worker.run(TpmPriority.MEASUREMENT, event_log.open)
     context = MeasurementContext(
         worker=worker,
@@ -186,6 +190,7 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         worker=worker,
         tpm=tpm,
         event_log=event_log,
+        tpm_counts=(clock.reset_count, clock.restart_count),
         firmware=firmware,
         releases=releases,
         context=context,
@@ -280,8 +285,9 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
             journal=journal,
             authority=authority,
         )
+    watch = TpmWatch(trusted.worker, trusted.event_log, counts=trusted.tpm_counts, journal=journal, on_reset=request_restart)
     attester = Attester(
-        worker=trusted.worker,
+        tpm=watch,
         event_log=trusted.event_log,
         firmware=trusted.firmware,
         leases=leases,
@@ -311,6 +317,7 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
         measure_trial=trusted.context.record_trial,
         request_restart=request_restart,
         start_time_ns=start_time_ns,
+        tpm_status=watch.status,
     )
 
 
@@ -383,11 +390,13 @@ async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_
     _LOG.info("serving on %s (port %d)", trusted.config.listen, port)
     renewal = asyncio.create_task(enroller.keep_renewed())
     keeper = asyncio.create_task(service.journal.keep())
+    watcher = asyncio.create_task(service.attester.tpm.watch())
     try:
         if not await _unless(stop, lambda: renewal):
             _LOG.info("stopping: the capture ends, streams are read to the end")
     finally:
         renewal.cancel()
+        watcher.cancel()
         await health_servicer.enter_graceful_shutdown()
         await _drain(service, server)
         await keeper

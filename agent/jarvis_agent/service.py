@@ -100,6 +100,8 @@ class AgentService:
     """Drains the agent and starts its process anew."""
     start_time_ns: int
     """Of the process, nanoseconds since the Unix epoch."""
+    tpm_status: Callable[[], tuple[pb.TpmState.ValueType, str]]
+    """State of the TPM, and why it is not READY."""
     answers: AnswerCache = field(default_factory=AnswerCache)
     is_draining: bool = False
     """Set when the agent stops: streams end, new commands are refused."""
@@ -202,6 +204,7 @@ class AgentService:
 
     async def _get_agent_info(self, payload: bytes, _context: Context) -> bytes:
         _parse(pb.GetAgentInfoRequest, payload)
+        tpm_state, tpm_message = self.tpm_status()
         return pb.GetAgentInfoResponse(
             agent_id=self.agent_id,
             version=__version__,
@@ -211,6 +214,8 @@ class AgentService:
             session_id=self.attester.session_id,
             start_time=wire.timestamp(self.start_time_ns),
             firmware=self.firmware.status(),
+            tpm_state=tpm_state,
+            tpm_message=tpm_message,
         ).SerializeToString()
 
     async def _verify_firmware(self, payload: bytes, _context: Context) -> bytes:

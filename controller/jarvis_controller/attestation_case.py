@@ -192,7 +192,11 @@ def _beside(case: audit_pb2.AttestationCase, report: Report) -> tuple[ReplayedCh
 
 def _agent(record: AgentRecord) -> audit_pb2.CaseAgent:
     agent = audit_pb2.CaseAgent(
-        agent_id=record.agent_id, ak_public=record.ak_public, ak_name=record.ak_name, tls_spkis=record.tls_spkis
+        agent_id=record.agent_id,
+        ak_public=record.ak_public,
+        ak_name=record.ak_name,
+        tls_spkis=record.tls_spkis,
+        boot_id=record.boot_id,
     )
     if record.tpm is not None:
         tpm = record.tpm
@@ -235,7 +239,7 @@ def _read_agent(agent: audit_pb2.CaseAgent) -> AgentRecord:
         certificate_expire_ns=0,
         verify_time_ns=None,
         tpm=tpm,
-        boot_id=b"",
+        boot_id=agent.boot_id,
         session_id=b"",
         firmware_sha256=b"",
         firmware_version="",

@@ -177,6 +177,19 @@ def _clock(case: Case) -> None:
         raise AttestationError("CLOCK_BACKWARDS", f"clock {quote.clock} ms is not above {last.clock} ms: a replay or a clone")
 
 
+def _tpm_reset(case: Case) -> None:
+    """A boot resets TPM and host: one without the other leaves PCRs that say nothing of what runs (TPM Genie)."""
+    quote, last = case.quote, case.record.tpm
+    if last is None or quote.reset_count <= last.reset_count or not case.record.boot_id:
+        return
+    if hmac.compare_digest(case.evidence.boot_id, case.record.boot_id):
+        raise AttestationError(
+            "TPM_RESET_WITHOUT_REBOOT",
+            f"the TPM's resetCount rose from {last.reset_count} to {quote.reset_count} while the host's boot id stayed the same: "
+            "the PCRs do not tell of this boot any more",
+        )
+
+
 def _tpm_firmware(case: Case) -> None:
     quote, last = case.quote, case.record.tpm
     if last is not None and quote.firmware_version != last.firmware_version:
@@ -281,6 +294,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], None]], ...] = (
     ("pcr-selection", _pcr_selection),
     ("pcr-values", _pcr_values),
     ("clock", _clock),
+    ("tpm-reset", _tpm_reset),
     ("tpm-firmware", _tpm_firmware),
     ("event-log", _event_log),
     ("manifest", _manifest),

@@ -131,6 +131,6 @@ def install() -> None:
             )
             return LIES[name](ask)
 
-        return await self.worker.run(TpmPriority.QUOTE, operation)
+        return await self.tpm.run(TpmPriority.QUOTE, operation)
 
     Attester.evidence = evidence  # type: ignore[method-assign]

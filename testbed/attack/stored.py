@@ -139,7 +139,7 @@ def _altered_library_lied_about(fleet: Fleet, agent: Agent) -> str:
 
 
 def _tpm_reset_under_it(fleet: Fleet, agent: Agent) -> str:
-    """The TPM is reset while the host runs on: its PCRs are zero, the log is not."""
+    """TPM Genie: the TPM is reset while the host runs on. The agent measures itself again; the controller sees the reset."""
     agent.tpm.reboot()
     wait_for("the agent to notice", lambda: fleet.rows("agents", "list")[0]["state"] != "verified", seconds=30)
     return reasons_in(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
@@ -163,7 +163,7 @@ _TABLE: dict[str, tuple[str, str, Callable[[Fleet, Agent], str]]] = {
         "EVENT_LOG_MISMATCH", "the same, and a digest replaced in the log",
         _altered_library_lied_about,
     ),
-    "tpm-reset": ("EVENT_LOG_MISMATCH", "the TPM reset while the host runs on", _tpm_reset_under_it),
+    "tpm-reset": ("TPM_RESET_WITHOUT_REBOOT", "the TPM reset while the host runs on (TPM Genie)", _tpm_reset_under_it),
 }  # fmt: skip
 
 ATTACKS = tuple(

@@ -63,8 +63,7 @@ def _differ(fleet: Fleet, one: Agent, two: Agent) -> None:
 
 
 def _reboot_into(agent: Agent, log: bytes) -> None:
-    agent.stop()
-    agent.tpm.reboot()
+    agent.reboot()
     play(agent.tpm.tcti, log)
     (agent.directory / "boot.log").write_bytes(log)
     agent.start()

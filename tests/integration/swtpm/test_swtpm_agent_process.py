@@ -295,22 +295,6 @@ async def test_a_reboot_starts_a_new_event_log_and_keeps_the_old_one_aside(
     await again.close()
 
 
-async def test_five_power_cuts_do_not_lock_the_attestation_key_out(tpm: Swtpm, running: Running) -> None:
-    _, line = running
-    for _ in range(5):
-        tpm.reboot()
-        await line.attest()
-
-
-async def test_a_lost_tpm_is_a_clear_error_and_is_found_again(tpm: Swtpm, running: Running) -> None:
-    _, line = running
-    tpm.kill()
-    code, info = await refusal_of(line.attest())
-    assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "TPM_UNAVAILABLE")
-    tpm.start()
-    await line.attest()
-
-
 async def test_a_lost_certificate_comes_back_by_activation_alone(running: Running, controller: SmallController) -> None:
     agent, line = running
     await agent.stop()

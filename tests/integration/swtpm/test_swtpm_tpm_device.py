@@ -115,6 +115,20 @@ def test_hundreds_of_operations_leave_no_object_and_no_session_behind(worker: Tp
         assert len(device.quote(extra_data=b"x", pcrs=[14]).signature) == 72
 
 
+def test_twenty_power_cuts_in_a_row_lock_no_key_out(worker: TpmWorker, tpm: Swtpm) -> None:
+    """Without noda each one counts as a failed authorisation once a key was used, and after a few the TPM refuses every key."""
+    public = ask(worker, lambda device: device.tls_public(0))
+    for cuts in range(20):
+        tpm.kill()
+        with pytest.raises(TpmError) as lost:
+            ask(worker, lambda device: device.quote(extra_data=b"x", pcrs=[14]))
+        assert lost.value.reason == "TPM_UNAVAILABLE"
+        tpm.start()
+        assert len(ask(worker, lambda device: device.quote(extra_data=b"x", pcrs=[14])).signature) == 72, cuts
+        assert ask(worker, lambda device: device.sign_tls(0, bytes(32))), cuts
+    assert ask(worker, lambda device: device.tls_public(0)) == public
+
+
 def test_two_connections_do_not_take_each_other_s_key_away_for_good(worker: TpmWorker, tpm: Swtpm) -> None:
     ask(worker, lambda device: device.quote(extra_data=b"1", pcrs=[14]))
     with TpmDevice(tpm.tcti) as intruder:  # flushes what it finds loaded
@@ -127,9 +141,7 @@ def test_a_real_pcr_follows_its_event_log_over_a_lost_extend(worker: TpmWorker, 
     ask(worker, log.open)
 
     def event(name: str) -> dict[str, str]:
-        return load_attempt(
-            object_name=name, sha256=bytes(32), time=datetime.now(UTC), boot_id=bytes(16), session_id=bytes(16)
-        )
+        return load_attempt(object_name=name, sha256=bytes(32), time=datetime.now(UTC), boot_id=bytes(16), session_id=bytes(16))
 
     ask(worker, lambda device: log.record(device, event("a.so")))
     with log.path.open("ab") as file:  # what a crash between fsync and extend leaves behind

@@ -144,6 +144,18 @@ def clone(bench: Bench) -> trust_pb2.Evidence:
     return bench.evidence()
 
 
+def reset_under_the_host(bench: Bench) -> trust_pb2.Evidence:
+    """TPM Genie: the TPM alone is reset, and everything is measured again as an honest boot would."""
+    bench.record_changes["tpm"] = moment(bench.tpm)
+    bench.record_changes["boot_id"] = boot_id = bench.tpm.boot_id
+    log = bench.tpm.boot_log
+    bench.tpm.reset()
+    bench.tpm.boot_id = boot_id
+    bench.tpm.boot(log)
+    bench.tpm.measure(bench.release.sha256)
+    return bench.evidence()
+
+
 def other_tpm_firmware(bench: Bench) -> trust_pb2.Evidence:
     """A TPM whose own firmware is not that of before."""
     bench.record_changes["tpm"] = moment(bench.tpm, firmware_version=1)
@@ -226,6 +238,7 @@ EVIDENCE: dict[str, tuple[Callable[[Bench], trust_pb2.Evidence], str]] = {
     "pcr-selection": (one_pcr_more, "PCR_SELECTION_MISMATCH"),
     "pcr-values": (unsigned_values, "PCR_MISMATCH"),
     "clock": (clone, "RESET_COUNT_BACKWARDS"),
+    "tpm-reset": (reset_under_the_host, "TPM_RESET_WITHOUT_REBOOT"),
     "tpm-firmware": (other_tpm_firmware, "TPM_FIRMWARE_CHANGED"),
     "boot-log": (edited_boot_log, "BOOT_LOG_MISMATCH"),
     "boot-events": (relabelled_boot_event, "BOOT_EVENT_INVALID"),

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from jarvis.capture.v1 import trust_pb2 as jarvis_dot_capture_dot_v1_dot_trust__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1djarvis/capture/v1/audit.proto\x12\x11jarvis.capture.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1djarvis/capture/v1/trust.proto\"\x95\x01\n\x0f\x41uditCheckpoint\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsigner_sha256\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"\xe4\x02\n\x0f\x41ttestationCase\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05\x61gent\x18\x03 \x01(\x0b\x32\x1c.jarvis.capture.v1.CaseAgent\x12\x33\n\tchallenge\x18\x04 \x01(\x0b\x32 .jarvis.capture.v1.CaseChallenge\x12-\n\x08\x65vidence\x18\x05 \x01(\x0b\x32\x1b.jarvis.capture.v1.Evidence\x12\x17\n\x0f\x62oot_log_sha256\x18\x06 \x01(\x0c\x12-\n\x06policy\x18\x07 \x01(\x0b\x32\x1d.jarvis.capture.v1.CasePolicy\x12\x0f\n\x07verdict\x18\x08 \x01(\t\x12,\n\x06\x63hecks\x18\t \x03(\x0b\x32\x1c.jarvis.capture.v1.CaseCheck\"}\n\tCaseAgent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x11\n\tak_public\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61k_name\x18\x03 \x01(\x0c\x12\x11\n\ttls_spkis\x18\x04 \x03(\x0c\x12\'\n\x03tpm\x18\x05 \x01(\x0b\x32\x1a.jarvis.capture.v1.CaseTpm\"^\n\x07\x43\x61seTpm\x12\r\n\x05\x63lock\x18\x01 \x01(\x04\x12\x13\n\x0breset_count\x18\x02 \x01(\r\x12\x15\n\rrestart_count\x18\x03 \x01(\r\x12\x18\n\x10\x66irmware_version\x18\x04 \x01(\x04\"O\n\rCaseChallenge\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0c\n\x04pcrs\x18\x03 \x03(\r\x12\x0f\n\x07problem\x18\x04 \x01(\t\"\xb0\x02\n\nCasePolicy\x12\x13\n\x0brelease_key\x18\x01 \x01(\x0c\x12\x16\n\x0e\x66irmware_floor\x18\x02 \x01(\x04\x12\x0b\n\x03pcr\x18\x03 \x01(\r\x12\x1e\n\x16\x63ontroller_spki_sha256\x18\x04 \x01(\x0c\x12\x37\n\x0eknown_firmware\x18\x05 \x03(\x0b\x32\x1f.jarvis.capture.v1.CaseFirmware\x12\x10\n\x08lease_ns\x18\x06 \x01(\x04\x12/\n\x04\x62oot\x18\x07 \x01(\x0b\x32!.jarvis.capture.v1.CaseBootPolicy\x12\x19\n\x11\x66irmware_versions\x18\x08 \x03(\t\x12\x31\n\x08reported\x18\t \x03(\x0b\x32\x1f.jarvis.capture.v1.CaseReported\"-\n\x0c\x43\x61seReported\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\".\n\x0c\x43\x61seFirmware\x12\x0e\n\x06object\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"O\n\x0e\x43\x61seBootPolicy\x12\x12\n\nreferences\x18\x01 \x03(\x0c\x12\x0c\n\x04pcrs\x18\x02 \x03(\r\x12\x1b\n\x13require_secure_boot\x18\x03 \x01(\x08\":\n\tCaseCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1djarvis/capture/v1/audit.proto\x12\x11jarvis.capture.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1djarvis/capture/v1/trust.proto\"\x95\x01\n\x0f\x41uditCheckpoint\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsigner_sha256\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"\xe4\x02\n\x0f\x41ttestationCase\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05\x61gent\x18\x03 \x01(\x0b\x32\x1c.jarvis.capture.v1.CaseAgent\x12\x33\n\tchallenge\x18\x04 \x01(\x0b\x32 .jarvis.capture.v1.CaseChallenge\x12-\n\x08\x65vidence\x18\x05 \x01(\x0b\x32\x1b.jarvis.capture.v1.Evidence\x12\x17\n\x0f\x62oot_log_sha256\x18\x06 \x01(\x0c\x12-\n\x06policy\x18\x07 \x01(\x0b\x32\x1d.jarvis.capture.v1.CasePolicy\x12\x0f\n\x07verdict\x18\x08 \x01(\t\x12,\n\x06\x63hecks\x18\t \x03(\x0b\x32\x1c.jarvis.capture.v1.CaseCheck\"\x8e\x01\n\tCaseAgent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x11\n\tak_public\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61k_name\x18\x03 \x01(\x0c\x12\x11\n\ttls_spkis\x18\x04 \x03(\x0c\x12\'\n\x03tpm\x18\x05 \x01(\x0b\x32\x1a.jarvis.capture.v1.CaseTpm\x12\x0f\n\x07\x62oot_id\x18\x06 \x01(\x0c\"^\n\x07\x43\x61seTpm\x12\r\n\x05\x63lock\x18\x01 \x01(\x04\x12\x13\n\x0breset_count\x18\x02 \x01(\r\x12\x15\n\rrestart_count\x18\x03 \x01(\r\x12\x18\n\x10\x66irmware_version\x18\x04 \x01(\x04\"O\n\rCaseChallenge\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0c\n\x04pcrs\x18\x03 \x03(\r\x12\x0f\n\x07problem\x18\x04 \x01(\t\"\xb0\x02\n\nCasePolicy\x12\x13\n\x0brelease_key\x18\x01 \x01(\x0c\x12\x16\n\x0e\x66irmware_floor\x18\x02 \x01(\x04\x12\x0b\n\x03pcr\x18\x03 \x01(\r\x12\x1e\n\x16\x63ontroller_spki_sha256\x18\x04 \x01(\x0c\x12\x37\n\x0eknown_firmware\x18\x05 \x03(\x0b\x32\x1f.jarvis.capture.v1.CaseFirmware\x12\x10\n\x08lease_ns\x18\x06 \x01(\x04\x12/\n\x04\x62oot\x18\x07 \x01(\x0b\x32!.jarvis.capture.v1.CaseBootPolicy\x12\x19\n\x11\x66irmware_versions\x18\x08 \x03(\t\x12\x31\n\x08reported\x18\t \x03(\x0b\x32\x1f.jarvis.capture.v1.CaseReported\"-\n\x0c\x43\x61seReported\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\".\n\x0c\x43\x61seFirmware\x12\x0e\n\x06object\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"O\n\x0e\x43\x61seBootPolicy\x12\x12\n\nreferences\x18\x01 \x03(\x0c\x12\x0c\n\x04pcrs\x18\x02 \x03(\r\x12\x1b\n\x13require_secure_boot\x18\x03 \x01(\x08\":\n\tCaseCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,20 +37,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITCHECKPOINT']._serialized_end=266
   _globals['_ATTESTATIONCASE']._serialized_start=269
   _globals['_ATTESTATIONCASE']._serialized_end=625
-  _globals['_CASEAGENT']._serialized_start=627
-  _globals['_CASEAGENT']._serialized_end=752
-  _globals['_CASETPM']._serialized_start=754
-  _globals['_CASETPM']._serialized_end=848
-  _globals['_CASECHALLENGE']._serialized_start=850
-  _globals['_CASECHALLENGE']._serialized_end=929
-  _globals['_CASEPOLICY']._serialized_start=932
-  _globals['_CASEPOLICY']._serialized_end=1236
-  _globals['_CASEREPORTED']._serialized_start=1238
-  _globals['_CASEREPORTED']._serialized_end=1283
-  _globals['_CASEFIRMWARE']._serialized_start=1285
-  _globals['_CASEFIRMWARE']._serialized_end=1331
-  _globals['_CASEBOOTPOLICY']._serialized_start=1333
-  _globals['_CASEBOOTPOLICY']._serialized_end=1412
-  _globals['_CASECHECK']._serialized_start=1414
-  _globals['_CASECHECK']._serialized_end=1472
+  _globals['_CASEAGENT']._serialized_start=628
+  _globals['_CASEAGENT']._serialized_end=770
+  _globals['_CASETPM']._serialized_start=772
+  _globals['_CASETPM']._serialized_end=866
+  _globals['_CASECHALLENGE']._serialized_start=868
+  _globals['_CASECHALLENGE']._serialized_end=947
+  _globals['_CASEPOLICY']._serialized_start=950
+  _globals['_CASEPOLICY']._serialized_end=1254
+  _globals['_CASEREPORTED']._serialized_start=1256
+  _globals['_CASEREPORTED']._serialized_end=1301
+  _globals['_CASEFIRMWARE']._serialized_start=1303
+  _globals['_CASEFIRMWARE']._serialized_end=1349
+  _globals['_CASEBOOTPOLICY']._serialized_start=1351
+  _globals['_CASEBOOTPOLICY']._serialized_end=1430
+  _globals['_CASECHECK']._serialized_start=1432
+  _globals['_CASECHECK']._serialized_end=1490
 # @@protoc_insertion_point(module_scope)

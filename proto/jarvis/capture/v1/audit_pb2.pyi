@@ -134,10 +134,13 @@ class CaseAgent(_message.Message):
     AK_NAME_FIELD_NUMBER: _builtins.int
     TLS_SPKIS_FIELD_NUMBER: _builtins.int
     TPM_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     ak_public: _builtins.bytes
     """TPMT_PUBLIC."""
     ak_name: _builtins.bytes
+    boot_id: _builtins.bytes
+    """Of the last passed attestation."""
     @_builtins.property
     def tls_spkis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -152,10 +155,11 @@ class CaseAgent(_message.Message):
         ak_name: _builtins.bytes = ...,
         tls_spkis: _abc.Iterable[_builtins.bytes] | None = ...,
         tpm: Global___CaseTpm | None = ...,
+        boot_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tpm", b"tpm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "ak_public", b"ak_public", "tls_spkis", b"tls_spkis", "tpm", b"tpm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "ak_public", b"ak_public", "boot_id", b"boot_id", "tls_spkis", b"tls_spkis", "tpm", b"tpm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
