@@ -31,6 +31,7 @@ NOT_EVALUATED = "NOT_EVALUATED"
 VERIFIER_ERROR = "VERIFIER_ERROR"
 
 REPORTABLE: Mapping[str, frozenset[str]] = {
+    "tpm-reset": frozenset({"TPM_RESET_WITHOUT_REBOOT"}),
     "tpm-firmware": frozenset({"TPM_FIRMWARE_CHANGED"}),
     "boot-log": frozenset({"BOOT_LOG_MISSING", "BOOT_LOG_MISMATCH", "BOOT_LOG_INVALID"}),
     "boot-events": frozenset({"BOOT_EVENT_INVALID", "SECURE_BOOT_OFF"}),
