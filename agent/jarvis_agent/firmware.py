@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from jarvis_agent.config import AgentConfig
 from jarvis_agent.event_log import EventLog
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
+from jarvis_agent.trial import TrialOrder, run_trial
 
 _LOG = logging.getLogger(__name__)
 _FIRMWARE_MEMFD = "/memfd:" + LIBRARY.removesuffix(".so")
@@ -127,6 +128,16 @@ def judge_release(config: AgentConfig, manifest: bytes, signature: bytes) -> Man
     """
     key = _read_key(config.release_key)
     return verify_manifest(manifest, signature, key, floor=config.firmware_floor, architecture=os.uname().machine)
+
+
+def try_release(config: AgentConfig, directory: Path, measure: Callable[[MeasuredObject], None]) -> str:
+    """Tries the release of a directory in a process of its own, by the rules of `load`; its version. Blocks.
+
+    Raises:
+        ReleaseError, FirmwareError: see run_trial.
+    """
+    order = TrialOrder(directory=directory, release_key=_read_key(config.release_key), floor=config.firmware_floor)
+    return run_trial(order, measure)
 
 
 def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:

@@ -32,7 +32,6 @@ from jarvis_trust.release_files import Part, PartError, ReleaseError, ReleaseFil
 from jarvis_agent.errors import RequestError
 from jarvis_agent.lease import boottime_ns
 from jarvis_agent.release_pointer import NO_LEASE, Failed, Pointer, PointerFile
-from jarvis_agent.trial import TrialOrder, run_trial
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,10 +61,9 @@ class Releases:
         state_directory: Path,
         *,
         firmware_directory: Path,
-        release_key: Path,
-        floor: int,
         boot_id: bytes,
         judge: Callable[[bytes, bytes], Manifest],
+        try_out: Callable[[Path, Callable[[MeasuredObject], None]], str],
         clock: Callable[[], int] = boottime_ns,
         restart: Callable[[], object] = restart_process,
     ) -> None:
@@ -74,10 +72,10 @@ class Releases:
         Args:
             state_directory: the agent's.
             firmware_directory: of the configuration: what is loaded while no release was activated.
-            release_key: for trials.
-            floor: lowest security_version, for trials.
             boot_id: the kernel's, 16 bytes.
             judge: verifies manifest.json and its signature as the loader would; raises FirmwareError.
+            try_out: tries the release of a directory in a process of its own, every object measured first; its version. Blocks;
+                raises ReleaseError, FirmwareError.
             clock: CLOCK_BOOTTIME, ns.
             restart: replaces the process; tests give their own.
 
@@ -91,8 +89,7 @@ class Releases:
         self._file = PointerFile(root / "pointer.json")
         self._pointer = self._file.read()
         self._firmware_directory = firmware_directory
-        self._release_key = release_key
-        self._floor = floor
+        self._try_out = try_out
         self._boot_id = boot_id.hex()
         self._clock = clock
         self._restart = restart
@@ -230,8 +227,7 @@ class Releases:
             raise ReleaseError("RELEASE_BUSY", "another release is being staged, activated or on trial")
         async with self._activation:
             release = await asyncio.to_thread(self._files.open, name)
-            order = TrialOrder(directory=release.directory, release_key=self._release_key, floor=self._floor)
-            version = await asyncio.to_thread(run_trial, order, measure)
+            version = await asyncio.to_thread(self._try_out, release.directory, measure)
             with self._change:
                 begun = self._pointer.begin(name, version, trial_ns=round(trial_s * 1e9), boot_id=self._boot_id)
                 try:

@@ -174,10 +174,9 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
     releases = Releases(
         config.state_directory,
         firmware_directory=config.firmware_directory,
-        release_key=config.release_key,
-        floor=config.firmware_floor,
         boot_id=context.boot_id,
         judge=functools.partial(firmware_module.judge_release, config),
+        try_out=functools.partial(firmware_module.try_release, config),
     )
     chosen = replace(config, firmware_directory=releases.begin_process())
     firmware = await asyncio.to_thread(firmware_module.load, chosen, context)

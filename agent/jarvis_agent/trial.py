@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A staged release tried out: loaded by the loader itself in a process of its own, which must meter a small trace exactly.
 
-    this process                                       python -m jarvis_agent.trial DIRECTORY KEY FLOOR
+    this process                                       python -m jarvis_agent.trial
+    what to try, by which rules ── {"directory": ...} ▶
     log and extend the digest  ◀── {"measure": ...} ──  object sealed, hashed, not judged yet
     "go"                       ── go ────────────────▶  judged, loaded, the built-in trace metered, counters compared
     version                    ◀── {"version": ...} or {"reason": ..., "message": ...}
@@ -12,6 +13,7 @@ kills it besides. It is a program of its own, not a fork: nothing of gRPC, keys 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -21,10 +23,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from jarvis.capture.v1.agent_pb2 import StreamFlowsResponse
 from jarvis_native import CaptureError, MeasuredObject, PacketCaptureEngine, load_firmware
@@ -47,17 +49,32 @@ class TrialOrder:
     """What is tried, and by which rules it is judged."""
 
     directory: Path
-    release_key: Path
+    release_key: bytes
+    """PEM."""
     floor: int
 
+    def to_line(self) -> bytes:
+        """One line of JSON, for the child."""
+        value = {
+            "directory": str(self.directory),
+            "release_key": self.release_key.decode("ascii", "replace"),
+            "floor": self.floor,
+        }
+        return json.dumps(value).encode() + b"\n"
 
-def run_trial(order: TrialOrder, measure: Callable[[MeasuredObject], None], *, command: Sequence[str] = ()) -> str:
+    @classmethod
+    def from_line(cls, line: bytes) -> TrialOrder:
+        """What `to_line` wrote."""
+        value = json.loads(line)
+        return cls(directory=Path(value["directory"]), release_key=value["release_key"].encode(), floor=value["floor"])
+
+
+def run_trial(order: TrialOrder, measure: Callable[[MeasuredObject], None]) -> str:
     """Tries a release in a process of its own; blocks for up to TRIAL_S.
 
     Args:
         order: what to try.
         measure: called with every object's name and digest before it is judged there; what it raises ends the trial.
-        command: in place of this module's own command line.
 
     Returns:
         The version that the library says of itself.
@@ -66,11 +83,10 @@ def run_trial(order: TrialOrder, measure: Callable[[MeasuredObject], None], *, c
         ReleaseError: RELEASE_TRIAL_FAILED: it crashed, took too long or metered something else than is in the trace.
         FirmwareError: the loader refused it.
     """
-    arguments = [*(command or (sys.executable, "-m", "jarvis_agent.trial"))]
-    arguments += [str(order.directory), str(order.release_key), str(order.floor)]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+    command = [sys.executable, "-m", "jarvis_agent.trial"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         try:
-            answer = _converse(child, measure, time.monotonic() + TRIAL_S)
+            answer = _converse(child, order, measure, time.monotonic() + TRIAL_S)
         finally:
             child.kill()
     if "reason" in answer:
@@ -80,10 +96,13 @@ def run_trial(order: TrialOrder, measure: Callable[[MeasuredObject], None], *, c
     return str(answer["version"])
 
 
-def _converse(child: subprocess.Popen[bytes], measure: Callable[[MeasuredObject], None], deadline: float) -> dict[str, object]:
-    """Answers the child's measurements until it says how it went."""
+def _converse(
+    child: subprocess.Popen[bytes], order: TrialOrder, measure: Callable[[MeasuredObject], None], deadline: float
+) -> dict[str, object]:
+    """Tells the child what to try, and answers its measurements until it says how it went."""
     assert child.stdin is not None  # noqa: S101 - both were asked for
     assert child.stdout is not None  # noqa: S101
+    _tell(child.stdin, order.to_line())
     received = b""
     while True:
         while b"\n" not in received:
@@ -101,11 +120,13 @@ def _converse(child: subprocess.Popen[bytes], measure: Callable[[MeasuredObject]
         if "measure" not in message:
             return message
         measure(MeasuredObject(name=str(message["measure"]), sha256=_digest(message)))
-        try:
-            child.stdin.write(b"go\n")
-            child.stdin.flush()
-        except BrokenPipeError:
-            continue  # it has ended; the next read says how
+        _tell(child.stdin, b"go\n")
+
+
+def _tell(stdin: IO[bytes], line: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it has ended; the next read says how
+        stdin.write(line)
+        stdin.flush()
 
 
 def _parse(line: bytes) -> dict[str, object]:
@@ -139,15 +160,15 @@ def _failed(message: str) -> ReleaseError:
 # ---- the child
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`python -m jarvis_agent.trial DIRECTORY KEY FLOOR`: see the module."""
+def main() -> int:
+    """`python -m jarvis_agent.trial`: see the module."""
     signal.alarm(TRIAL_S)  # its default action ends the process even where no Python runs any more
-    directory, key, floor = arguments
+    order = TrialOrder.from_line(sys.stdin.buffer.readline())
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
     try:
         firmware = load_firmware(
-            Path(directory), release_key=Path(key).read_bytes(), floor=int(floor), measure=lambda found: _ask(answers, found)
+            order.directory, release_key=order.release_key, floor=order.floor, measure=lambda found: _ask(answers, found)
         )
     except FirmwareError as error:
         _say(answers, {"reason": error.reason, "message": error.message})
@@ -215,4 +236,4 @@ def _frame(flow: int) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -199,5 +199,5 @@ def test_a_release_is_removed_by_its_digest(fleet: Fleet) -> None:
     (old,) = [row["manifest_sha256"] for row in rows if row["version"] == "0.2.0"]
     fleet.jarvisctl("releases", "remove", old[:12])
     assert old not in [row["manifest_sha256"] for row in fleet.rows("releases", "list")]
-    assert audited(fleet, "release.remove")[-1]["detail"]["manifest_sha256"] == old
+    assert audited(fleet, "release.remove")[-1]["detail"].count(old) == 1
     wait_for("all to stay verified", lambda: {state for state, _ in running(fleet).values()} == {"verified"})
