@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jarvis_trust.encoding import is_sha256_hex
+from jarvis_trust.encoding import is_sha256_hex, parse_json_object
 from jarvis_trust.keyfiles import replace_private
 
 _LOG = logging.getLogger(__name__)
@@ -125,10 +125,8 @@ class Pointer:
         Raises:
             ValueError: it did not write that.
         """
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f"longer than {_MAX_BYTES} bytes")
-        value = json.loads(data)
-        if not isinstance(value, dict) or value.keys() != {"format", "current", "trial", "failed"} or value["format"] != FORMAT:
+        value = parse_json_object(data, max_bytes=_MAX_BYTES, canonical=False)
+        if value.keys() != {"format", "current", "trial", "failed"} or value["format"] != FORMAT:
             raise ValueError(f"not a {FORMAT}")
         current = value["current"]
         if current != "" and not is_sha256_hex(current):

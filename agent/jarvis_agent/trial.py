@@ -30,6 +30,7 @@ from typing import IO, NoReturn
 
 from jarvis.capture.v1.agent_pb2 import StreamFlowsResponse
 from jarvis_native import CaptureError, MeasuredObject, PacketCaptureEngine, load_firmware
+from jarvis_trust.encoding import parse_json_object
 from jarvis_trust.errors import FirmwareError
 from jarvis_trust.release_files import ReleaseError
 
@@ -131,12 +132,9 @@ def _tell(stdin: IO[bytes], line: bytes) -> None:
 
 def _parse(line: bytes) -> dict[str, object]:
     try:
-        message = json.loads(line)
+        return parse_json_object(line, max_bytes=_MAX_LINE, canonical=False)
     except ValueError as error:
         raise _failed("it printed what it should not") from error
-    if not isinstance(message, dict):
-        raise _failed("it printed what it should not")
-    return message
 
 
 def _digest(message: dict[str, object]) -> bytes:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 from jarvis.capture.v1 import trust_pb2
 from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.eventlog import encode_event, event_digest, load_attempt
+from jarvis_trust.eventlog import encode_event, event_digest, load_attempt, trial
 from jarvis_trust.identities import agent_id_from_ek
 from jarvis_trust.quote import quote_binding
 from jarvis_trust.tpm_structures import TpmPublic, parse_public, qualified_name
@@ -195,10 +195,17 @@ class SoftwareTpm:
     # -- measuring --
 
     def measure(
-        self, sha256: bytes, *, name: str = LIBRARY, boot_id: bytes | None = None, session_id: bytes | None = None
+        self,
+        sha256: bytes,
+        *,
+        name: str = LIBRARY,
+        boot_id: bytes | None = None,
+        session_id: bytes | None = None,
+        is_trial: bool = False,
     ) -> None:
-        """Logs a load attempt and extends the PCR."""
-        content = load_attempt(
+        """Logs a load attempt, or a trial, and extends the PCR."""
+        make = trial if is_trial else load_attempt
+        content = make(
             object_name=name,
             sha256=sha256,
             time=datetime.now(UTC),

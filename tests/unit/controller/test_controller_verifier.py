@@ -358,6 +358,18 @@ def test_an_earlier_release_in_the_log_is_accepted_when_it_is_known_good(bench: 
     assert bench.judge(bench.evidence()).verdict is Verdict.PASSED
 
 
+def test_a_release_on_trial_must_be_a_known_one_and_is_not_taken_for_what_runs(bench: Bench, release_key: ReleaseKey) -> None:
+    """An agent that tries a release goes on being trusted with its own; what it tried unknown to us is not."""
+    tried = make_release(release_key, library=hashlib.sha256(b"the next library").digest(), version="1.1.0")
+    bench.tpm.measure(tried.sha256, is_trial=True)
+    assert {reason for _, reason in failed(bench.judge(bench.evidence()))} == {"FIRMWARE_UNTRUSTED_MEASUREMENT"}
+    bench.known = frozenset({("libjarvis_capture.so", tried.sha256.hex())})
+    report = bench.judge(bench.evidence())
+    assert failed(report) == set()
+    assert report.proved is not None
+    assert report.proved.firmware_sha256 == bench.release.sha256
+
+
 def test_the_firmware_that_runs_must_be_what_its_own_manifest_names(bench: Bench, release_key: ReleaseKey) -> None:
     """A known good older release, run under a newer release's manifest, is a rollback."""
     bench.known = frozenset({("libjarvis_capture.so", bench.release.sha256.hex())})

@@ -75,7 +75,7 @@ def authorization(**changes: Any) -> CommandAuthorization:
 
 def test_the_leased_methods_are_those_that_the_proto_marks() -> None:
     text = Path(agent_pb2.__file__).with_name("agent.proto").read_text(encoding="utf-8")
-    marked = re.findall(r"// \[lease\][^\n]*\n\s*rpc (\w+)", text)
+    marked = re.findall(r"// \[lease\][^\n]*\n(?:\s*//[^\n]*\n)*\s*rpc (\w+)", text)
     assert frozenset(AGENT_SERVICE + rpc for rpc in marked) == LEASED_METHODS
 
 
