@@ -28,8 +28,6 @@ class AgentConfig:
     """Name of the fleet, a DNS name; must be the join file's."""
     join_file: Path
     """What `jarvisctl enroll token` wrote: token, fleet CA, command key, enrolment address. Mode 0600."""
-    advertise: str
-    """host:port where the controller reaches this agent."""
     release_key: Path
     """PEM of the RSA-4096 key that firmware must be signed with."""
     firmware_directory: Path
@@ -44,8 +42,18 @@ class AgentConfig:
     """PCR (SHA-256 bank) that firmware is measured into, 0..15."""
     boot_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
     """The firmware's TCG event log, sent when the controller asks for PCRs of the boot chain."""
+    carrier: str = "tunnel"
+    """"tunnel": this agent dials the controller, and no port is open here; "direct": it listens, and the controller dials it."""
+    tunnel_address: str = ""
+    """host:port of the controller's TunnelService; empty = what the enrolment gives."""
+    tunnel_retry_s: float = 0.5
+    """Ceiling, in seconds, of the first wait after the tunnel was lost; doubles up to tunnel_retry_max_s, with full jitter."""
+    tunnel_retry_max_s: float = 60.0
+    """Ceiling, in seconds, of any wait for the tunnel."""
+    advertise: str = ""
+    """Carrier direct: host:port where the controller reaches this agent."""
     listen: str = "0.0.0.0:7443"
-    """host:port to serve on."""
+    """Carrier direct: host:port to serve on."""
     enroll_address: str = ""
     """host:port of the EnrollmentService; empty = the join file's."""
     enroll_retry_s: float = 5.0
@@ -100,6 +108,8 @@ class AgentConfig:
             except ValueError as error:
                 detail = f" ({error})" if str(error) else ""
                 problems.append(f"{name}: {values[name]!r} is not accepted{detail}; {_ACCEPTED[name]}")
+        if accepted.get("carrier") == "direct" and "advertise" not in values:
+            problems.append(f'advertise: is missing; with carrier = "direct" {_ACCEPTED["advertise"]}')
         if problems:
             raise ConfigError("\n".join(problems))
         return cls(**accepted)
@@ -166,6 +176,12 @@ def _log_records(value: Any, base: Path) -> int:
     return count
 
 
+def _carrier(value: Any, _base: Path) -> str:
+    if value not in ("tunnel", "direct"):
+        raise ValueError
+    return str(value)
+
+
 def _log_format(value: Any, _base: Path) -> str:
     if value not in ("json", "console"):
         raise ValueError
@@ -190,6 +206,10 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "tcti": _tcti,
     "pcr": _integer(0, 15),
     "boot_log": _path,
+    "carrier": _carrier,
+    "tunnel_address": _host_port,
+    "tunnel_retry_s": _seconds,
+    "tunnel_retry_max_s": _seconds,
     "listen": _host_port,
     "enroll_address": _host_port,
     "enroll_retry_s": _seconds,
@@ -211,6 +231,10 @@ _ACCEPTED = {
     "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321" is accepted',
     "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
     "boot_log": "the path of a file is accepted",
+    "carrier": '"tunnel" and "direct" are accepted',
+    "tunnel_address": "host:port is accepted, the port 1..65535",
+    "tunnel_retry_s": "0.1 to 300 seconds are accepted",
+    "tunnel_retry_max_s": "0.1 to 300 seconds are accepted",
     "listen": "host:port is accepted, the port 1..65535",
     "enroll_address": "host:port is accepted, the port 1..65535",
     "enroll_retry_s": "0.1 to 300 seconds are accepted",

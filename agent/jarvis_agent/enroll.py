@@ -21,7 +21,15 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
-from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollProof, EnrollRequest, EnrollResponse, EnrollResult
+from jarvis.capture.v1.enrollment_pb2 import (
+    CARRIER_DIRECT,
+    CARRIER_TUNNEL,
+    EnrollParams,
+    EnrollProof,
+    EnrollRequest,
+    EnrollResponse,
+    EnrollResult,
+)
 from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import EnrollmentError, TrustError
 from jarvis_trust.identities import controller_dns_name
@@ -33,6 +41,7 @@ from jarvis_agent import __version__
 from jarvis_agent.tls_state import TlsIdentity, TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import EndorsementIdentity
+from jarvis_agent.tunnel_address import TunnelAddress
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,6 +77,7 @@ class Enroller:
         tpm: TpmIdentity,
         worker: TpmWorker,
         tls: TlsState,
+        tunnel: TunnelAddress,
         first_retry_s: float,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -76,10 +86,11 @@ class Enroller:
         Args:
             join: the operator's join file.
             address: host:port of the EnrollmentService.
-            advertise: host:port where the controller reaches this agent.
+            advertise: host:port where the controller reaches this agent; empty where the agent dials.
             tpm: from `read_tpm_identity`.
             worker: for credential activation.
             tls: where the certificate goes.
+            tunnel: where the tunnel's address goes.
             first_retry_s: ceiling of the first wait after a failure, seconds.
             now: the wall clock, aware.
         """
@@ -89,15 +100,16 @@ class Enroller:
         self._tpm = tpm
         self._worker = worker
         self._tls = tls
+        self._tunnel = tunnel
         self._first_retry_s = first_retry_s
         self._now = now
 
     async def ensure(self) -> TlsIdentity:
-        """The certificate in hand if it is valid, else a new one, however often it takes to ask."""
+        """The certificate in hand if it is valid and the controller knows our carrier; else one asked for until it comes."""
         attempt = 0
         while True:
             current = self._tls.current
-            if current is not None and current.is_valid(self._now()):
+            if current is not None and current.is_valid(self._now()) and self._tunnel.is_told:
                 return current
             try:
                 return await self._enroll_or_return()
@@ -144,6 +156,7 @@ class Enroller:
             ek_public=self._tpm.endorsement.public,
             ak_public=self._tpm.ak_public,
             address=self._advertise,
+            carrier=CARRIER_TUNNEL if self._tunnel.is_wanted else CARRIER_DIRECT,
             hostname=socket.gethostname(),
             version=__version__,
             tls_public=self._tls.key.tpm_public,
@@ -159,7 +172,9 @@ class Enroller:
             raise EnrollmentError(
                 "ENROLLMENT_RESULT_INVALID", f"the controller calls us {result.agent_id!r}; this TPM's id is {self._tpm.agent_id}"
             )
-        return self._tls.install(result.certificate_pem)
+        installed = self._tls.install(result.certificate_pem)
+        self._tunnel.told(result.tunnel_address)
+        return installed
 
     async def _enroll_or_return(self) -> TlsIdentity:
         """With the token while there never was a certificate; if it is spent, the controller may know us already."""

@@ -19,6 +19,8 @@ from jarvis_trust.identities import Identity, Role
 from jarvis_agent.aborts import abort_with
 
 _TLS_VERSION = b"TLSv1.3"
+TUNNEL_CONTROLLER_SPKI = "jarvis_controller_spki_sha256"
+"""In the auth context of a call through the tunnel, which names no certificate: gRPC's clients do not see it (tunnel.proto)."""
 
 if TYPE_CHECKING:
     _ServerInterceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -56,6 +58,9 @@ def controller_spki_sha256(context: grpc.aio.ServicerContext[Any, Any]) -> bytes
     Raises:
         IdentityError: CERTIFICATE_INVALID.
     """
+    told = list(context.auth_context().get(TUNNEL_CONTROLLER_SPKI, ()))
+    if told:
+        return bytes(told[0])
     certificates = list(context.auth_context().get("x509_pem_cert", ()))
     return spki_sha256(certificates[0] if certificates else b"")
 

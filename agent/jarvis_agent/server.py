@@ -16,18 +16,11 @@ import hashlib
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import grpc
-import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from jarvis.capture.v1 import agent_pb2
 from jarvis.capture.v1.event_pb2 import (
     EVENT_SEVERITY_CRITICAL,
     EVENT_SEVERITY_ERROR,
@@ -51,6 +44,7 @@ from jarvis_agent.attest import Attester
 from jarvis_agent.authorization import CommandGate
 from jarvis_agent.boot_log import BootLogFile
 from jarvis_agent.captures import CaptureManager
+from jarvis_agent.carriers import DirectServing, Serving, TunnelServing
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.enroll import Enroller, TpmIdentity
 from jarvis_agent.errors import ConfigError
@@ -61,32 +55,22 @@ from jarvis_agent.firmware import FirmwareState, MeasurementContext
 from jarvis_agent.happenings import LeaseWatch
 from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns, read_high_water
 from jarvis_agent.log import configure_logging
-from jarvis_agent.peer import ControllerOnly
 from jarvis_agent.releases import Releases, restart_process
 from jarvis_agent.service import AgentService
-from jarvis_agent.tls_key import SoftwareTlsKey
-from jarvis_agent.tls_state import TlsIdentity, TlsState
+from jarvis_agent.tls_key import TpmTlsKey
+from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
 from jarvis_agent.tpm_watch import TpmWatch
+from jarvis_agent.tunnel_address import TunnelAddress
 
 _LOG = logging.getLogger(__name__)
 
-SERVICE_NAME = agent_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 DRAIN_S = 5.0
 """How long streams may take to give what is left."""
 STOP_GRACE_S = 1.0
-
-SERVER_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.so_reuseport", 0),  # a second agent on the same port must fail, not share
-    ("grpc.max_receive_message_length", 256 * 1024),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.max_connection_idle_ms", 3_600_000),
-]
+_FIRST_TLS_KEY = 0
+"""Number of the TPM's TLS key, see tpm_keys.py."""
 
 
 class _Stop(asyncio.Event):
@@ -117,6 +101,7 @@ class _Trusted:
     boot_id: bytes
     session_id: bytes
     tls: TlsState
+    tunnel: TunnelAddress
 
 
 def run_agent(config_path: Path) -> None:
@@ -183,6 +168,9 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
     if firmware.firmware is not None:
         releases.loaded(hashlib.sha256(firmware.manifest).digest())
     identity = Identity(fleet=config.fleet, role=Role.AGENT, name=tpm.agent_id)
+    tunnel = TunnelAddress(config.state_directory, is_wanted=config.carrier == "tunnel")
+    # A port needs a key in a file; whoever dials has one that never leaves the TPM.
+    key = await TpmTlsKey.load(worker, _FIRST_TLS_KEY) if tunnel.is_wanted else None
     return _Trusted(
         config=config,
         join=join,
@@ -195,7 +183,8 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         context=context,
         boot_id=context.boot_id,
         session_id=context.session_id,
-        tls=TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode()),
+        tls=TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode(), key=key),
+        tunnel=tunnel,
     )
 
 
@@ -227,6 +216,7 @@ def _enroller(trusted: _Trusted) -> Enroller:
         join=trusted.join,
         address=config.enroll_address or trusted.join.address,
         advertise=config.advertise,
+        tunnel=trusted.tunnel,
         tpm=trusted.tpm,
         worker=trusted.worker,
         tls=trusted.tls,
@@ -374,19 +364,8 @@ def _open_journal(trusted: _Trusted) -> EventJournal:
 
 async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_ns: int) -> None:
     service = build_service(trusted, start_time_ns, stop.restart)
-    server = grpc.aio.server(interceptors=[ControllerOnly(trusted.config.fleet)], options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers((service.handler(),))
-    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_secure_port(trusted.config.listen, server_credentials(trusted.tls, trusted.join.ca_pem.encode()))
-    except RuntimeError as error:
-        raise OSError(f"listen: {trusted.config.listen}: cannot be bound ({error}); a free host:port is accepted") from error
-    await health_servicer.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
-    await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-    await server.start()
-    _LOG.info("serving on %s (port %d)", trusted.config.listen, port)
+    serving = _serving(trusted, service)
+    await serving.start()
     renewal = asyncio.create_task(enroller.keep_renewed())
     keeper = asyncio.create_task(service.journal.keep())
     watcher = asyncio.create_task(service.attester.tpm.watch())
@@ -396,12 +375,26 @@ async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_
     finally:
         renewal.cancel()
         watcher.cancel()
-        await health_servicer.enter_graceful_shutdown()
-        await _drain(service, server)
+        await serving.announce_end()
+        await _drain(service, serving)
         await keeper
 
 
-async def _drain(service: AgentService, server: grpc.aio.Server) -> None:
+def _serving(trusted: _Trusted, service: AgentService) -> Serving:
+    config, ca_pem = trusted.config, trusted.join.ca_pem.encode()
+    if not trusted.tunnel.is_wanted:
+        return DirectServing(config, service.handler(), trusted.tls, ca_pem)
+    return TunnelServing(
+        config,
+        service.handler(),
+        trusted.tls,
+        ca_pem,
+        session_id=trusted.session_id,
+        address=lambda: config.tunnel_address or trusted.tunnel.current,
+    )
+
+
+async def _drain(service: AgentService, serving: Serving) -> None:
     """Our own: grpc.aio.Server.stop alone cuts streams in the middle."""
     service.is_draining = True
     if service.captures is not None:
@@ -412,38 +405,4 @@ async def _drain(service: AgentService, server: grpc.aio.Server) -> None:
         await asyncio.wait_for(service.streams_ended.wait(), timeout=DRAIN_S)
     except TimeoutError:
         _LOG.warning("%d streams were not read to the end within %.0f s", service.streams, DRAIN_S)
-    await server.stop(STOP_GRACE_S)
-
-
-def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
-    """Credentials that serve the newest certificate: asked for on each new connection, so that a renewal needs no restart.
-
-    gRPC replaces its handshaker by whatever it is given while other connections use the old one: under many at once that ends
-    the process (grpcio 1.85). So a certificate is handed over once, when it is new; else the answer is "as before".
-
-    Raises:
-        ConfigError: the key is in the TPM: servers of gRPC take none from there.
-    """
-    key = tls.key
-    if not isinstance(key, SoftwareTlsKey):
-        raise ConfigError("listen: the TLS key is in the TPM, and an agent that is dialled needs one in a file")
-    key_pem = key.key_pem
-
-    def configuration(identity: TlsIdentity) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(key_pem, identity.certificate_pem)], root_certificates=ca_pem)
-
-    first = tls.require()
-    served, lock = first.certificate_pem, threading.Lock()
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal served
-        with lock:
-            current = tls.current
-            if current is None or current.certificate_pem == served:
-                return None
-            served = current.certificate_pem
-        return configuration(current)
-
-    # None is documented as "keep what was served"; the stubs do not know it.
-    fetcher: Any = fetch
-    return grpc.dynamic_ssl_server_credentials(configuration(first), fetcher, require_client_authentication=True)
+    await serving.stop(STOP_GRACE_S)

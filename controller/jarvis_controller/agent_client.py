@@ -1,53 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speaks to agents: an mTLS channel each, raw bytes, commands signed for one agent, process, lease and payload.
-
-Direct carrier: the controller dials. TLS proves that the peer holds a certificate of the fleet for `<id>.agents.<fleet>`;
-which key that is, gRPC does not tell its clients, so agents are shown as not bound to their channel.
-"""
+"""Speaks to agents: raw bytes, commands signed for one agent, process, lease and payload, over whichever carrier reaches it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2
 from jarvis.capture.v1 import agent_pb2, trust_pb2
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, CommandSigner
-from jarvis_trust.identities import Identity, Role
 
-from jarvis_controller.agent_record import AgentRecord
+from jarvis_controller.agent_carrier import AgentCarrier, AgentConnection, Metadata
+from jarvis_controller.agent_record import AgentRecord, Carrier
 from jarvis_controller.leases import ActiveLease, boottime_ns
-from jarvis_controller.rpc_status import RpcError, refuse, status_of
-from jarvis_controller.tls import ControllerCredentials
+from jarvis_controller.rpc_status import refuse
 
 M = TypeVar("M", bound=Message)
 
 _COMMAND_VALIDITY_NS = 60 * 10**9
 """How long a signed command may be under way. Streams are checked at their start; the lease bounds them after that."""
-_MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-"""Evidence holds an event log of up to 4 MiB; flow batches are much smaller."""
-
-_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 250),
-    ("grpc.min_reconnect_backoff_ms", 250),
-    ("grpc.max_reconnect_backoff_ms", 10_000),
-    # Two agents behind one address must not share a connection, nor two generations of our certificate.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,36 +41,29 @@ class Command:
     """Deadline of a unary call; None: the configuration's."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Connection:
-    channel: grpc.aio.Channel
-    address: str
-    generation: int
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attested:
+    """An answer to a challenge, and whose keys the connection showed that it came over."""
+
+    evidence: trust_pb2.Evidence
     controller_spki: bytes
-
-    def serves(self, address: str, generation: int) -> bool:
-        """Whether it leads there with our certificate in force, and is not waiting out gRPC's own backoff after a failure.
-
-        How often an agent is tried is the attestation loop's to say, and a command must not wait for it.
-        """
-        failed = self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
-        return not failed and (self.address, self.generation) == (address, generation)
+    """SHA-256 of our SubjectPublicKeyInfo."""
+    agent_spki: bytes | None
+    """The same of the agent; None: the carrier cannot see it."""
 
 
 class AgentClient:
-    """Channels to all agents. Used from the event loop only."""
+    """Calls to all agents. Used from the event loop only."""
 
-    def __init__(self, credentials: ControllerCredentials, signer: CommandSigner, *, fleet: str, timeout_s: float) -> None:
-        self._credentials = credentials
+    def __init__(self, carriers: Mapping[Carrier, AgentCarrier], signer: CommandSigner, *, timeout_s: float) -> None:
+        """Args: timeout_s: deadline of one unary call."""
+        self._carriers = carriers
         self._signer = signer
-        self._fleet = fleet
         self._timeout_s = timeout_s
-        self._connections: dict[str, _Connection] = {}
-        self._closing: set[asyncio.Task[None]] = set()
 
     async def attest(
         self, agent: AgentRecord, nonce: bytes, pcrs: tuple[int, ...], *, known_boot_log_sha256: bytes = b""
-    ) -> tuple[trust_pb2.Evidence, bytes]:
+    ) -> Attested:
         """Puts a challenge to an agent.
 
         Args:
@@ -103,16 +72,17 @@ class AgentClient:
             pcrs: what is to be quoted.
             known_boot_log_sha256: a boot log that it need not send again; empty = none.
 
-        Returns:
-            The evidence, and the SHA-256 of the SubjectPublicKeyInfo that we showed on the channel it came through.
-
         Raises:
             RpcError: the call failed, or the answer was not an AttestResponse.
         """
         connection = self._connect(agent)
         request = agent_pb2.AttestRequest(nonce=nonce, pcrs=pcrs, known_boot_log_sha256=known_boot_log_sha256)
         answer = await self._unary(connection, "Attest", request.SerializeToString(), ())
-        return _parse(agent_pb2.AttestResponse, answer).evidence, connection.controller_spki
+        return Attested(
+            evidence=_parse(agent_pb2.AttestResponse, answer).evidence,
+            controller_spki=connection.controller_spki,
+            agent_spki=connection.agent_spki,
+        )
 
     async def info(self, agent: AgentRecord) -> agent_pb2.GetAgentInfoResponse:
         """Who the agent says it is.
@@ -164,7 +134,7 @@ class AgentClient:
         """
         payload = command.request.SerializeToString(deterministic=True)
         metadata = self._authorize(agent, lease, command, payload)
-        async with contextlib.aclosing(self._stream(agent, command.rpc, payload, metadata)) as messages:
+        async with contextlib.aclosing(self._connect(agent).stream(command.rpc, payload, metadata)) as messages:
             async for message in messages:
                 yield message
 
@@ -175,59 +145,30 @@ class AgentClient:
             RpcError: the call failed, or the agent refused or ended it.
         """
         payload = agent_pb2.StreamEventsRequest(source_id=source_id, sequence=sequence).SerializeToString()
-        async with contextlib.aclosing(self._stream(agent, "StreamEvents", payload, ())) as messages:
+        async with contextlib.aclosing(self._connect(agent).stream("StreamEvents", payload, ())) as messages:
             async for message in messages:
                 yield message
 
-    async def _stream(
-        self, agent: AgentRecord, rpc: str, payload: bytes, metadata: tuple[tuple[str, bytes], ...]
-    ) -> AsyncGenerator[bytes, None]:
-        method: Any = self._connect(agent).channel.unary_stream(
-            AGENT_SERVICE + rpc, request_serializer=None, response_deserializer=None
-        )
-        call = method(payload, metadata=metadata)
-        try:
-            with _as_rpc_error():
-                async for message in call:
-                    yield message
-        finally:
-            call.cancel()
+    def is_connected(self, agent_id: str) -> bool:
+        """Whether an agent that dials by itself is there now."""
+        return any(carrier.is_connected(agent_id) for carrier in self._carriers.values())
 
     async def forget(self, agent_id: str) -> None:
-        """Closes the agent's channel and ends every call on it."""
-        connection = self._connections.pop(agent_id, None)
-        if connection is not None:
-            await connection.channel.close(None)
+        """Ends every call to the agent that is under way."""
+        await asyncio.gather(*(carrier.end_calls(agent_id) for carrier in self._carriers.values()))
+
+    async def hang_up(self, agent_id: str) -> None:
+        """Ends the connection to an agent that is none of ours any more."""
+        await asyncio.gather(*(carrier.hang_up(agent_id) for carrier in self._carriers.values()))
 
     async def close(self) -> None:
-        """Closes every channel."""
-        await asyncio.gather(*(self.forget(agent_id) for agent_id in list(self._connections)), *self._closing)
+        """Ends every connection."""
+        await asyncio.gather(*(carrier.close() for carrier in self._carriers.values()))
 
-    def _connect(self, agent: AgentRecord) -> _Connection:
-        material = self._credentials.current
-        connection = self._connections.get(agent.agent_id)
-        if connection is not None and connection.serves(agent.address, material.generation):
-            return connection
-        if connection is not None:
-            self._retire(connection)
-        identity = Identity(fleet=self._fleet, role=Role.AGENT, name=agent.agent_id)
-        options = (*_OPTIONS, ("grpc.ssl_target_name_override", identity.dns_names[0]))
-        channel = grpc.aio.secure_channel(agent.address, material.channel_credentials(), options=options)
-        made = _Connection(
-            channel=channel, address=agent.address, generation=material.generation, controller_spki=material.spki_sha256
-        )
-        self._connections[agent.agent_id] = made
-        return made
+    def _connect(self, agent: AgentRecord) -> AgentConnection:
+        return self._carriers[agent.carrier].connect(agent)
 
-    def _retire(self, connection: _Connection) -> None:
-        # Calls under way, a long stream above all, go on for a while on the certificate they began with.
-        task = asyncio.get_running_loop().create_task(connection.channel.close(self._timeout_s))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    def _authorize(
-        self, agent: AgentRecord, lease: ActiveLease, command: Command, payload: bytes
-    ) -> tuple[tuple[str, bytes], ...]:
+    def _authorize(self, agent: AgentRecord, lease: ActiveLease, command: Command, payload: bytes) -> Metadata:
         authorization = self._signer.authorize(
             agent_id=agent.agent_id,
             method=AGENT_SERVICE + command.rpc,
@@ -242,37 +183,14 @@ class AgentClient:
 
     async def _unary(
         self,
-        connection: _Connection,
+        connection: AgentConnection,
         rpc: str,
         payload: bytes,
-        metadata: tuple[tuple[str, bytes], ...],
+        metadata: Metadata,
         *,
         timeout_s: float | None = None,
     ) -> bytes:
-        method: Any = connection.channel.unary_unary(AGENT_SERVICE + rpc, request_serializer=None, response_deserializer=None)
-        call = method(payload, metadata=metadata, timeout=timeout_s or self._timeout_s)
-        try:
-            with _as_rpc_error():
-                answer: bytes = await call
-        finally:
-            with contextlib.suppress(asyncio.CancelledError):
-                call.cancel()
-        return answer
-
-
-@contextlib.contextmanager
-def _as_rpc_error() -> Iterator[None]:
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise RpcError(status_of(error)) from error
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # Nobody cancelled us: gRPC raises this as well in a call whose channel was closed under it (quarantine, new certificate).
-        message = "the controller closed its connection to the agent"
-        raise refuse(code_pb2.UNAVAILABLE, "CONNECTION_CLOSED", message) from None
+        return await connection.unary(rpc, payload, metadata, timeout_s or self._timeout_s)
 
 
 def _parse(kind: type[M], data: bytes) -> M:

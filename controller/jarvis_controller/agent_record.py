@@ -8,10 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from jarvis.capture.v1 import fleet_pb2
+from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
 
 from jarvis_controller.states import State
+
+
+class Carrier(StrEnum):
+    """How an agent is reached."""
+
+    DIRECT = "direct"
+    """The controller dials it."""
+    TUNNEL = "tunnel"
+    """It dials TunnelService."""
+
+    @property
+    def wire(self) -> enrollment_pb2.Carrier.ValueType:
+        """As messages say it."""
+        return enrollment_pb2.CARRIER_TUNNEL if self is Carrier.TUNNEL else enrollment_pb2.CARRIER_DIRECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +51,7 @@ class AgentRecord:
     state_time_ns: int
     labels: Mapping[str, str]
     address: str
-    """host:port where it is dialled."""
+    """host:port where it is dialled; empty where it dials."""
     hostname: str
     version: str
     enroll_time_ns: int
@@ -61,8 +76,16 @@ class AgentRecord:
     assurance: str = ""
     """"L1" or "L2" of the last passed attestation; empty before the first."""
 
-    def message(self) -> fleet_pb2.Agent:
-        """As operators see it."""
+    carrier: Carrier = Carrier.DIRECT
+    channel_bound: bool = False
+    """At the last passed attestation the connection itself showed the TLS key that the quote binds."""
+
+    def message(self, *, connected: bool = False) -> fleet_pb2.Agent:
+        """As operators see it.
+
+        Args:
+            connected: of an agent that dials, whether it is there now.
+        """
         agent = fleet_pb2.Agent(
             agent_id=self.agent_id,
             state=self.state.wire,
@@ -74,7 +97,9 @@ class AgentRecord:
             firmware_sha256=self.firmware_sha256,
             firmware_version=self.firmware_version,
             assurance=self.assurance if self.state is State.VERIFIED else "",
-            channel_bound=False,  # direct carrier: the controller dials and cannot see which key answered
+            channel_bound=self.channel_bound and self.state is State.VERIFIED,
+            carrier=self.carrier.wire,
+            connected=connected,
         )
         agent.enroll_time.FromNanoseconds(self.enroll_time_ns)
         agent.state_time.FromNanoseconds(self.state_time_ns)

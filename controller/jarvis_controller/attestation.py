@@ -15,7 +15,8 @@ import asyncio
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -52,10 +53,10 @@ class Outcome:
     """OK, or why there is no lease: AGENT_QUARANTINED, AGENT_RETIRED, ATTESTATION_STALE."""
     checks: tuple[Check, ...] = ()
 
-    def to_message(self) -> fleet_pb2.AttestAgentsResponse:
-        """As operators see it."""
+    def to_message(self, *, connected: bool) -> fleet_pb2.AttestAgentsResponse:
+        """As operators see it; connected: see AgentRecord.message."""
         checks = [check.to_message() for check in self.checks]
-        return fleet_pb2.AttestAgentsResponse(agent=self.agent.message(), status=self.status, checks=checks)
+        return fleet_pb2.AttestAgentsResponse(agent=self.agent.message(connected=connected), status=self.status, checks=checks)
 
 
 _READINGS_BYTES = 16 * 1024 * 1024
@@ -65,6 +66,24 @@ _FIRST_CONTACT_S = 5.0
 _FIRST_RETRY_S = 0.25
 # The agent's lease is of another nonce, or of a later one that came meanwhile.
 _NOT_HELD = frozenset({"LEASE_STALE", "LEASE_EXPIRED"})
+
+
+class AttestationSlots:
+    """How many attestations go on at once. A quarter more is kept for agents that hold a lease: newcomers cannot take it.
+
+    However many agents come (back) at the same moment, one that was proved is asked again before its lease is over.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        """Args: concurrency: of all; besides, a quarter of it, at least one, is kept."""
+        self._shared = asyncio.Semaphore(concurrency)
+        self._kept = asyncio.Semaphore(max(1, concurrency // 4))
+
+    @asynccontextmanager
+    async def take(self, *, is_renewal: bool) -> AsyncGenerator[None, None]:
+        """Holds a slot while the block runs."""
+        async with self._kept if is_renewal and self._shared.locked() else self._shared:
+            yield
 
 
 class UnknownAgentError(Exception):
@@ -95,16 +114,23 @@ class Attester:
         self._challenges = ChallengeStore()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._revocations: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = AttestationSlots(concurrency)
         self._readings = ReadingCache(_READINGS_BYTES)
 
-    async def attest(self, agent_id: str) -> Outcome:
+    async def attest(self, agent_id: str, *, unless_session: bytes = b"") -> Outcome:
         """Attests an agent now.
+
+        Args:
+            agent_id: a full id.
+            unless_session: of an agent process: where it holds a lease already, nothing is done.
 
         Raises:
             UnknownAgentError: it is not enrolled.
         """
         async with self._locks[agent_id]:
+            lease = self._leases.get(agent_id)
+            if unless_session and lease is not None and lease.session_id == unless_session:
+                return Outcome(agent=await self._known(agent_id), status=OK)
             return await self._attest(agent_id)
 
     async def ensure_lease(self, agent_id: str, *, instead_of: int = 0) -> tuple[AgentRecord, ActiveLease]:
@@ -137,6 +163,8 @@ class Attester:
             await self._client.forget(record.agent_id)
             await self._end_lease(record, principal)
             await self._client.forget(record.agent_id)
+            if record.state is State.RETIRED:
+                await self._client.hang_up(record.agent_id)
 
     async def _end_lease(self, record: AgentRecord, principal: str) -> None:
         """Ends the lease that the agent holds, there and now. An agent that cannot be told pauses when its lease is over."""
@@ -187,7 +215,7 @@ class Attester:
 
     async def _judge(self, agent: AgentRecord) -> tuple[Challenge, Judged | str]:
         """A challenge and its judgement, with a fresh one after an answer to another; or why no evidence came."""
-        async with self._slots:
+        async with self._slots.take(is_renewal=self._leases.get(agent.agent_id) is not None):
             challenge, judged = await self._challenge(agent)
             if isinstance(judged, Judged) and judged.report.verdict is Verdict.CHALLENGE_MISMATCH:
                 challenge, judged = await self._challenge(agent)
@@ -202,17 +230,19 @@ class Attester:
         boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
         challenge = self._challenges.issue(agent.agent_id, demanded.quoted_pcrs)
         try:
-            evidence, controller_spki = await self._client.attest(
-                agent, challenge.nonce, challenge.pcrs, known_boot_log_sha256=boot_digest
-            )
+            attested = await self._client.attest(agent, challenge.nonce, challenge.pcrs, known_boot_log_sha256=boot_digest)
         except RpcError as error:
             self._challenges.consume(challenge.nonce, agent.agent_id)
-            return challenge, f"no evidence from {agent.address}: {describe(error.status)}"
+            return challenge, f"no evidence from {agent.address or 'the agent'}: {describe(error.status)}"
+        evidence = attested.evidence
         consumed = self._challenges.consume(challenge.nonce, agent.agent_id)
         if boot_log and not evidence.boot_log and evidence.boot_log_sha256 == boot_digest:
             evidence.boot_log = boot_log
         policy = demanded.verifier_policy(
-            release_key=self._policies.release_key, controller_spki=controller_spki, known_firmware=known
+            release_key=self._policies.release_key,
+            controller_spki=attested.controller_spki,
+            agent_spki=attested.agent_spki,
+            known_firmware=known,
         )
         report = verify(agent, consumed, evidence, policy, readings=self._readings)
         if report.boot is not None:

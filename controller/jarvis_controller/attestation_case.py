@@ -266,6 +266,7 @@ def _policy(policy: VerifierPolicy) -> audit_pb2.CasePolicy:
         lease_ns=policy.lease_ns,
         firmware_versions=sorted(policy.firmware_versions),
         reported=[audit_pb2.CaseReported(check=check, reason=reason) for check, reason in sorted(policy.reported)],
+        agent_spki_sha256=policy.agent_spki or b"",
     )
     if policy.boot is not None:
         message.boot.CopyFrom(
@@ -296,4 +297,5 @@ def _read_policy(policy: audit_pb2.CasePolicy) -> VerifierPolicy:
         boot=boot,
         firmware_versions=frozenset(policy.firmware_versions),
         reported=frozenset((reported.check, reported.reason) for reported in policy.reported),
+        agent_spki=policy.agent_spki_sha256 or None,
     )

@@ -49,6 +49,8 @@ class AttestationLoop:
         self._policies = policies
         self._agents: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
+        self._came: dict[str, bytes] = {}
+        """Processes that have connected by themselves since their agent's last turn."""
         self._draw = random.SystemRandom().uniform
 
     async def run(self) -> None:
@@ -75,8 +77,14 @@ class AttestationLoop:
 
     def attest_all_soon(self) -> None:
         """Does not wait for anybody's next turn: another policy is in force. The attester bounds how many are asked at once."""
+        self._came.clear()
         for wake in self._wake.values():
             wake.set()
+
+    def connected(self, record: AgentRecord, session_id: bytes) -> None:
+        """An agent that dials is there, as this process: it has its turn at once, unless that process holds a lease."""
+        self._came[record.agent_id] = session_id
+        self.attest_soon(record)
 
     def _watch(self, record: AgentRecord) -> None:
         agent_id = record.agent_id
@@ -89,7 +97,7 @@ class AttestationLoop:
         try:
             while True:
                 try:
-                    outcome = await self._attester.attest(agent_id)
+                    outcome = await self._attester.attest(agent_id, unless_session=self._came.pop(agent_id, b""))
                 except UnknownAgentError:
                     return
                 except Exception:  # noqa: BLE001 - logged with its trace
@@ -106,6 +114,7 @@ class AttestationLoop:
         finally:
             self._agents.pop(agent_id, None)
             self._wake.pop(agent_id, None)
+            self._came.pop(agent_id, None)
 
     async def _pause(self, agent_id: str, delay_s: float) -> None:
         wake = self._wake[agent_id]

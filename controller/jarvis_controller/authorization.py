@@ -25,6 +25,7 @@ FLEET_SERVICE = "/jarvis.capture.v1.FleetService/"
 POLICY_SERVICE = "/jarvis.capture.v1.PolicyService/"
 RELEASE_SERVICE = "/jarvis.capture.v1.ReleaseService/"
 ENROLLMENT_SERVICE = "/jarvis.capture.v1.EnrollmentService/"
+TUNNEL_SERVICE = "/jarvis.capture.v1.TunnelService/"
 _HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch")
 _REFLECTION = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -65,6 +66,11 @@ OPERATOR_METHODS: Mapping[str, Role] = {
 ENROLLMENT_METHODS: Mapping[str, None] = dict.fromkeys((ENROLLMENT_SERVICE + "Enroll", *_HEALTH))
 """The enrolment port: nobody there has shown who it is."""
 
+TUNNEL_METHODS: Mapping[str, Role] = dict.fromkeys(
+    (TUNNEL_SERVICE + "OpenTunnel", TUNNEL_SERVICE + "SendMessages", *_HEALTH), Role.AGENT
+)
+"""The tunnel port: agents, each for itself."""
+
 
 def caller_of(context: grpc.aio.ServicerContext[Any, Any], fleet: str) -> Identity:
     """Whom the client certificate names.
@@ -101,13 +107,13 @@ def require_tls13(context: grpc.aio.ServicerContext[Any, Any]) -> None:
         raise refuse(code_pb2.UNAUTHENTICATED, "TLS_VERSION", f"the connection uses {found}; TLSv1.3 is accepted")
 
 
-def require_role(identity: Identity, method: str) -> None:
-    """Refuses a caller whose role is below what the method needs, and every method that is not in the table.
+def require_role(identity: Identity, method: str, methods: Mapping[str, Role] = OPERATOR_METHODS) -> None:
+    """Refuses a caller whose role is below what the method needs, and every method that is not in the port's table.
 
     Raises:
         RpcError: PERMISSION_DENIED, ROLE_DENIED.
     """
-    required = OPERATOR_METHODS.get(method)
+    required = methods.get(method)
     if required is None or not identity.role.permits(required):
         needed = "nobody" if required is None else f"at least the role {required}"
         message = f"{identity.uri} may not call {method}: {needed} is accepted"
@@ -183,6 +189,15 @@ def operator_check(fleet: str) -> Callable[[grpc.aio.ServicerContext[Any, Any], 
 
     def check(context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
         require_role(caller_of(context, fleet), method)
+
+    return check
+
+
+def tunnel_check(fleet: str) -> Callable[[grpc.aio.ServicerContext[Any, Any], str], None]:
+    """The tunnel port: TLS 1.3, the SPIFFE id of an agent of the fleet, a method that agents may call."""
+
+    def check(context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+        require_role(caller_of(context, fleet), method, TUNNEL_METHODS)
 
     return check
 

@@ -49,6 +49,7 @@ class InitOptions:
     port: int
     """For operators."""
     enroll_port: int
+    tunnel_port: int
     ek_roots: Sequence[Path]
     """May be empty: then the policy has to be completed before `run` accepts it."""
     release_key: Path | None
@@ -154,7 +155,7 @@ def _release_key(path: Path | None) -> bytes | None:
 
 
 def _controller_toml(options: InitOptions) -> str:
-    everywhere = "[::]" if ":" in options.host else "0.0.0.0"  # noqa: S104 - both ports are for other hosts
+    everywhere = "[::]" if ":" in options.host else "0.0.0.0"  # noqa: S104 - the ports are for other hosts
     return f"""\
 # jarvis-controller; every field is described in controller.example.toml. Paths are relative to this file.
 fleet = {json.dumps(options.fleet)}
@@ -163,6 +164,8 @@ state_directory = "."
 listen = "{everywhere}:{options.port}"
 enroll_listen = "{everywhere}:{options.enroll_port}"
 advertise_enroll = {json.dumps(join_address(options.host, options.enroll_port))}
+tunnel_listen = "{everywhere}:{options.tunnel_port}"
+advertise_tunnel = {json.dumps(join_address(options.host, options.tunnel_port))}
 release_key = "{RELEASE_KEY_FILE}"
 policy = "{POLICY_FILE}"
 """

@@ -78,6 +78,8 @@ class VerifierPolicy:
     """Versions of manifests that are accepted; empty = every one."""
     reported: frozenset[tuple[str, str]] = frozenset()
     """(check, reason) of failures that do not end the trust: see verifier.REPORTABLE."""
+    agent_spki: bytes | None = None
+    """The same of the agent, as this connection showed it; None: the carrier cannot see it (direct)."""
 
 
 class NotEvaluatedError(Exception):

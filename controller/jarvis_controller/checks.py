@@ -136,6 +136,21 @@ def _qualifying_data(case: Case) -> None:
         )
 
 
+def _channel(case: Case) -> None:
+    shown = case.policy.agent_spki
+    if shown is None:
+        return  # direct carrier: which key answered cannot be seen, and the agent is shown as unbound
+    case.after("qualifying-data")
+    bound = case.bound_spki
+    if bound is None:
+        raise NotEvaluatedError("needs qualifying-data, which did not pass")
+    if not hmac.compare_digest(bound, shown):
+        raise AttestationError(
+            "CHANNEL_KEY_MISMATCH",
+            f"the quote binds the TLS key {bound.hex()}; the connection that it came over showed {shown.hex()}",
+        )
+
+
 def _pcr_selection(case: Case) -> None:
     quote, wanted = case.quote, case.challenge.pcrs
     if not wanted or case.policy.pcr not in wanted:
@@ -291,6 +306,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], None]], ...] = (
     ("type", _type),
     ("qualified-signer", _qualified_signer),
     ("qualifying-data", _qualifying_data),
+    ("channel", _channel),
     ("pcr-selection", _pcr_selection),
     ("pcr-values", _pcr_values),
     ("clock", _clock),

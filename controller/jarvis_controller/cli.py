@@ -52,6 +52,7 @@ def init(  # noqa: PLR0917 - typer gives them by name
     host: Annotated[str, typer.Option(help="Where agents and operators reach this host.")] = socket.gethostname(),
     port: Annotated[int, typer.Option(help="TCP port for operators.", min=1, max=65535)] = 7440,
     enroll_port: Annotated[int, typer.Option(help="TCP port for enrolment.", min=1, max=65535)] = 7441,
+    tunnel_port: Annotated[int, typer.Option(help="TCP port for agents that dial.", min=1, max=65535)] = 7442,
     name: Annotated[str, typer.Option(help="This controller's name.")] = "main",
 ) -> None:
     """Make a fleet: CA, command key, controller certificate, first administrator, configuration."""
@@ -62,6 +63,7 @@ def init(  # noqa: PLR0917 - typer gives them by name
         host=host,
         port=port,
         enroll_port=enroll_port,
+        tunnel_port=tunnel_port,
         ek_roots=ek_root or (),
         release_key=release_key,
     )

@@ -26,8 +26,9 @@ T = TypeVar("T")
 
 # The agent runs another process, or counts another lease, than the one the command was signed for.
 _ATTEST_AGAIN = frozenset(
-    {"AGENT_UNATTESTED", "LEASE_EXPIRED", "LEASE_STALE", "LEASE_INVALID", "COMMAND_SIGNATURE_INVALID", "COMMAND_EXPIRED"}
-)
+    {"AGENT_UNATTESTED", "LEASE_EXPIRED", "LEASE_STALE", "LEASE_INVALID", "COMMAND_SIGNATURE_INVALID", "COMMAND_EXPIRED",
+     "AGENT_NOT_CONNECTED", "TUNNEL_REPLACED"}
+)  # fmt: skip
 
 
 class Commander:

@@ -42,8 +42,14 @@ class ControllerConfig:
     """host:port for operators (mTLS)."""
     enroll_listen: str = "0.0.0.0:7441"
     """host:port for enrolment (TLS without client certificates)."""
+    tunnel_listen: str = "0.0.0.0:7442"
+    """host:port for agents that dial (mTLS)."""
+    advertise_tunnel: str = ""
+    """host:port where agents reach it; empty = the host of advertise_enroll and the port of tunnel_listen."""
+    tunnel_hellos_per_s: float = 100.0
+    """Tunnels that may begin in a second, 1..10,000; agents that hold a lease have as many of their own."""
     attest_concurrency: int = 32
-    """Attestations under way at once, 1..1024."""
+    """Attestations under way at once, 1..1024; a quarter more is kept for agents that hold a lease."""
     agent_certificate_h: float = 24.0
     """Lifetime of agents' certificates in hours, 0.1..24."""
     agent_timeout_s: float = 10.0
@@ -84,8 +90,10 @@ class ControllerConfig:
             if not low <= value <= high:
                 raise ConfigError(f"{field} = {value}: {low}..{high} is accepted")
         self._check_syslog()
-        for field in ("listen", "enroll_listen", "advertise_enroll"):
+        for field in ("listen", "enroll_listen", "advertise_enroll", "tunnel_listen"):
             _check_address(field, getattr(self, field))
+        if self.advertise_tunnel:
+            _check_address("advertise_tunnel", self.advertise_tunnel)
 
     def _check_syslog(self) -> None:
         if not valid_sd_id(self.audit_syslog_sd_id):
@@ -108,6 +116,12 @@ class ControllerConfig:
         return match[1].strip("[]"), int(match[2])
 
     @property
+    def tunnel_address(self) -> str:
+        """Where agents that dial are sent."""
+        host, port = self.advertise_enroll.rpartition(":")[0], self.tunnel_listen.rpartition(":")[2]
+        return self.advertise_tunnel or f"{host}:{port}"
+
+    @property
     def database(self) -> str:
         """The URL in force."""
         return self.database_url or f"sqlite:///{self.state_directory / 'controller.db'}"
@@ -115,6 +129,7 @@ class ControllerConfig:
 
 _SYSLOG = re.compile(r"tls://(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 _RANGES: tuple[tuple[str, float, float], ...] = (
+    ("tunnel_hellos_per_s", 1, 10_000),
     ("attest_concurrency", 1, 1024),
     ("agent_certificate_h", 0.1, 24),
     ("agent_timeout_s", 0.1, 300),

@@ -64,6 +64,7 @@ def enroll_row(session: Session, agent: EnrolledAgent, token: str | None, now_ns
         used.used_by = agent.agent_id
     detail = {
         "address": agent.address,
+        "carrier": str(agent.carrier),
         "certificate_expire_ns": agent.certificate_expire_ns,
         "hostname": agent.hostname,
         "state": row.state,
@@ -100,6 +101,7 @@ def new_row(agent: EnrolledAgent, labels: Mapping[str, str], now_ns: int) -> Age
         tls_spki=agent.tls_spki,
         certificate_expire_ns=agent.certificate_expire_ns,
         lease_sequence=0,
+        carrier=agent.carrier,
     )
 
 
@@ -107,6 +109,7 @@ def renew_row(row: AgentRow, agent: EnrolledAgent) -> None:
     """A known agent got a certificate: its state, labels and history stay."""
     row.state = transition(State(row.state), Event.ENROLLED)
     row.address, row.hostname, row.version = agent.address, agent.hostname, agent.version
+    row.carrier = agent.carrier
     if row.tls_spki != agent.tls_spki:
         row.previous_tls_spki, row.tls_spki = row.tls_spki, agent.tls_spki
     row.certificate_expire_ns = agent.certificate_expire_ns
@@ -120,3 +123,4 @@ def readmit_row(row: AgentRow, agent: EnrolledAgent, labels: Mapping[str, str], 
         setattr(row, column, getattr(fresh, column))
     row.previous_tls_spki = row.boot_id = row.session_id = row.firmware_sha256 = b""
     row.firmware_version = row.assurance = ""
+    row.channel_bound = False

@@ -16,7 +16,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,7 +38,7 @@ from jarvis_trust.tls_certification import NONCE_BYTES, check_certification, che
 from jarvis_trust.tpm_structures import TpmPublic, parse_public
 from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
 
-from jarvis_controller.agent_record import AgentRecord
+from jarvis_controller.agent_record import AgentRecord, Carrier
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.policy import Vendors
 from jarvis_controller.records import EnrolledAgent
@@ -53,6 +53,11 @@ _MAX_UNDER_WAY = 64
 _MAX_CHAIN = 8
 _TEXT = re.compile(r"[!-~](?:[ -~]{0,251}[!-~])?")
 _NEEDS_TOKEN = {State.QUARANTINED, State.RETIRED}
+_CARRIERS: Mapping[int, Carrier] = {
+    enrollment_pb2.CARRIER_UNSPECIFIED: Carrier.DIRECT,
+    enrollment_pb2.CARRIER_DIRECT: Carrier.DIRECT,
+    enrollment_pb2.CARRIER_TUNNEL: Carrier.TUNNEL,
+}
 _CODES = {
     "TOKEN_UNKNOWN": code_pb2.PERMISSION_DENIED,
     "TOKEN_EXPIRED": code_pb2.PERMISSION_DENIED,
@@ -96,6 +101,8 @@ class EnrollmentPolicy:
     vendors: Callable[[], Vendors]
     """Which TPMs the policy in force accepts."""
     certificate_lifetime: timedelta
+    tunnel_address: str
+    """host:port, for agents that dial."""
 
 
 class EnrollmentService:
@@ -183,6 +190,7 @@ class EnrollmentService:
                 tls_spki=spki_sha256(certificate),
                 certificate_expire_ns=int(certificate_not_after(certificate).timestamp()) * 10**9,
                 address=params.address,
+                carrier=_CARRIERS[params.carrier],
                 hostname=params.hostname,
                 version=params.version,
             ),
@@ -200,7 +208,12 @@ class EnrollmentService:
 
     def _result(self, record: AgentRecord, certificate: bytes) -> enrollment_pb2.EnrollResult:
         ca_pem = self._ca.certificate_pem
-        result = enrollment_pb2.EnrollResult(agent_id=record.agent_id, certificate_pem=certificate + ca_pem, ca_pem=ca_pem)
+        result = enrollment_pb2.EnrollResult(
+            agent_id=record.agent_id,
+            certificate_pem=certificate + ca_pem,
+            ca_pem=ca_pem,
+            tunnel_address=self._policy.tunnel_address,
+        )
         result.expire_time.FromNanoseconds(record.certificate_expire_ns)
         return result
 
@@ -250,7 +263,10 @@ def _check_tls_key(candidate: _Candidate, nonce: bytes, proof: enrollment_pb2.En
 
 def _check_texts(params: enrollment_pb2.EnrollParams) -> None:
     """What will be shown to operators and written to logs must not carry control characters."""
-    check_address(params.address)
+    if params.carrier not in _CARRIERS:
+        raise bad_field("params.carrier", f"{params.carrier}: CARRIER_DIRECT (1) and CARRIER_TUNNEL (2) are accepted")
+    if params.address or _CARRIERS[params.carrier] is Carrier.DIRECT:
+        check_address(params.address)
     for field in ("hostname", "version"):
         value = getattr(params, field)
         if _TEXT.fullmatch(value) is None:

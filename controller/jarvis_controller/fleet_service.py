@@ -109,7 +109,7 @@ class FleetService:
                 outcome = await self._attester.attest(agent.agent_id)
             except UnknownAgentError:
                 return fleet_pb2.AttestAgentsResponse(agent=agent.message(), status=gone(agent).status)
-            return outcome.to_message()
+            return outcome.to_message(connected=self._client.is_connected(agent.agent_id))
 
         async with contextlib.aclosing(fan_out(agents, one, concurrency=self._settings.concurrency)) as answers:
             async for answer in answers:

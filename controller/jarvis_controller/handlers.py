@@ -21,6 +21,7 @@ from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.registry_service import RegistryService
 from jarvis_controller.release_service import ReleaseService
 from jarvis_controller.rpc_status import MAX_REQUEST_BYTES, parse_request
+from jarvis_controller.tunnel_service import TunnelService
 
 Handlers = Mapping[str, Any]
 """Method name -> grpc.RpcMethodHandler."""
@@ -31,6 +32,7 @@ FLEET = "jarvis.capture.v1.FleetService"
 POLICY = "jarvis.capture.v1.PolicyService"
 RELEASE = "jarvis.capture.v1.ReleaseService"
 ENROLLMENT = "jarvis.capture.v1.EnrollmentService"
+TUNNEL = "jarvis.capture.v1.TunnelService"
 
 MAX_POLICY_BYTES = MAX_DOCUMENT_BYTES + 32 * 1024
 """A policy with its files, their names and a selector."""
@@ -106,6 +108,14 @@ def enrollment_handlers(service: EnrollmentService) -> Handlers:
         enroll, request_deserializer=None, response_serializer=enrollment_pb2.EnrollResponse.SerializeToString
     )
     return {"Enroll": handler}
+
+
+def tunnel_handlers(service: TunnelService) -> Handlers:
+    """TunnelService: bytes in, bytes out; what is bulk is not parsed twice."""
+    return {
+        "OpenTunnel": grpc.stream_stream_rpc_method_handler(service.open_tunnel),
+        "SendMessages": grpc.stream_unary_rpc_method_handler(service.send_messages),
+    }
 
 
 def unary(behaviour: Callable[[Any, Any], Any], request: Any, response: Any, *, most: int = MAX_REQUEST_BYTES) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from jarvis_controller.agent_record import AgentRecord, TpmMoment
+from jarvis_controller.agent_record import AgentRecord, Carrier, TpmMoment
 from jarvis_controller.states import State
 
 
@@ -51,6 +51,8 @@ class AgentRow(Base):
     lease_sequence: Mapped[int] = mapped_column(BigInteger, default=0)
     lease_expire_ns: Mapped[int | None] = mapped_column(BigInteger)
     assurance: Mapped[str] = mapped_column(String(2), default="")
+    carrier: Mapped[str] = mapped_column(String(16), default=Carrier.DIRECT)
+    channel_bound: Mapped[bool] = mapped_column(default=False)
 
     def record(self) -> AgentRecord:
         """A frozen copy."""
@@ -79,6 +81,8 @@ class AgentRow(Base):
             lease_sequence=self.lease_sequence,
             lease_expire_ns=self.lease_expire_ns,
             assurance=self.assurance,
+            carrier=Carrier(self.carrier),
+            channel_bound=self.channel_bound,
         )
 
     def _moment(self) -> TpmMoment | None:

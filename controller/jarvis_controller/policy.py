@@ -108,7 +108,12 @@ class AgentPolicy:
         return tuple(sorted((*self.boot_pcrs, self.pcr)))
 
     def verifier_policy(
-        self, *, release_key: bytes, controller_spki: bytes, known_firmware: frozenset[tuple[str, str]]
+        self,
+        *,
+        release_key: bytes,
+        controller_spki: bytes,
+        agent_spki: bytes | None,
+        known_firmware: frozenset[tuple[str, str]],
     ) -> VerifierPolicy:
         """The same, with what one judgement needs besides: see VerifierPolicy."""
         return VerifierPolicy(
@@ -117,6 +122,7 @@ class AgentPolicy:
             firmware_versions=self.firmware_versions,
             pcr=self.pcr,
             controller_spki=controller_spki,
+            agent_spki=agent_spki,
             known_firmware=known_firmware,
             lease_ns=self.lease_ns,
             boot=self.boot,

@@ -61,7 +61,10 @@ class _Side:
         if missing:
             return _Judgement(verdict=_UNDECIDED, message=f"the evidence that is kept does not quote PCRs {missing}")
         policy = demanded.verifier_policy(
-            release_key=self.release_key, controller_spki=case.policy.controller_spki, known_firmware=self.known_firmware
+            release_key=self.release_key,
+            controller_spki=case.policy.controller_spki,
+            agent_spki=case.policy.agent_spki,
+            known_firmware=self.known_firmware,
         )
         report = verify(case.record, case.challenge, case.evidence, policy)
         failed = tuple(check for check in report.checks if not check.passed)

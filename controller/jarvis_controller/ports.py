@@ -32,6 +32,16 @@ ENROLLMENT_OPTIONS: Options = (
 )
 """An EK certificate chain and a CSR; and connections of strangers do not stay."""
 
+TUNNEL_OPTIONS: Options = (
+    *_OPTIONS,
+    ("grpc.max_receive_message_length", 9 << 20),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.max_connection_idle_ms", 60_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+)
+"""An agent's answer is at most 8 MiB, as over its own port; it has one tunnel and fewer than 80 streams; idle ones go."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jarvis_controller.agent_record import TpmMoment
+from jarvis_controller.agent_record import Carrier, TpmMoment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class EnrolledAgent:
     address: str
     hostname: str
     version: str
+    carrier: Carrier = Carrier.DIRECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,8 @@ class PassedAttestation:
     """"L1", or "L2" when measured boot was judged too."""
     reported: str = ""
     """Failures that the policy only has reported, in one line."""
+    channel_bound: bool = False
+    """The connection itself showed `tls_spki`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Roles are checked before a handler runs (authorization.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,10 @@ class RegistryService:
         loop: AttestationLoop,
         feed: StateFeed,
         access: AccessLog,
+        is_connected: Callable[[str], bool],
     ) -> None:
+        """Args: is_connected: whether an agent that dials by itself is there now."""
+        self._is_connected = is_connected
         self._settings = settings
         self._store = store
         self._attester = attester
@@ -70,7 +74,7 @@ class RegistryService:
         selected = select(selector, agents, may_be_empty=selector.is_everything, with_retired=request.show_retired)
         rest = [agent for agent in selected if agent.agent_id > request.page_token]
         more = rest[size - 1].agent_id if len(rest) > size else ""
-        return fleet_pb2.ListAgentsResponse(agents=[agent.message() for agent in rest[:size]], next_page_token=more)
+        return fleet_pb2.ListAgentsResponse(agents=[self._message(agent) for agent in rest[:size]], next_page_token=more)
 
     async def get_boot_report(self, request: fleet_pb2.GetBootReportRequest, context: Context) -> fleet_pb2.GetBootReportResponse:
         """GetBootReport."""
@@ -112,7 +116,7 @@ class RegistryService:
         reason = f"by {principal}: {check_reason(request.reason)}"
         record = await self._order(request.agent_id, Event.QUARANTINE_ORDERED, reason, principal)
         await self._attester.revoke(record, principal=principal)
-        return fleet_pb2.QuarantineAgentResponse(agent=record.message())
+        return fleet_pb2.QuarantineAgentResponse(agent=self._message(record))
 
     async def release_agent(self, request: fleet_pb2.ReleaseAgentRequest, context: Context) -> fleet_pb2.ReleaseAgentResponse:
         """ReleaseAgent."""
@@ -121,7 +125,7 @@ class RegistryService:
         record = await self._order(request.agent_id, Event.RELEASE_ORDERED, reason, principal)
         self._feed.publish(record)
         self._loop.attest_soon(record)
-        return fleet_pb2.ReleaseAgentResponse(agent=record.message())
+        return fleet_pb2.ReleaseAgentResponse(agent=self._message(record))
 
     async def retire_agent(self, request: fleet_pb2.RetireAgentRequest, context: Context) -> fleet_pb2.RetireAgentResponse:
         """RetireAgent."""
@@ -129,7 +133,7 @@ class RegistryService:
         reason = f"retired by {principal}: {check_reason(request.reason)}"
         record = await self._order(request.agent_id, Event.RETIRE_ORDERED, reason, principal)
         await self._attester.revoke(record, principal=principal)
-        return fleet_pb2.RetireAgentResponse(agent=record.message())
+        return fleet_pb2.RetireAgentResponse(agent=self._message(record))
 
     async def list_audit_events(
         self, request: fleet_pb2.ListAuditEventsRequest, _context: Context
@@ -164,6 +168,9 @@ class RegistryService:
         anything = fleet_pb2.GetAttestationCaseRequest()
         await self._access.read(self._principal(context), "GetAttestationCase", [], anything)
         return case
+
+    def _message(self, record: AgentRecord) -> fleet_pb2.Agent:
+        return record.message(connected=self._is_connected(record.agent_id))
 
     def _principal(self, context: Context) -> str:
         return caller_of(context, self._settings.fleet).uri

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The controller as one process: builds the parts, serves two ports, drains, stops.
+"""The controller as one process: builds the parts, serves three ports, drains, stops.
 
     listen          operators: client certificate needed; FleetService, health, reflection
     enroll_listen   hosts that join: no client certificate; EnrollmentService, health
+    tunnel_listen   agents that dial: client certificate of an agent needed; TunnelService, health
 
 One event loop, one thread for the database. `Controller` may be started inside another program (tests do).
 """
@@ -26,15 +27,17 @@ from jarvis_trust.keyfiles import load_private_key
 from jarvis_trust.status import reason_of
 
 from jarvis_controller.access_log import AccessLog
+from jarvis_controller.agent_carrier import AgentCarrier
 from jarvis_controller.agent_client import AgentClient
-from jarvis_controller.agent_record import AgentRecord
+from jarvis_controller.agent_record import AgentRecord, Carrier
 from jarvis_controller.attestation import Attester
 from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.audit_checkpoints import Checkpointer, audit_signer
-from jarvis_controller.authorization import AuthorizationInterceptor, caller_of, enrollment_check, operator_check
+from jarvis_controller.authorization import AuthorizationInterceptor, caller_of, enrollment_check, operator_check, tunnel_check
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
 from jarvis_controller.config_files import as_config_error, audit_exporter
+from jarvis_controller.direct_carrier import DirectCarrier
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
 from jarvis_controller.event_collector import EventCollector
 from jarvis_controller.evidence_rows import EvidenceLimits
@@ -45,22 +48,27 @@ from jarvis_controller.handlers import (
     FLEET,
     POLICY,
     RELEASE,
+    TUNNEL,
     enrollment_handlers,
     fleet_handlers,
     policy_handlers,
     release_handlers,
+    tunnel_handlers,
 )
 from jarvis_controller.leases import LeaseBook
 from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.policy_service import PolicyService
-from jarvis_controller.ports import ENROLLMENT_OPTIONS, OPERATOR_OPTIONS, Port, PortPlan, open_port
+from jarvis_controller.ports import ENROLLMENT_OPTIONS, OPERATOR_OPTIONS, TUNNEL_OPTIONS, Port, PortPlan, open_port
 from jarvis_controller.registry_service import RegistryService, RegistrySettings
 from jarvis_controller.release_service import ReleaseService
 from jarvis_controller.release_store import ReleaseStore, verify_release
 from jarvis_controller.rpc_status import RpcError
 from jarvis_controller.state_feed import StateFeed
+from jarvis_controller.states import State
 from jarvis_controller.store import Store
 from jarvis_controller.tls import ControllerCredentials, controller_identity
+from jarvis_controller.tunnel_carrier import TunnelCarrier
+from jarvis_controller.tunnel_service import TunnelService, TunnelSettings
 
 _log = structlog.get_logger()
 
@@ -99,7 +107,10 @@ class Controller:
         self.store = Store(config.database, checkpointer=self.checkpointer, evidence=evidence, kept_events=config.kept_events)
         self.feed = StateFeed()
         self.leases = LeaseBook()
-        self.client = AgentClient(self.credentials, signer, fleet=config.fleet, timeout_s=config.agent_timeout_s)
+        self.tunnels = TunnelCarrier()
+        direct = DirectCarrier(self.credentials, fleet=config.fleet, drain_s=config.agent_timeout_s)
+        carriers: dict[Carrier, AgentCarrier] = {Carrier.DIRECT: direct, Carrier.TUNNEL: self.tunnels}
+        self.client = AgentClient(carriers, signer, timeout_s=config.agent_timeout_s)
         self.attester = Attester(
             store=self.store,
             client=self.client,
@@ -139,12 +150,23 @@ class Controller:
             loop=self.loop,
             feed=self.feed,
             access=self.access,
+            is_connected=self.client.is_connected,
+        )
+        self.tunnel_service = TunnelService(
+            settings=TunnelSettings(fleet=config.fleet, per_s=config.tunnel_hellos_per_s),
+            store=self.store,
+            carrier=self.tunnels,
+            controller_spki=lambda: self.credentials.current.spki_sha256,
+            holds_lease=lambda agent_id: self.leases.get(agent_id) is not None,
+            on_connected=self._connected,
+            refused=self.access.refused,
         )
         self.enrollment_service = EnrollmentService(
             policy=EnrollmentPolicy(
                 fleet=config.fleet,
                 vendors=lambda: self.policies.current.vendors,
                 certificate_lifetime=timedelta(hours=config.agent_certificate_h),
+                tunnel_address=config.tunnel_address,
             ),
             ca=ca,
             store=self.store,
@@ -162,6 +184,7 @@ class Controller:
         )
         self.operator_port = 0
         self.enroll_port = 0
+        self.tunnel_port = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -173,15 +196,28 @@ class Controller:
         await self.store.open()
         await self._check_audit()
         await self.policies.start(self.store)
-        ports = (self._open_operator_port(), self._open_enrollment_port())
-        self.operator_port, self.enroll_port = (port.number for port in ports)
+        ports = (self._open_operator_port(), self._open_enrollment_port(), self._open_tunnel_port())
+        self.operator_port, self.enroll_port, self.tunnel_port = (port.number for port in ports)
         for port in ports:
             await port.start()
-        running = [self.loop.run(), self.collector.run(), self._renew_certificate(), self._sign_audit(), self.access.run()]
+        running = [
+            self.loop.run(),
+            self.collector.run(),
+            self._renew_certificate(),
+            self._sign_audit(),
+            self.access.run(),
+            self.tunnel_service.run(),
+        ]
         if self.exporter is not None:
             running.append(self.exporter.run())
         tasks = [asyncio.ensure_future(task) for task in running]
-        _log.info("controller runs", fleet=self.config.fleet, operators=self.operator_port, enrolment=self.enroll_port)
+        _log.info(
+            "controller runs",
+            fleet=self.config.fleet,
+            operators=self.operator_port,
+            enrolment=self.enroll_port,
+            tunnel=self.tunnel_port,
+        )
         try:
             yield
         finally:
@@ -190,6 +226,7 @@ class Controller:
             self.fleet_service.drain()
             for task in tasks:
                 task.cancel()
+            await self.tunnels.close()
             await asyncio.gather(*(port.stop(_DRAIN_S) for port in ports), *tasks, return_exceptions=True)
             await self.fleet_service.settle()
             await self.release_service.settle()
@@ -206,6 +243,10 @@ class Controller:
     def _enrolled(self, record: AgentRecord) -> None:
         self.feed.publish(record)
         self.loop.attest_soon(record)
+
+    def _connected(self, record: AgentRecord, process_id: bytes) -> None:
+        if record.state not in {State.QUARANTINED, State.RETIRED}:
+            self.loop.connected(record, process_id)
 
     async def _check_audit(self) -> None:
         try:
@@ -254,6 +295,12 @@ class Controller:
         plan = PortPlan(field="enroll_listen", address=self.config.enroll_listen, services=services, options=ENROLLMENT_OPTIONS)
         interceptor = AuthorizationInterceptor(enrollment_check, self._refused)
         return open_port(plan, self.credentials.server_credentials(clients_need_certificates=False), interceptor)
+
+    def _open_tunnel_port(self) -> Port:
+        services = {TUNNEL: tunnel_handlers(self.tunnel_service)}
+        plan = PortPlan(field="tunnel_listen", address=self.config.tunnel_listen, services=services, options=TUNNEL_OPTIONS)
+        interceptor = AuthorizationInterceptor(tunnel_check(self.config.fleet), self._refused)
+        return open_port(plan, self.credentials.server_credentials(clients_need_certificates=True), interceptor)
 
 
 async def serve(config: ControllerConfig) -> None:

@@ -160,6 +160,7 @@ class Store:
             detail: dict[str, object] = {
                 "assurance": passed.assurance,
                 "boot_id": passed.boot_id.hex(),
+                "channel_bound": passed.channel_bound,
                 "firmware_sha256": passed.firmware_sha256.hex(),
                 "firmware_version": passed.firmware_version,
                 "lease_sequence": row.lease_sequence,
@@ -465,6 +466,7 @@ def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns
     row.lease_sequence += 1
     row.lease_expire_ns = now_ns + passed.lease_ns
     row.assurance = passed.assurance
+    row.channel_bound = passed.channel_bound
     _know_objects(session, passed.objects, passed.firmware_version, passed.security_version)
 
 

@@ -242,4 +242,5 @@ def _proved(case: Case, done: Sequence[Check]) -> PassedAttestation:
         # What is only reported proves nothing: without one of these checks it is no measured boot.
         assurance="L1" if case.policy.boot is None or case.failed & {name for name, _ in BOOT_CHECKS} else "L2",
         reported=_failures(done),
+        channel_bound=case.policy.agent_spki is not None and "channel" not in case.failed,
     )

@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from jarvis.capture.v1 import event_pb2, fleet_pb2
+from jarvis_controller.agent_record import Carrier
 from jarvis_controller.rpc_status import status_of
 from jarvis_controller.server import Controller
 from jarvis_trust.identities import Role
@@ -27,8 +28,8 @@ STATE_CHANGED = event_pb2.EVENT_TYPE_AGENT_STATE_CHANGED
 
 
 @pytest_asyncio.fixture
-async def fleet(tmp_path: Path, release_key: ReleaseKey) -> AsyncIterator[TestFleet]:
-    async with running_fleet(tmp_path, release_key) as made:
+async def fleet(tmp_path: Path, release_key: ReleaseKey, carrier: Carrier) -> AsyncIterator[TestFleet]:
+    async with running_fleet(tmp_path, release_key, carrier=carrier) as made:
         yield made
 
 
@@ -235,8 +236,10 @@ async def test_an_agent_that_forges_the_controllers_events_is_not_believed(fleet
     assert {event.detail["to"] for event in found} == {"VERIFIED"}
 
 
-async def test_an_operator_that_reads_slowly_is_told_how_many_events_went(tmp_path: Path, release_key: ReleaseKey) -> None:
-    async with running_fleet(tmp_path, release_key, kept_events=1000) as fleet:
+async def test_an_operator_that_reads_slowly_is_told_how_many_events_went(
+    tmp_path: Path, release_key: ReleaseKey, carrier: Carrier
+) -> None:
+    async with running_fleet(tmp_path, release_key, carrier=carrier, kept_events=1000) as fleet:
         agent = await fleet.add_agent()
         early = await watch(fleet)
         await early.until(lambda: early.token)
@@ -256,8 +259,8 @@ async def test_an_operator_that_reads_slowly_is_told_how_many_events_went(tmp_pa
         assert late.lost == 900 + 2 - before, "900 of the agent, and of the controller's two those not seen by then"
 
 
-async def test_a_drained_controller_ends_the_stream(tmp_path: Path, release_key: ReleaseKey) -> None:
-    async with running_fleet(tmp_path, release_key) as fleet:
+async def test_a_drained_controller_ends_the_stream(tmp_path: Path, release_key: ReleaseKey, carrier: Carrier) -> None:
+    async with running_fleet(tmp_path, release_key, carrier=carrier) as fleet:
         watcher = await watch(fleet)
         await watcher.until(lambda: watcher.token)
         fleet.controller.fleet_service.drain()

@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from jarvis.capture.v1 import agent_pb2, capture_pb2, fleet_pb2, flow_pb2
+from jarvis_controller.agent_record import Carrier
 from jarvis_controller.rpc_status import status_of
 from jarvis_controller.states import Event
 from jarvis_trust.identities import Role
@@ -25,8 +26,8 @@ from tests.unit.controller.fleet import TestFleet, running_fleet
 
 
 @pytest_asyncio.fixture
-async def fleet(tmp_path: Path, release_key: ReleaseKey) -> AsyncIterator[TestFleet]:
-    async with running_fleet(tmp_path, release_key) as made:
+async def fleet(tmp_path: Path, release_key: ReleaseKey, carrier: Carrier) -> AsyncIterator[TestFleet]:
+    async with running_fleet(tmp_path, release_key, carrier=carrier) as made:
         yield made
 
 
@@ -276,9 +277,9 @@ async def test_a_capture_that_was_replaced_while_the_stream_was_broken_may_have_
 
 
 async def test_a_slow_subscriber_gets_the_newest_and_an_exact_account_of_the_rest(
-    tmp_path: Path, release_key: ReleaseKey
+    tmp_path: Path, release_key: ReleaseKey, carrier: Carrier
 ) -> None:
-    async with running_fleet(tmp_path, release_key, subscriber_queue_messages=4) as fleet:
+    async with running_fleet(tmp_path, release_key, carrier=carrier, subscriber_queue_messages=4) as fleet:
         agent = await fleet.add_agent()
         total = 0
         for _ in range(400):
@@ -295,8 +296,10 @@ async def test_a_slow_subscriber_gets_the_newest_and_an_exact_account_of_the_res
         watcher.close()
 
 
-async def test_a_subscriber_that_wants_no_loss_is_disconnected_when_it_is_slow(tmp_path: Path, release_key: ReleaseKey) -> None:
-    async with running_fleet(tmp_path, release_key, subscriber_queue_messages=4) as fleet:
+async def test_a_subscriber_that_wants_no_loss_is_disconnected_when_it_is_slow(
+    tmp_path: Path, release_key: ReleaseKey, carrier: Carrier
+) -> None:
+    async with running_fleet(tmp_path, release_key, carrier=carrier, subscriber_queue_messages=4) as fleet:
         agent = await fleet.add_agent()
         agent.batches += [records_batch(1 + 2000 * number, 2000) for number in range(400)]
         watcher = await watch(fleet, slow_consumer_policy=fleet_pb2.SLOW_CONSUMER_POLICY_DISCONNECT)
@@ -307,8 +310,10 @@ async def test_a_subscriber_that_wants_no_loss_is_disconnected_when_it_is_slow(t
         assert reason_of(status_of(ended.value)) == "SLOW_CONSUMER"
 
 
-async def test_reading_what_is_kept_loses_nothing_however_slow_the_subscriber(tmp_path: Path, release_key: ReleaseKey) -> None:
-    async with running_fleet(tmp_path, release_key, subscriber_queue_messages=4) as fleet:
+async def test_reading_what_is_kept_loses_nothing_however_slow_the_subscriber(
+    tmp_path: Path, release_key: ReleaseKey, carrier: Carrier
+) -> None:
+    async with running_fleet(tmp_path, release_key, carrier=carrier, subscriber_queue_messages=4) as fleet:
         agent = await fleet.add_agent()
         agent.batches += [records_batch(1 + 2000 * number, 2000) for number in range(400)]
         watcher = await watch(fleet, follow=False)
@@ -318,8 +323,10 @@ async def test_reading_what_is_kept_loses_nothing_however_slow_the_subscriber(tm
         assert not watcher.lost
 
 
-async def test_a_stopping_controller_ends_streams_as_unavailable(tmp_path: Path, release_key: ReleaseKey) -> None:
-    async with running_fleet(tmp_path, release_key) as fleet:
+async def test_a_stopping_controller_ends_streams_as_unavailable(
+    tmp_path: Path, release_key: ReleaseKey, carrier: Carrier
+) -> None:
+    async with running_fleet(tmp_path, release_key, carrier=carrier) as fleet:
         agent: FakeAgent = await fleet.add_agent()
         agent.add_records(1)
         watcher = await watch(fleet)

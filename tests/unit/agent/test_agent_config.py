@@ -34,7 +34,18 @@ def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> 
     config = AgentConfig.load(ROOT / "agent" / "agent.example.toml")
     shown = tomllib.loads("\n".join(re.findall(r"^# ([a-z_]+ = .*)$", text, re.MULTILINE)))
     with_defaults = AgentConfig.from_mapping(GOOD, base=tmp_path)
-    for name in ("firmware_floor", "tcti", "pcr", "listen", "enroll_retry_s", "flow_log_records", "log_format"):
+    for name in (
+        "firmware_floor",
+        "tcti",
+        "pcr",
+        "listen",
+        "carrier",
+        "tunnel_retry_s",
+        "tunnel_retry_max_s",
+        "enroll_retry_s",
+        "flow_log_records",
+        "log_format",
+    ):
         assert shown[name] == getattr(with_defaults, name) == getattr(config, name), name
     assert Path(shown["state_directory"]) == with_defaults.state_directory
 
@@ -48,6 +59,10 @@ def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> 
         ("advertise", "probe"),
         ("advertise", "probe:0"),
         ("listen", "0.0.0.0:70000"),
+        ("carrier", "pigeon"),
+        ("tunnel_address", "controller"),
+        ("tunnel_retry_s", 0),
+        ("tunnel_retry_max_s", 301),
         ("firmware_floor", -1),
         ("firmware_floor", True),
         ("tcti", "swtpm"),
@@ -77,7 +92,14 @@ def test_missing_and_unknown_fields_are_all_named_at_once(tmp_path: Path) -> Non
         AgentConfig.from_mapping({"fleet": "lab.example", "skip_checks": True}, base=tmp_path)
     lines = str(refused.value).splitlines()
     assert lines[0].startswith("skip_checks: no such field; accepted are advertise, ")
-    assert {line.split(":")[0] for line in lines[1:]} == {"join_file", "advertise", "release_key", "firmware_directory"}
+    assert {line.split(":")[0] for line in lines[1:]} == {"join_file", "release_key", "firmware_directory"}
+
+
+def test_an_agent_that_is_dialled_has_to_say_where(tmp_path: Path) -> None:
+    values = {name: value for name, value in GOOD.items() if name != "advertise"}
+    assert AgentConfig.from_mapping(values, base=tmp_path).carrier == "tunnel"
+    with pytest.raises(ConfigError, match=r'^advertise: is missing; with carrier = "direct" host:port is accepted'):
+        AgentConfig.from_mapping({**values, "carrier": "direct"}, base=tmp_path)
 
 
 def test_a_file_that_is_not_toml_or_not_there_is_said_so(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ class Bench:
     reported: frozenset[tuple[str, str]] = frozenset()
     known: frozenset[tuple[str, str]] = frozenset()
     record_changes: dict[str, Any] = field(default_factory=dict)
+    shown_spki: bytes | None = None
+    """The agent's key on the connection, where the carrier sees it."""
     boot: BootPolicy | None = None
     """With one, its PCRs are asked for too."""
 
@@ -103,6 +105,7 @@ class Bench:
             boot=self.boot,
             firmware_versions=self.versions,
             reported=self.reported,
+            agent_spki=self.shown_spki,
         )
 
     def judge(self, evidence: trust_pb2.Evidence, *, pcrs: tuple[int, ...] | None = None, **options: Any) -> Report:

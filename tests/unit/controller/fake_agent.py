@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent made of software keys, served over real mTLS in this process: it joins, attests, checks commands, and streams.
+"""An agent made of software keys, over real mTLS in this process: it joins, attests, checks commands, and streams.
+
+It is served on a port, or dials the controller with the agent's own tunnel code.
 
 It checks what a real agent checks (signatures with the command key of its join file), so that a controller that forgets to sign
 or to attest fails here too. Where it lies, a test has told it to.
@@ -20,6 +22,11 @@ import grpc
 import grpc.aio
 from google.rpc import code_pb2
 from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, event_pb2, flow_pb2, trust_pb2
+from jarvis.capture.v1.tunnel_pb2 import TunnelHello
+from jarvis_agent.peer import controller_spki_sha256
+from jarvis_agent.tunnel import Tunnel, TunnelRetry
+from jarvis_agent.tunnel_link import CHANNEL_OPTIONS, Dialled
+from jarvis_controller.agent_record import Carrier
 from jarvis_trust.ca import generate_key, make_csr, public_key_of, spki_sha256
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, verify_authorization, verify_lease
 from jarvis_trust.enrollment import enrollment_proof
@@ -73,6 +80,8 @@ class FakeAgent:
     vendor: Vendor
     tpm: SoftwareTpm = field(default_factory=SoftwareTpm)
     port: int = field(default_factory=free_port)
+    carrier: Carrier = Carrier.DIRECT
+    tunnel_port: int = 0
     hostname: str = "fake"
     change_params: Callable[[enrollment_pb2.EnrollParams], None] = lambda _: None
     change_proof: Callable[[enrollment_pb2.EnrollProof], None] = lambda _: None
@@ -111,6 +120,8 @@ class FakeAgent:
     key_pem: bytes = b""
     certificate_pem: bytes = b""
     server: grpc.aio.Server | None = None
+    tunnel: Tunnel | None = None
+    tunnel_task: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -132,7 +143,8 @@ class FakeAgent:
             ek_certificate=self.vendor.certify(self.tpm.ek_key.public_key()),
             ek_public=self.tpm.ek_public,
             ak_public=self.tpm.ak_public,
-            address=self.address,
+            address=self.address if self.carrier is Carrier.DIRECT else "",
+            carrier=self.carrier.wire,
             hostname=self.hostname,
             version="1.0.0",
         )
@@ -187,7 +199,6 @@ class FakeAgent:
         self.tpm.restart_process()
         self.lease = None
         self.tpm.measure(self.release.sha256)
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         handlers = {
             "Attest": _unary(self._attest, agent_pb2.AttestRequest),
             "RenewLease": _unary(self._renew_lease, agent_pb2.RenewLeaseRequest),
@@ -196,15 +207,43 @@ class FakeAgent:
             **{name: _unary(self._leased(name, behaviour), None) for name, behaviour in self._commands().items()},
             **{name: _stream(self._leased_stream(name, behaviour)) for name, behaviour in self._streams().items()},
         }
-        service = AGENT_SERVICE.strip("/")
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        generic = grpc.method_handlers_generic_handler(AGENT_SERVICE.strip("/"), handlers)
+        if self.carrier is Carrier.TUNNEL:
+            self._dial(generic)
+            return
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        server.add_generic_rpc_handlers((generic,))
         chain = [(self.key_pem, self.certificate_pem)]
         credentials = grpc.ssl_server_credentials(chain, self.join_file.ca_pem.encode(), require_client_auth=True)
         assert server.add_secure_port(self.address, credentials) == self.port
         await server.start()
         self.server = server
 
+    def _dial(self, handlers: grpc.GenericRpcHandler[Any, Any]) -> None:
+        assert self.join_file is not None
+        ca_pem = self.join_file.ca_pem.encode()
+        options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", controller_dns_name(self.join_file.fleet)))
+
+        def dial() -> Dialled:
+            credentials = grpc.ssl_channel_credentials(ca_pem, self.key_pem, self.certificate_pem)
+            channel = grpc.aio.secure_channel(f"127.0.0.1:{self.tunnel_port}", credentials, options=options)
+            return Dialled(channel=channel, certificate_pem=self.certificate_pem)
+
+        self.tunnel = Tunnel(
+            dial=dial,
+            certificate=lambda: self.certificate_pem,
+            handlers=handlers,
+            hello=TunnelHello(session_id=self.tpm.session_id, version="1.0.0"),
+            retry=TunnelRetry(first_s=0.2, longest_s=2.0),
+        )
+        self.tunnel_task = asyncio.ensure_future(self.tunnel.run())
+
     async def stop(self) -> None:
+        if self.tunnel is not None and self.tunnel_task is not None:
+            self.tunnel_task.cancel()
+            await asyncio.gather(self.tunnel_task, return_exceptions=True)
+            await self.tunnel.stop(1.0 if self.is_draining else 0.0)
+            self.tunnel = self.tunnel_task = None
         if self.server is not None:
             await self.server.stop(None)
             self.server = None
@@ -221,6 +260,8 @@ class FakeAgent:
     async def restart(self) -> None:
         await self.stop()
         await self.start()
+        while self.tunnel is not None and not self.tunnel.is_open:  # noqa: ASYNC110 - a test's wait for what gRPC does
+            await asyncio.sleep(0.01)
 
     async def holds_a_lease(self) -> bool:
         """Whether a RenewLease call waits."""
@@ -248,11 +289,10 @@ class FakeAgent:
     async def _attest(self, request: agent_pb2.AttestRequest, context: Context) -> agent_pb2.AttestResponse:
         self.calls["Attest"] += 1
         self.nonces.add(request.nonce)
-        facts: Any = context.auth_context()
         evidence = self.tpm.evidence(
             nonce=request.nonce,
             agent_spki=spki_sha256(self.certificate_pem),
-            controller_spki=spki_sha256(facts["x509_pem_cert"][0]),
+            controller_spki=controller_spki_sha256(context),
             manifest=self.release.manifest,
             manifest_signature=self.release.signature,
             pcrs=request.pcrs,

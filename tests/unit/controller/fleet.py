@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc.aio
 from jarvis.capture.v1 import fleet_pb2, fleet_pb2_grpc
+from jarvis_controller.agent_record import Carrier
 from jarvis_controller.bootstrap import CONFIG_FILE, InitOptions, initialise
 from jarvis_controller.config import ControllerConfig, load_config
 from jarvis_controller.server import CA_DIRECTORY, Controller
@@ -42,6 +43,7 @@ class TestFleet:
     vendor: Vendor
     controller: Controller
     stack: AsyncExitStack
+    carrier: Carrier = Carrier.DIRECT
     agents: list[FakeAgent] = field(default_factory=list)
 
     @property
@@ -68,6 +70,7 @@ class TestFleet:
 
     async def add_agent(self, *, labels: Mapping[str, str] | None = None, state: str = "VERIFIED", **options: Any) -> FakeAgent:
         """A fake agent, joined, serving, and in `state`."""
+        options = {"carrier": self.carrier, "tunnel_port": self.controller.tunnel_port, **options}
         agent = FakeAgent(release=self.release, vendor=self.vendor, **options)
         await agent.join(await self.join_file(labels))
         await agent.start()
@@ -102,9 +105,14 @@ async def eventually(condition: Callable[[], Any], what: str, *, seconds: float 
 
 @asynccontextmanager
 async def running_fleet(
-    directory: Path, release_key: ReleaseKey, *, policy: PolicyText | None = None, **settings: Any
+    directory: Path,
+    release_key: ReleaseKey,
+    *,
+    carrier: Carrier = Carrier.DIRECT,
+    policy: PolicyText | None = None,
+    **settings: Any,
 ) -> AsyncIterator[TestFleet]:
-    """A running controller; `settings` replace fields of its configuration."""
+    """A running controller; `settings` replace fields of its configuration. Its agents use the carrier unless they say other."""
     vendor, release = Vendor(), make_release(release_key)
     roots, key = directory / "vendor.pem", directory / "release.pub"
     roots.write_bytes(vendor.root_pem)
@@ -117,11 +125,13 @@ async def running_fleet(
             host="127.0.0.1",
             port=7440,
             enroll_port=7441,
+            tunnel_port=7442,
             ek_roots=[roots],
             release_key=key,
         )
     )
-    defaults = {"listen": "127.0.0.1:0", "enroll_listen": "127.0.0.1:0", "agent_timeout_s": 5.0}
+    listen = dict.fromkeys(("listen", "enroll_listen", "tunnel_listen"), "127.0.0.1:0")
+    defaults = {**listen, "agent_timeout_s": 5.0}
     config = dataclasses.replace(load_config(directory / "fleet" / CONFIG_FILE), **{**defaults, **settings})
     if policy is not None:
         config.policy.write_text(policy.toml(["ek-roots/01-vendor.pem"]))
@@ -130,5 +140,11 @@ async def running_fleet(
         await outer.enter_async_context(controller.running())
         stack = await outer.enter_async_context(AsyncExitStack())
         yield TestFleet(
-            directory=directory / "fleet", config=config, release=release, vendor=vendor, controller=controller, stack=stack
+            directory=directory / "fleet",
+            config=config,
+            release=release,
+            vendor=vendor,
+            controller=controller,
+            stack=stack,
+            carrier=carrier,
         )

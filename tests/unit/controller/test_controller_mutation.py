@@ -32,7 +32,7 @@ from jarvis_trust.tpm_templates import RESTRICTED
 
 from testbed.boot import boot_log, uefi_boot
 from tests.support import ReleaseKey
-from tests.unit.controller.evidence_bench import Bench, failed, record_of
+from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, failed, record_of
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import SoftwareTpm, sized
 
@@ -121,6 +121,14 @@ def owner_hierarchy(bench: Bench) -> trust_pb2.Evidence:
 def other_nonce(bench: Bench) -> trust_pb2.Evidence:
     """An answer to a question that was not asked."""
     return bench.evidence(nonce=bytes(32))
+
+
+def another_connection(bench: Bench) -> trust_pb2.Evidence:
+    """A genuine quote over the agent's older TLS key, through a tunnel that was opened with its newer one."""
+    newer = hashlib.sha256(b"the agent's newer TLS key").digest()
+    bench.record_changes["tls_spkis"] = (newer, AGENT_SPKI)
+    bench.shown_spki = newer
+    return bench.evidence()
 
 
 def one_pcr_more(bench: Bench) -> trust_pb2.Evidence:
@@ -235,6 +243,7 @@ EVIDENCE: dict[str, tuple[Callable[[Bench], trust_pb2.Evidence], str]] = {
     "type": (wrong_type, "ATTEST_TYPE_WRONG"),
     "qualified-signer": (owner_hierarchy, "QUALIFIED_SIGNER_MISMATCH"),
     "qualifying-data": (other_nonce, "NONCE_MISMATCH"),
+    "channel": (another_connection, "CHANNEL_KEY_MISMATCH"),
     "pcr-selection": (one_pcr_more, "PCR_SELECTION_MISMATCH"),
     "pcr-values": (unsigned_values, "PCR_MISMATCH"),
     "clock": (clone, "RESET_COUNT_BACKWARDS"),

@@ -239,6 +239,7 @@ class CasePolicy(_message.Message):
     BOOT_FIELD_NUMBER: _builtins.int
     FIRMWARE_VERSIONS_FIELD_NUMBER: _builtins.int
     REPORTED_FIELD_NUMBER: _builtins.int
+    AGENT_SPKI_SHA256_FIELD_NUMBER: _builtins.int
     release_key: _builtins.bytes
     """PEM."""
     firmware_floor: _builtins.int
@@ -246,6 +247,8 @@ class CasePolicy(_message.Message):
     controller_spki_sha256: _builtins.bytes
     """SHA-256 of the controller's SubjectPublicKeyInfo."""
     lease_ns: _builtins.int
+    agent_spki_sha256: _builtins.bytes
+    """SHA-256 of the agent's SubjectPublicKeyInfo, as the connection itself showed it; empty: the carrier could not see it."""
     @_builtins.property
     def known_firmware(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseFirmware]:
         """Firmware objects of manifests that were verified before."""
@@ -274,10 +277,11 @@ class CasePolicy(_message.Message):
         boot: Global___CaseBootPolicy | None = ...,
         firmware_versions: _abc.Iterable[_builtins.str] | None = ...,
         reported: _abc.Iterable[Global___CaseReported] | None = ...,
+        agent_spki_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "firmware_versions", b"firmware_versions", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_key", b"release_key", "reported", b"reported"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_spki_sha256", b"agent_spki_sha256", "boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "firmware_versions", b"firmware_versions", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_key", b"release_key", "reported", b"reported"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
