@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -94,6 +95,8 @@ class Agent:
     place: Place
     tpm: Swtpm
     port: int
+    """Where it serves with carrier direct."""
+    carrier: str = "tunnel"
     wrapper: Sequence[str] = ()
     """Command line that the agent's is put behind, e.g. testbed.confined's."""
     process: subprocess.Popen[bytes] | None = None
@@ -105,6 +108,16 @@ class Agent:
     def log(self) -> Path:
         """What the agent printed, over all its starts."""
         return self.directory / "agent.log"
+
+    @property
+    def own_id(self) -> str:
+        """What the agent calls itself in its log; empty before it has read its TPM."""
+        said = (
+            re.findall(r"this agent is ([a-z2-7]{32}) of fleet", self.log.read_text(errors="replace"))
+            if self.log.exists()
+            else []
+        )
+        return said[-1] if said else ""
 
     @property
     def config(self) -> Path:
@@ -170,17 +183,20 @@ class Fleet:
     """What agents get a copy of: signed with the same release key as what was built."""
     wrapper: Sequence[str] = ()
     """Command line that the controller's is put behind."""
+    carrier: str = "tunnel"
+    """How agents and controller reach each other, unless an agent is given another."""
 
     agents: dict[str, Agent] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     vendor: TpmVendor = field(init=False)
-    ports: tuple[int, int] = field(init=False)
+    ports: tuple[int, int, int] = field(init=False)
+    """For operators, enrolment, tunnels."""
 
     def __enter__(self) -> Self:
         self.directory = self.directory.resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.vendor = TpmVendor(self.directory / "tpm-vendor")
-        self.ports = (free_port(), free_port())
+        self.ports = (free_port(), free_port(), free_port())
         self._init_controller()
         return self
 
@@ -208,12 +224,14 @@ class Fleet:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise FleetError(f"`{' '.join(command)}` failed: {done.stdout}{done.stderr}")
-        operators, enrolment = self.ports
+        operators, enrolment, tunnels = self.ports
         set_toml(
             self.controller_directory / "controller.toml",
             listen=f"{self.place.address}:{operators}",
             enroll_listen=f"{self.place.address}:{enrolment}",
             advertise_enroll=f"{self.place.address}:{enrolment}",
+            tunnel_listen=f"{self.place.address}:{tunnels}",
+            advertise_tunnel=f"{self.place.address}:{tunnels}",
             **self.settings,
         )
         self.set_policy(self.policy)
@@ -250,6 +268,7 @@ class Fleet:
         shown_boot_log: bytes | None = None,
         uid: int | None = None,
         wrapper: Sequence[str] = (),
+        carrier: str = "",
         **settings: Setting,
     ) -> Agent:
         """Makes a host (TPM, firmware copy, join file unless given, configuration) and starts its agent. Does not wait.
@@ -272,7 +291,17 @@ class Fleet:
         if boot_log or shown_boot_log is not None:
             (directory / "boot.log").write_bytes(boot_log if shown_boot_log is None else shown_boot_log)
             settings["boot_log"] = str(directory / "boot.log")
-        agent = Agent(name=name, directory=directory, place=place, tpm=tpm, port=free_port(), wrapper=wrapper)
+        agent = Agent(
+            name=name,
+            directory=directory,
+            place=place,
+            tpm=tpm,
+            port=free_port(),
+            carrier=carrier or self.carrier,
+            wrapper=wrapper,
+        )
+        if agent.carrier == "direct":
+            settings |= dict.fromkeys(("listen", "advertise"), f"{place.address}:{agent.port}")
         set_toml(
             agent.config,
             fleet=self.name,
@@ -281,8 +310,7 @@ class Fleet:
             release_key=str(FIRMWARE / "release.pub"),
             tcti=tpm.tcti,
             join_file=str(join_file),
-            listen=f"{place.address}:{agent.port}",
-            advertise=f"{place.address}:{agent.port}",
+            carrier=agent.carrier,
             replay_directory=str(agent.replay_directory),
             **settings,
         )
@@ -296,10 +324,9 @@ class Fleet:
         """Waits until the controller has the agent in this state; returns its row."""
 
         def row() -> dict[str, Any] | None:
-            rows = self.rows("agents", "list", check=False)
-            found = [row for row in rows if row.get("address") == f"{agent.place.address}:{agent.port}"]
-            if found:
-                agent.agent_id = found[0]["agent_id"]
+            agent.agent_id = agent.own_id
+            rows = self.rows("agents", "list", check=False) if agent.agent_id else []
+            found = [row for row in rows if row["agent_id"] == agent.agent_id]
             return found[0] if found and found[0]["state"] == state else None
 
         result: dict[str, Any] = wait_for(f"{agent.name} to be {state}", row, seconds=seconds, log=agent.log)

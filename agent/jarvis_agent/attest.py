@@ -43,7 +43,13 @@ class Attester:
     boot_log: BootLogFile
 
     async def evidence(
-        self, *, nonce: bytes, pcrs: Sequence[int], controller_spki_sha256: bytes, known_boot_log_sha256: bytes = b""
+        self,
+        *,
+        nonce: bytes,
+        pcrs: Sequence[int],
+        controller_spki_sha256: bytes,
+        shown_spki_sha256: bytes | None = None,
+        known_boot_log_sha256: bytes = b"",
     ) -> Evidence:
         """A fresh quote and everything that explains it. The lease for this nonce counts from here.
 
@@ -51,6 +57,7 @@ class Attester:
             nonce: 32 bytes of the challenge.
             pcrs: indices to quote, 0..23, in any order.
             controller_spki_sha256: of the certificate that the caller showed on this connection.
+            shown_spki_sha256: of the certificate that we showed on it; None = the one in force.
             known_boot_log_sha256: digest of the boot log that the caller holds already; empty = none.
 
         Raises:
@@ -61,7 +68,7 @@ class Attester:
         """
         selection = _check_challenge(nonce, pcrs)
         self.leases.spend_nonce(nonce)
-        agent_spki_sha256 = self.agent_spki_sha256()
+        agent_spki_sha256 = shown_spki_sha256 or self.agent_spki_sha256()
         # Before the quote, never after it: a lease may end early, not late.
         quoted_at = self.leases.note_challenge(nonce=nonce, tls_spki_sha256=agent_spki_sha256)
 

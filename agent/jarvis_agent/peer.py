@@ -21,6 +21,8 @@ from jarvis_agent.aborts import abort_with
 _TLS_VERSION = b"TLSv1.3"
 TUNNEL_CONTROLLER_SPKI = "jarvis_controller_spki_sha256"
 """In the auth context of a call through the tunnel, which names no certificate: gRPC's clients do not see it (tunnel.proto)."""
+TUNNEL_AGENT_SPKI = "jarvis_agent_spki_sha256"
+"""Likewise: of the certificate that we opened the tunnel with; while a renewed one is taken over there are two tunnels."""
 
 if TYPE_CHECKING:
     _ServerInterceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -50,6 +52,12 @@ def controller_of(context: grpc.aio.ServicerContext[Any, Any], fleet: str) -> Id
     if peer.role is not Role.CONTROLLER or peer.fleet != fleet:
         raise CommandError("PEER_DENIED", f"{uri} may not call an agent; spiffe://{fleet}/controller/<name> is accepted")
     return peer
+
+
+def own_spki_sha256(context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+    """SHA-256 of the SubjectPublicKeyInfo that we showed on this connection; None on our own port: what is served now."""
+    shown = list(context.auth_context().get(TUNNEL_AGENT_SPKI, ()))
+    return bytes(shown[0]) if shown else None
 
 
 def controller_spki_sha256(context: grpc.aio.ServicerContext[Any, Any]) -> bytes:

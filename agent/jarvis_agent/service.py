@@ -48,7 +48,7 @@ from jarvis_agent.events import EventJournal
 from jarvis_agent.firmware import FirmwareState
 from jarvis_agent.flow_stream import FlowStream, plan_stream
 from jarvis_agent.lease import LeaseKeeper
-from jarvis_agent.peer import controller_spki_sha256
+from jarvis_agent.peer import controller_spki_sha256, own_spki_sha256
 from jarvis_agent.releases import DEFAULT_TRIAL_S, Releases
 from jarvis_agent.rpc_errors import firmware_untrusted
 
@@ -228,6 +228,7 @@ class AgentService:
             nonce=request.nonce,
             pcrs=tuple(request.pcrs),
             controller_spki_sha256=controller_spki_sha256(context),
+            shown_spki_sha256=own_spki_sha256(context),
             known_boot_log_sha256=request.known_boot_log_sha256,
         )
         return pb.AttestResponse(evidence=evidence).SerializeToString()

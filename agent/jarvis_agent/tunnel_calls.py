@@ -23,7 +23,7 @@ from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 from jarvis.capture.v1.tunnel_pb2 import Call
 
-from jarvis_agent.peer import TUNNEL_CONTROLLER_SPKI
+from jarvis_agent.peer import TUNNEL_AGENT_SPKI, TUNNEL_CONTROLLER_SPKI
 
 _LOG = logging.getLogger(__name__)
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -46,13 +46,22 @@ class _Details:
     invocation_metadata: Sequence[tuple[str, bytes]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelEnds:
+    """Whose keys a tunnel is between: SHA-256 of the SubjectPublicKeyInfo."""
+
+    controller_spki_sha256: bytes
+    """As the controller says."""
+    agent_spki_sha256: bytes
+    """As we showed it."""
+
+
 class TunnelContext:
     """One call's context, for the handlers of AgentService."""
 
-    def __init__(self, call: Call, controller_spki_sha256: bytes) -> None:
-        """Args: controller_spki_sha256: of the certificate that the controller says that it serves this tunnel with."""
+    def __init__(self, call: Call, ends: TunnelEnds) -> None:
         self._metadata = tuple(call.metadata.items())
-        self._facts = {TUNNEL_CONTROLLER_SPKI: (controller_spki_sha256,)}
+        self._facts = {TUNNEL_CONTROLLER_SPKI: (ends.controller_spki_sha256,), TUNNEL_AGENT_SPKI: (ends.agent_spki_sha256,)}
         self.status = Status()
         """What the call was aborted with."""
 
@@ -78,15 +87,13 @@ class TunnelContext:
         raise grpc.aio.AbortError(details)
 
 
-async def carry_out(
-    handlers: grpc.GenericRpcHandler[Any, Any], call: Call, controller_spki_sha256: bytes, send: Send
-) -> tuple[Status, bytes]:
+async def carry_out(handlers: grpc.GenericRpcHandler[Any, Any], call: Call, ends: TunnelEnds, send: Send) -> tuple[Status, bytes]:
     """Carries a call out to its end, within its deadline; how it ended, and the answer of a unary one.
 
     Args:
         handlers: as served on a port.
         call: as it came.
-        controller_spki_sha256: see TunnelContext.
+        ends: of the tunnel that it came through.
         send: takes each message of a method that answers with a stream, and waits for room.
 
     Raises:
@@ -97,7 +104,7 @@ async def carry_out(
     handler: Any = handlers.service(details)
     if handler is None:
         return Status(code=Code.UNIMPLEMENTED, message="Method not found!"), b""
-    context = TunnelContext(call, controller_spki_sha256)
+    context = TunnelContext(call, ends)
     deadline = asyncio.timeout(call.timeout_ns / 1e9 if call.timeout_ns else None)
     try:
         async with deadline:

@@ -32,9 +32,10 @@ from jarvis.capture.v1.tunnel_pb2 import (
     TunnelHello,
     TunnelWelcome,
 )
+from jarvis_trust.ca import spki_sha256
 from jarvis_trust.status import reason_of
 
-from jarvis_agent.tunnel_calls import StreamEndedError, carry_out
+from jarvis_agent.tunnel_calls import StreamEndedError, TunnelEnds, carry_out
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class TunnelLink:
         self._channel = dialled.channel
         self._handlers = handlers
         self._hello = hello
-        self._controller_spki = b""
+        self._ends = TunnelEnds(controller_spki_sha256=b"", agent_spki_sha256=b"")
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._writing = asyncio.Lock()
         self._is_closing = False
@@ -122,7 +123,9 @@ class TunnelLink:
         except TunnelRefusedError:
             await self.close(0.0)
             raise
-        self._controller_spki = welcome.controller_spki_sha256
+        self._ends = TunnelEnds(
+            controller_spki_sha256=welcome.controller_spki_sha256, agent_spki_sha256=spki_sha256(self.certificate_pem)
+        )
         self._reader = asyncio.ensure_future(self._read())
 
     async def close(self, grace_s: float) -> None:
@@ -215,7 +218,7 @@ class TunnelLink:
 
     async def _carry_out(self, call: Call, outgoing: _Outgoing) -> tuple[Status, bytes]:
         try:
-            status, payload = await carry_out(self._handlers, call, self._controller_spki, outgoing.send)
+            status, payload = await carry_out(self._handlers, call, self._ends, outgoing.send)
             await outgoing.finish()
         except StreamEndedError:
             return Status(code=Code.CANCELLED, message="the controller ended the stream"), b""

@@ -146,7 +146,9 @@ class Arena:
 
     def _start(self) -> None:
         self.fleet.start()
-        agents = [self.fleet.add_agent(name) for name in ("honest", "victim", "puppet")]
+        # Those who are called by whoever must not are dialled; the honest one dials.
+        carriers = {"honest": "tunnel", "victim": "direct", "puppet": "direct"}
+        agents = [self.fleet.add_agent(name, carrier=carrier) for name, carrier in carriers.items()]
         for agent in agents:
             self.fleet.wait_for_state(agent, "verified", seconds=60)
         self.puppet.stop()

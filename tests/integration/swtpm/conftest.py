@@ -176,6 +176,7 @@ def make_agent(  # noqa: PLR0917 - fixtures
         config: dict[str, object] = {
             "fleet": FLEET,
             "join_file": "join.json",
+            "carrier": "direct",
             "advertise": f"127.0.0.1:{port}",
             "listen": f"127.0.0.1:{port}",
             "release_key": "release.pub",

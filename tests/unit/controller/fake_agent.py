@@ -23,7 +23,7 @@ import grpc.aio
 from google.rpc import code_pb2
 from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, event_pb2, flow_pb2, trust_pb2
 from jarvis.capture.v1.tunnel_pb2 import TunnelHello
-from jarvis_agent.peer import controller_spki_sha256
+from jarvis_agent.peer import controller_spki_sha256, own_spki_sha256
 from jarvis_agent.tunnel import Tunnel, TunnelRetry
 from jarvis_agent.tunnel_link import CHANNEL_OPTIONS, Dialled
 from jarvis_controller.agent_record import Carrier
@@ -199,7 +199,21 @@ class FakeAgent:
         self.tpm.restart_process()
         self.lease = None
         self.tpm.measure(self.release.sha256)
-        handlers = {
+        generic = grpc.method_handlers_generic_handler(AGENT_SERVICE.strip("/"), self.handlers())
+        if self.carrier is Carrier.TUNNEL:
+            self._dial(generic)
+            return
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 256 * 1024)))
+        server.add_generic_rpc_handlers((generic,))
+        chain = [(self.key_pem, self.certificate_pem)]
+        credentials = grpc.ssl_server_credentials(chain, self.join_file.ca_pem.encode(), require_client_auth=True)
+        assert server.add_secure_port(self.address, credentials) == self.port
+        await server.start()
+        self.server = server
+
+    def handlers(self) -> dict[str, Any]:
+        """What it answers with, by method."""
+        return {
             "Attest": _unary(self._attest, agent_pb2.AttestRequest),
             "RenewLease": _unary(self._renew_lease, agent_pb2.RenewLeaseRequest),
             "GetStatus": _unary(self._get_status, agent_pb2.GetStatusRequest),
@@ -207,17 +221,6 @@ class FakeAgent:
             **{name: _unary(self._leased(name, behaviour), None) for name, behaviour in self._commands().items()},
             **{name: _stream(self._leased_stream(name, behaviour)) for name, behaviour in self._streams().items()},
         }
-        generic = grpc.method_handlers_generic_handler(AGENT_SERVICE.strip("/"), handlers)
-        if self.carrier is Carrier.TUNNEL:
-            self._dial(generic)
-            return
-        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        server.add_generic_rpc_handlers((generic,))
-        chain = [(self.key_pem, self.certificate_pem)]
-        credentials = grpc.ssl_server_credentials(chain, self.join_file.ca_pem.encode(), require_client_auth=True)
-        assert server.add_secure_port(self.address, credentials) == self.port
-        await server.start()
-        self.server = server
 
     def _dial(self, handlers: grpc.GenericRpcHandler[Any, Any]) -> None:
         assert self.join_file is not None
@@ -291,7 +294,7 @@ class FakeAgent:
         self.nonces.add(request.nonce)
         evidence = self.tpm.evidence(
             nonce=request.nonce,
-            agent_spki=spki_sha256(self.certificate_pem),
+            agent_spki=own_spki_sha256(context) or spki_sha256(self.certificate_pem),
             controller_spki=controller_spki_sha256(context),
             manifest=self.release.manifest,
             manifest_signature=self.release.signature,

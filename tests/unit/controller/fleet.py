@@ -68,10 +68,17 @@ class TestFleet:
         parsed = JoinFile.from_json(answer.join_file)
         return dataclasses.replace(parsed, address=f"127.0.0.1:{self.controller.enroll_port}")
 
-    async def add_agent(self, *, labels: Mapping[str, str] | None = None, state: str = "VERIFIED", **options: Any) -> FakeAgent:
+    async def add_agent(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        state: str = "VERIFIED",
+        kind: type[FakeAgent] = FakeAgent,
+        **options: Any,
+    ) -> FakeAgent:
         """A fake agent, joined, serving, and in `state`."""
         options = {"carrier": self.carrier, "tunnel_port": self.controller.tunnel_port, **options}
-        agent = FakeAgent(release=self.release, vendor=self.vendor, **options)
+        agent = kind(release=self.release, vendor=self.vendor, **options)
         await agent.join(await self.join_file(labels))
         await agent.start()
         self.stack.push_async_callback(agent.stop)
