@@ -14,7 +14,8 @@ from pathlib import Path
 
 _VECTORS = Path(__file__).resolve().parents[1] / "tests" / "signed_vectors.h"
 _REQUESTS = {
-    # StartCaptureRequest{spec{interfaces: "eth0", filter: "udp"}}, the same of a file, UpdateInterfacesRequest{add: "eth0", "eth1"}
+    # StartCaptureRequest{spec{interfaces: "eth0", filter: "udp"}}, the same of a file,
+    # UpdateInterfacesRequest{add: "eth0", "eth1"}
     "start": b"\x0a\x0b\x0a\x04eth0\x22\x03udp",
     "replay": b"\x0a\x03\x12\x01f",
     "update": b"\x0a\x04eth0\x0a\x04eth1\x12\x04eth2",

@@ -132,7 +132,7 @@ def test_what_proves_the_quote_or_the_firmware_cannot_be_only_reported(
         ({"rules": [{**L2, "require_secure_boot": True}], "boot_pcrs": [0]}, r"require_secure_boot = True: false, or level L2"),
         ({"rules": [{**L2, "interval_s": 30, "lease_s": 20}], "boot_pcrs": PCRS}, r"rule\[0\]\.lease_s = 20\.0: more than"),
         ({"failures": {"boot-log": "ignore"}}, r"failures\.boot-log = 'ignore': one of quarantine, report"),
-        ({"failures": {"no-such-check": "quarantine"}}, r"unknown field 'failures\.no-such-check'; accepted are tpm-firmware"),
+        ({"failures": {"no-such-check": "quarantine"}}, r"unknown field 'failures\.no-such-check'; accepted are tpm-reset"),
         ({"without_tpm": {"agents": ["short"]}}, r"without_tpm\.agents\[0\] = 'short': a full agent id"),
         ({"without_tpm": {"selector": ""}}, r"without_tpm\.selector = '': at least one label term"),
     ],
