@@ -19,6 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FIRMWARE := $(VENV)/lib/jarvis-capture
 RELEASE_KEY := build/release-key/release.pem
+RELEASE_ROOT := build/release-key/root.json
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 
@@ -51,9 +52,14 @@ $(RELEASE_KEY): | build/.installed
 	@mkdir -p $(@D)
 	$(BIN)/jarvisctl firmware keygen --private $@ --public $(basename $@).pub
 
-$(FIRMWARE)/manifest.sig: build/.installed $(RELEASE_KEY)
+$(RELEASE_ROOT): $(RELEASE_KEY)
+	@rm -f $@
+	$(BIN)/jarvisctl firmware root init --key $(basename $(RELEASE_KEY)).pub --threshold 1 $@
+	$(BIN)/jarvisctl firmware root sign --key $(RELEASE_KEY) $@
+
+$(FIRMWARE)/manifest.sig: build/.installed $(RELEASE_ROOT)
 	$(BIN)/jarvisctl firmware sign --key $(RELEASE_KEY) --version $(VERSION) $(FIRMWARE)/libjarvis_capture*.so
-	cp $(basename $(RELEASE_KEY)).pub $(FIRMWARE)/release.pub
+	cp $(RELEASE_ROOT) $(FIRMWARE)/root.json
 
 # --- use ----------------------------------------------------------------------------------------------------------------
 

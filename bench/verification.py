@@ -24,7 +24,7 @@ from jarvis.capture.v1.trust_pb2 import Evidence, PcrValue
 from jarvis_agent.event_log import EventLog
 from jarvis_agent.tpm_device import TpmDevice
 from jarvis_controller.agent_record import AgentRecord
-from jarvis_controller.case import BootPolicy, VerifierPolicy
+from jarvis_controller.case import BootPolicy, ReleaseTrust, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.readings import ReadingCache
 from jarvis_controller.states import State
@@ -35,6 +35,7 @@ from jarvis_trust.eventlog import load_attempt, mapping
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from jarvis_trust.identities import agent_id_from_ek
 from jarvis_trust.quote import quote_binding
+from jarvis_trust.release_root import ROOT_FILE, ReleaseRoot
 from jarvis_trust.tpm_structures import parse_public
 from rich.console import Console
 from rich.table import Table
@@ -162,7 +163,9 @@ def _policy(host: Host) -> VerifierPolicy:
         parse_boot_log(host.boot_log), name="golden", version=1, created="2026-11-22T10:00:00Z", pcrs=BOOT_PCRS
     )
     return VerifierPolicy(
-        release_key=(FIRMWARE / "release.pub").read_bytes(),
+        releases=ReleaseTrust(
+            root=ReleaseRoot.from_bytes((FIRMWARE / ROOT_FILE).read_bytes()), revocations=None, time_ns=time.time_ns()
+        ),
         firmware_floor=0,
         pcr=PCR,
         controller_spki=host.controller_spki,

@@ -219,7 +219,7 @@ class Fleet:
     def _init_controller(self) -> None:
         command = [
             program("jarvis-controller"), "init", str(self.controller_directory), "--fleet", self.name,
-            "--host", self.place.address, "--ek-root", str(self.vendor.roots), "--release-key", str(FIRMWARE / "release.pub"),
+            "--host", self.place.address, "--ek-root", str(self.vendor.roots), "--release-root", str(FIRMWARE / "root.json"),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -279,7 +279,7 @@ class Fleet:
         place = place or Place()
         directory = self.directory / name
         (directory / "replay").mkdir(parents=True)
-        shutil.copytree(self.firmware, directory / "firmware", ignore=shutil.ignore_patterns("release.pub"))
+        shutil.copytree(self.firmware, directory / "firmware", ignore=shutil.ignore_patterns("root.json"))
         if join_file is None:
             join_file = directory / "join.json"
             label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
@@ -307,7 +307,7 @@ class Fleet:
             fleet=self.name,
             state_directory=str(directory / "state"),
             firmware_directory=str(directory / "firmware"),
-            release_key=str(FIRMWARE / "release.pub"),
+            release_root=str(FIRMWARE / "root.json"),
             tcti=tpm.tcti,
             join_file=str(join_file),
             carrier=agent.carrier,

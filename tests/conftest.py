@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from jarvis_native.loader import Firmware, load_firmware
-from jarvis_trust.firmware import generate_release_key
+from jarvis_trust.release_signatures import generate_release_key
 
 from tests.support import ROOT, ReleaseKey, copy_objects, find_library, sign_firmware
 
@@ -42,7 +42,7 @@ def firmware_directory(tmp_path_factory: pytest.TempPathFactory, native_library:
     directory = tmp_path_factory.mktemp("firmware")
     copy_objects(native_library, directory)
     sign_firmware(directory, release_key)
-    (directory / "release.pub").write_bytes(release_key.public_pem)
+    (directory / "root.json").write_bytes(release_key.root)
     return directory
 
 
@@ -59,7 +59,7 @@ def copy_firmware(firmware_directory: Path, tmp_path: Path) -> Callable[[], Path
 @pytest.fixture(scope="session")
 def firmware(firmware_directory: Path, release_key: ReleaseKey) -> Firmware:
     """The firmware of this test process (a process has one), loaded as the programs do."""
-    return load_firmware(firmware_directory, release_key=release_key.public_pem)
+    return load_firmware(firmware_directory, release_root=release_key.root)
 
 
 @pytest.fixture(scope="session")
@@ -69,5 +69,5 @@ def program_environment(firmware_directory: Path) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, roots)),
         "JARVIS_FIRMWARE_DIR": str(firmware_directory),
-        "JARVIS_RELEASE_KEY": str(firmware_directory / "release.pub"),
+        "JARVIS_RELEASE_ROOT": str(firmware_directory / "root.json"),
     }

@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jarvis_native.loader import LIBRARY
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, sign_manifest
+from jarvis_trust.release_root import ReleaseRoot, single_key_root
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
@@ -23,10 +26,21 @@ MODULE = "libjarvis_capture_double.so"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseKey:
-    """A key pair such as a release is signed with, PEM."""
+    """A key pair such as a release is signed with, PEM, and the release root in which it signs alone."""
 
     private_pem: bytes
     public_pem: bytes
+    root: bytes = field(init=False)
+    """root.json."""
+
+    def __post_init__(self) -> None:
+        created, expires = datetime(2026, 11, 22, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+        object.__setattr__(self, "root", single_key_root(self.private_pem, created=created, expires=expires))
+
+    @property
+    def release_root(self) -> ReleaseRoot:
+        """The same, verified."""
+        return ReleaseRoot.from_bytes(self.root)
 
 
 def find_library() -> Path:
@@ -43,10 +57,15 @@ def copy_objects(library: Path, directory: Path) -> None:
         shutil.copyfile(path, directory / path.name)
 
 
-def sign_firmware(directory: Path, key: ReleaseKey, *, version: str = "0.1.0", security_version: int = 1, **changes: str) -> None:
+def sign_firmware(directory: Path, key: ReleaseKey, *, version: str = "0.1.0", security_version: int = 1, **changes: Any) -> None:
     """Writes manifest.json and manifest.sig for the library and the modules in a directory."""
     objects = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.glob("libjarvis_capture*.so")}
-    fields: dict[str, str] = {"name": "jarvis-capture", "architecture": os.uname().machine, "created": "2026-11-22T10:00:00Z"}
+    fields: dict[str, Any] = {
+        "name": "jarvis-capture",
+        "architecture": os.uname().machine,
+        "created": "2026-11-22T10:00:00Z",
+        "expires": "2100-01-01T00:00:00Z",
+    }
     manifest = Manifest(version=version, security_version=security_version, objects=objects, **(fields | changes))
     data, signature = sign_manifest(manifest, key.private_pem)
     (directory / MANIFEST_FILE).write_bytes(data)

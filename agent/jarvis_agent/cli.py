@@ -65,7 +65,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--statistics": ("statistics", _matching(re.compile("(?:tcp|sizes|intervals)(?:,(?:tcp|sizes|intervals))*"), _names)),
     "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),
     "-o": ("output_path", Path),
-    "--release-key": ("release_key", Path),
+    "--release-root": ("release_root", Path),
     "--firmware-dir": ("firmware_directory", Path),
 }
 # The same for options without a value.

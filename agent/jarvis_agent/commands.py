@@ -84,13 +84,13 @@ FirmwareDirectory = Annotated[
         help="Directory of libjarvis_capture.so and its signed manifest. [default: $JARVIS_FIRMWARE_DIR, else the installed one]",
     ),
 ]
-ReleaseKey = Annotated[
+ReleaseRootFile = Annotated[
     Path | None,
     typer.Option(
-        "--release-key",
+        "--release-root",
         metavar="PATH",
-        help="Public key (PEM) that must have signed the firmware. [default: $JARVIS_RELEASE_KEY, else "
-        "/etc/jarvis-capture/release.pub, else release.pub of the installed firmware]",
+        help="Release root whose keys must have signed the firmware. [default: $JARVIS_RELEASE_ROOT, else "
+        "/etc/jarvis-capture/root.json, else root.json of the installed firmware]",
     ),
 ]
 
@@ -197,7 +197,7 @@ def meter(
             "-o", metavar="PATH", help="Write the records to this file, which appears when it is complete. [default: stdout]"
         ),
     ] = None,
-    release_key: ReleaseKey = None,
+    release_root: ReleaseRootFile = None,
     firmware_directory: FirmwareDirectory = None,
 ) -> None:
     """Meter capture files offline: flow records and a summary, no controller needed.
@@ -228,7 +228,7 @@ def meter(
         statistics=_statistics(statistics),
         output=output.value,
         output_path=output_path,
-        release_key=release_key,
+        release_root=release_root,
         firmware_directory=firmware_directory,
     )
     raise typer.Exit(offline.meter(options))
@@ -240,7 +240,7 @@ def backends(
         str | None, typer.Argument(metavar="[INTERFACE]", help="Judge for this network interface; without it, in general.")
     ] = None,
     output: Annotated[Listing, typer.Option("--output", help="A table for people, or JSON.")] = Listing.TABLE,
-    release_key: ReleaseKey = None,
+    release_root: ReleaseRootFile = None,
     firmware_directory: FirmwareDirectory = None,
 ) -> None:
     """List the capture backends, with the reason for each one that is not usable here.
@@ -250,7 +250,7 @@ def backends(
     from jarvis_native.engine import PacketCaptureEngine  # noqa: PLC0415 - the native façade
     from jarvis_native.errors import CaptureError  # noqa: PLC0415 - the native façade
 
-    firmware = _firmware(firmware_directory, release_key)
+    firmware = _firmware(firmware_directory, release_root)
     try:
         found = PacketCaptureEngine.get_available_backends(interface, firmware=firmware)
     except CaptureError as error:
@@ -259,23 +259,23 @@ def backends(
 
 
 @app.command()
-def version(release_key: ReleaseKey = None, firmware_directory: FirmwareDirectory = None) -> None:
+def version(release_root: ReleaseRootFile = None, firmware_directory: FirmwareDirectory = None) -> None:
     """Print the version of the agent and of its firmware.
 
     Exit codes: 0 printed, 3 the firmware is not trusted (its reason is printed).
     """
     typer.echo(f"jarvis-agent {__version__}")
-    firmware = _firmware(firmware_directory, release_key)
+    firmware = _firmware(firmware_directory, release_root)
     typer.echo(f"libjarvis_capture {firmware.version} sha256:{firmware.digest.hex()} {firmware.directory}")
 
 
-def _firmware(directory: Path | None, release_key: Path | None) -> Firmware:
+def _firmware(directory: Path | None, release_root: Path | None) -> Firmware:
     """The loaded firmware, or an error line and exit 3."""
-    from jarvis_native.loader import load_firmware, read_release_key  # noqa: PLC0415 - the native façade
+    from jarvis_native.loader import load_firmware, read_release_root  # noqa: PLC0415 - the native façade
     from jarvis_trust.errors import FirmwareError  # noqa: PLC0415 - the native façade
 
     try:
-        return load_firmware(directory, release_key=None if release_key is None else read_release_key(release_key))
+        return load_firmware(directory, release_root=None if release_root is None else read_release_root(release_root))
     except FirmwareError as error:
         _fail(f"{error.reason}: {error.message}", 3)
 

@@ -28,14 +28,18 @@ class AgentConfig:
     """Name of the fleet, a DNS name; must be the join file's."""
     join_file: Path
     """What `jarvisctl enroll token` wrote: token, fleet CA, command key, enrolment address. Mode 0600."""
-    release_key: Path
-    """PEM of the RSA-4096 key that firmware must be signed with."""
+    release_root: Path
+    """root.json: the keys that firmware must be signed with, and how many of them."""
     firmware_directory: Path
     """Holds libjarvis_capture.so, manifest.json and manifest.sig."""
     state_directory: Path = Path("/var/lib/jarvis-capture/agent")
     """TLS key and certificate, firmware event log, lease state. Mode 0700."""
     firmware_floor: int = 0
-    """Lowest security_version of firmware that may run."""
+    """Lowest security_version of firmware that may run; the TPM's own floor counts too."""
+    revocations: Path | None = None
+    """revoked.json: firmware that must not run although it was signed; unset = none is known."""
+    floor_nv_index: int = 0x01800100
+    """NV index of the TPM's own rollback floor, a counter that this agent makes; of the owner's range, 0x01800000..0x01bfffff."""
     tcti: str = "device:/dev/tpmrm0"
     """TCTI configuration string of the TPM. There is no default search."""
     pcr: int = 14
@@ -199,10 +203,12 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "fleet": _fleet,
     "join_file": _path,
     "advertise": _host_port,
-    "release_key": _path,
+    "release_root": _path,
     "firmware_directory": _path,
     "state_directory": _path,
+    "revocations": _path,
     "firmware_floor": _integer(0, 2**31 - 1),
+    "floor_nv_index": _integer(0x01800000, 0x01BFFFFF),
     "tcti": _tcti,
     "pcr": _integer(0, 15),
     "boot_log": _path,
@@ -224,10 +230,12 @@ _ACCEPTED = {
     "fleet": 'a lower-case DNS name such as "lab.example" is accepted',
     "join_file": "the path of a file is accepted",
     "advertise": "host:port is accepted, the port 1..65535",
-    "release_key": "the path of a file is accepted",
+    "release_root": "the path of a file is accepted",
     "firmware_directory": "the path of a directory is accepted",
     "state_directory": "the path of a directory is accepted",
+    "revocations": "the path of a file is accepted",
     "firmware_floor": "an integer 0..2147483647 is accepted",
+    "floor_nv_index": "an NV index of the owner's range, 0x01800000..0x01bfffff, is accepted",
     "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321" is accepted',
     "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
     "boot_log": "the path of a file is accepted",

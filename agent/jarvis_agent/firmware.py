@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Firmware at start: measured into the PCR first, judged second, loaded last; refused firmware leaves the agent up but mute.
 
-    library and modules → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signature, floor → dlopen
+    library and modules → sealed memfd → SHA-256 → event log (fsync) → PCR extend → manifest, signatures, floor … → dlopen
     → backends' own libraries looked for → every other executable mapping of the process logged and extended likewise
 
 Nothing here can be switched off: there is no parameter for it and load_firmware's allow_unsigned is never passed.
@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +22,12 @@ from jarvis.capture.v1.agent_pb2 import FirmwareStatus
 from jarvis_native import Firmware, MeasuredObject, load_firmware
 from jarvis_native.engine import PacketCaptureEngine
 from jarvis_native.loader import LIBRARY
-from jarvis_trust.errors import FirmwareError, TrustError
+from jarvis_trust.errors import TrustError
 from jarvis_trust.eventlog import load_attempt, mapping, trial
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, verify_manifest
+from jarvis_trust.release_root import ReleaseRoot
+from jarvis_trust.release_store import load_revocations, load_root
+from jarvis_trust.revocations import check_revoked
 
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.event_log import EventLog
@@ -36,6 +40,10 @@ _FIRMWARE_MEMFD = "/memfd:" + LIBRARY.removesuffix(".so")
 """What the kernel calls the library's and its modules' memfds begins so."""
 _MAX_MANIFEST_BYTES = 64 * 1024
 """What an attestation carries at most; a real manifest has under 2 KiB."""
+
+
+FloorSource = Callable[[], tuple[int, str]]
+"""The lowest security_version that may run here, and who says so; floor.py. Blocks; raises TpmError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,27 +128,45 @@ class MeasurementContext:
         self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
 
 
-def judge_release(config: AgentConfig, manifest: bytes, signature: bytes) -> Manifest:
-    """The manifest of a staged release, judged as `load` would.
+def judge_release(config: AgentConfig, floor: FloorSource, manifest: bytes, signature: bytes) -> Manifest:
+    """The manifest of a staged release, judged as `load` would. Blocks: it asks the TPM for its floor.
 
     Raises:
         FirmwareError: it is refused.
+        TpmError: the floor is not known.
     """
-    key = _read_key(config.release_key)
-    return verify_manifest(manifest, signature, key, floor=config.firmware_floor, architecture=os.uname().machine)
+    lowest, source = floor()
+    root = load_root(config.release_root, config.state_directory)
+    judged = verify_manifest(
+        manifest,
+        signature,
+        root,
+        floor=lowest,
+        floor_source=source,
+        architecture=os.uname().machine,
+        now_ns=time.time_ns(),
+    )
+    named = [(MANIFEST_FILE, hashlib.sha256(manifest).hexdigest()), *judged.objects.items()]
+    check_revoked(_revoked(config, root), named)
+    return judged
 
 
-def try_release(config: AgentConfig, directory: Path, measure: Callable[[MeasuredObject], None]) -> str:
+def try_release(config: AgentConfig, floor: FloorSource, directory: Path, measure: Callable[[MeasuredObject], None]) -> str:
     """Tries the release of a directory in a process of its own, by the rules of `load`; its version. Blocks.
 
     Raises:
         ReleaseError, FirmwareError: see run_trial.
+        TpmError: the floor is not known.
     """
-    order = TrialOrder(directory=directory, release_key=_read_key(config.release_key), floor=config.firmware_floor)
+    root = load_root(config.release_root, config.state_directory)
+    lowest, source = floor()
+    order = TrialOrder(
+        directory=directory, release_root=root.data, floor=lowest, floor_source=source, revoked=_revoked(config, root)
+    )
     return run_trial(order, measure)
 
 
-def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
+def load(config: AgentConfig, context: MeasurementContext, floor: FloorSource) -> FirmwareState:
     """Measures and tries to load the firmware. Blocks; never raises for bad firmware, it says so in the state.
 
     A TPM or an event log that fails in the middle is a refusal too: what was not measured does not run.
@@ -152,10 +178,15 @@ def load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
         context.record_load_attempt(found)
 
     try:
+        root = load_root(config.release_root, config.state_directory)
+        revoked = _revoked(config, root)
+        lowest, source = floor()
         firmware = load_firmware(
             config.firmware_directory,
-            release_key=_read_key(config.release_key),
-            floor=config.firmware_floor,
+            release_root=root.data,
+            floor=lowest,
+            floor_source=source,
+            revoked=revoked,
             measure=measure,
         )
         # Libraries that backends look for at run time (libpfring) are looked for once: now, so that they are measured too.
@@ -211,11 +242,13 @@ def _hash_mapping(addresses: str, path: str) -> bytes | None:
     return None
 
 
-def _read_key(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FirmwareError("FIRMWARE_KEY_MISSING", f"release_key {path} cannot be read: {error.strerror}") from error
+def _revoked(config: AgentConfig, root: ReleaseRoot) -> Mapping[str, str]:
+    """What is revoked by the list that the configuration names, which must be in force."""
+    if config.revocations is None:
+        return {}
+    revocations = load_revocations(config.revocations, root, config.state_directory)
+    revocations.check_expiry(time.time_ns())
+    return revocations.digests
 
 
 def _read_capped(path: Path) -> bytes:

@@ -21,7 +21,7 @@ from typing import cast
 
 from jarvis_native.engine import PacketCaptureEngine, Sampling, Statistic, Tunnel
 from jarvis_native.errors import CaptureError, FilterError, InvalidArgument
-from jarvis_native.loader import load_firmware, read_release_key
+from jarvis_native.loader import load_firmware, read_release_root
 from jarvis_native.reader import FlowReader
 from jarvis_native.types import CaptureMetrics
 from jarvis_trust.errors import FirmwareError
@@ -88,7 +88,7 @@ class MeterOptions:
     output: OutputFormat = "json"
     output_path: Path | None = None
     """File for the records; None = standard output."""
-    release_key: Path | None = None
+    release_root: Path | None = None
     """Public key that must have signed the firmware; None = the default one."""
     firmware_directory: Path | None = None
     """Where the native library is; None = the default directory."""
@@ -222,8 +222,8 @@ def _meter(options: MeterOptions) -> int:
 
 def _engine(options: MeterOptions) -> PacketCaptureEngine:
     """An engine on the files with metering on."""
-    key = None if options.release_key is None else read_release_key(options.release_key)
-    firmware = load_firmware(options.firmware_directory, release_key=key)
+    root = None if options.release_root is None else read_release_root(options.release_root)
+    firmware = load_firmware(options.firmware_directory, release_root=root)
     engine = PacketCaptureEngine(
         files=options.files,
         backend="file",

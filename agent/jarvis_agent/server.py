@@ -52,6 +52,7 @@ from jarvis_agent.event_file import EventFile
 from jarvis_agent.event_log import EventLog
 from jarvis_agent.events import EventJournal
 from jarvis_agent.firmware import FirmwareState, MeasurementContext
+from jarvis_agent.floor import FloorKeeper
 from jarvis_agent.happenings import LeaseWatch
 from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns, read_high_water
 from jarvis_agent.log import configure_logging
@@ -96,6 +97,7 @@ class _Trusted:
     tpm_counts: tuple[int, int]
     """resetCount and restartCount of the boot that is measured in."""
     firmware: FirmwareState
+    floor: FloorKeeper
     releases: Releases
     context: MeasurementContext
     boot_id: bytes
@@ -156,15 +158,16 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         boot_id=firmware_module.read_boot_id(),
         session_id=firmware_module.new_session_id(),
     )
+    floor = FloorKeeper(worker, index=config.floor_nv_index, configured=config.firmware_floor)
     releases = Releases(
         config.state_directory,
         firmware_directory=config.firmware_directory,
         boot_id=context.boot_id,
-        judge=functools.partial(firmware_module.judge_release, config),
-        try_out=functools.partial(firmware_module.try_release, config),
+        judge=functools.partial(firmware_module.judge_release, config, floor.in_force),
+        try_out=functools.partial(firmware_module.try_release, config, floor.in_force),
     )
     chosen = replace(config, firmware_directory=releases.begin_process())
-    firmware = await asyncio.to_thread(firmware_module.load, chosen, context)
+    firmware = await asyncio.to_thread(firmware_module.load, chosen, context, floor.in_force)
     if firmware.firmware is not None:
         releases.loaded(hashlib.sha256(firmware.manifest).digest())
     identity = Identity(fleet=config.fleet, role=Role.AGENT, name=tpm.agent_id)
@@ -179,6 +182,7 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         event_log=event_log,
         tpm_counts=(clock.reset_count, clock.restart_count),
         firmware=firmware,
+        floor=floor,
         releases=releases,
         context=context,
         boot_id=context.boot_id,
@@ -248,8 +252,9 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
 
     def on_lease_change(end_ns: int) -> None:
         lease_watch.changed(leases.sequence, end_ns)
-        if leases.sequence:
-            _confirm_release(trusted.releases, journal)
+        proved = leases.sequence and _confirm_release(trusted.releases, journal)
+        if proved and loaded is not None and loaded.manifest is not None:
+            trusted.floor.attested(loaded.manifest.minimum_security_version)
 
     authority = None if loaded is None else _core_authority(trusted, loaded)
     leases = LeaseKeeper(
@@ -330,17 +335,18 @@ def _core_authority(trusted: _Trusted, loaded: Firmware) -> Authority:
     )
 
 
-def _confirm_release(releases: Releases, journal: EventJournal) -> None:
-    """A lease came: a release on trial has proved itself."""
+def _confirm_release(releases: Releases, journal: EventJournal) -> bool:
+    """A lease came: a release on trial has proved itself. False: that could not be kept, the one before may come back."""
     try:
         activated = releases.confirm()
     except OSError as error:
         _LOG.error("the release pointer cannot be written (%s): the trial goes on, and back if no later lease helps", error)
-        return
+        return False
     if activated is not None:
         version, manifest = activated
         detail = {"version": version, "manifest_sha256": manifest}
         journal.tell(EVENT_TYPE_RELEASE_ACTIVATED, EVENT_SEVERITY_INFO, f"release {version} is in force", detail=detail)
+    return True
 
 
 def _open_journal(trusted: _Trusted) -> EventJournal:

@@ -8,9 +8,10 @@ returns are held in a variable while their members are read, because members of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -34,6 +35,7 @@ from tpm2_pytss.types import (
 from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 
 from jarvis_agent.errors import TpmError
+from jarvis_agent.nv_floor import NvFloor
 from jarvis_agent.tpm_keys import AK_TEMPLATE, PrimaryKey, tls_key_template
 
 _LOG = logging.getLogger(__name__)
@@ -236,6 +238,15 @@ class TpmDevice:
                 self._ak.handle(), endorsement_key, blob, secret, session1=ESYS_TR.PASSWORD, session2=session
             )
             return bytes(result)
+
+    @contextlib.contextmanager
+    def nv_floor(self, index: int) -> Iterator[NvFloor]:
+        """The rollback floor in NV, made if there is none: see nv_floor.py."""
+        floor = NvFloor(self._esapi, index, is_defined=index in self._handles(index))
+        try:
+            yield floor
+        finally:
+            floor.close()
 
     def clock(self) -> ClockInfo:
         """TPM2_ReadClock."""

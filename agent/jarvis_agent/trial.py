@@ -23,8 +23,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -50,16 +50,20 @@ class TrialOrder:
     """What is tried, and by which rules it is judged."""
 
     directory: Path
-    release_key: bytes
-    """PEM."""
+    release_root: bytes
+    """root.json."""
     floor: int
+    floor_source: str = ""
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
         """One line of JSON, for the child."""
         value = {
             "directory": str(self.directory),
-            "release_key": self.release_key.decode("ascii", "replace"),
+            "release_root": self.release_root.decode("ascii", "replace"),
             "floor": self.floor,
+            "floor_source": self.floor_source,
+            "revoked": dict(self.revoked),
         }
         return json.dumps(value).encode() + b"\n"
 
@@ -67,7 +71,13 @@ class TrialOrder:
     def from_line(cls, line: bytes) -> TrialOrder:
         """What `to_line` wrote."""
         value = json.loads(line)
-        return cls(directory=Path(value["directory"]), release_key=value["release_key"].encode(), floor=value["floor"])
+        return cls(
+            directory=Path(value["directory"]),
+            release_root=value["release_root"].encode(),
+            floor=value["floor"],
+            floor_source=value["floor_source"],
+            revoked=value["revoked"],
+        )
 
 
 def run_trial(order: TrialOrder, measure: Callable[[MeasuredObject], None]) -> str:
@@ -166,7 +176,12 @@ def main() -> int:
     os.dup2(2, 1)  # what a library prints is no answer
     try:
         firmware = load_firmware(
-            order.directory, release_key=order.release_key, floor=order.floor, measure=lambda found: _ask(answers, found)
+            order.directory,
+            release_root=order.release_root,
+            floor=order.floor,
+            floor_source=order.floor_source,
+            revoked=order.revoked,
+            measure=lambda found: _ask(answers, found),
         )
     except FirmwareError as error:
         _say(answers, {"reason": error.reason, "message": error.message})

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference sets: what measured boot gives on hosts that are as they should be, recorded from one of them and signed.
 
-    recorded:  BootLog -> record_reference -> BootReference -> sign_reference -> NAME.json, NAME.json.sig
-    judged:    NAME.json, NAME.json.sig, pinned release key -> verify_reference -> match_references(PCR values, log)
+    recorded:  BootLog -> record_reference -> BootReference -> NAME.json; signed by k of n release keys -> NAME.json.sig
+    judged:    NAME.json, NAME.json.sig, pinned release root -> verify_reference -> match_references(PCR values, log)
 
 A set holds, for each PCR that it speaks of, the digests that extended it in order; the PCR's value follows from them. So a
-mismatch can be explained by the first event that differs. The signature is the release key's (RSA-4096, PSS, SHA-256) over the
-file's bytes; the domain tag is the `format` field.
+mismatch can be explained by the first event that differs. The signatures (release_signatures.py) are over the file's bytes, by
+the threshold of the release root's keys; the domain tag is the `format` field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from jarvis_trust.boot_events import component
 from jarvis_trust.boot_log import MAX_BOOT_EVENTS, BootEvent, BootLog, extend_all
 from jarvis_trust.encoding import canonical_json, check_keys, is_rfc3339_utc, is_sha256_hex, parse_json_object
 from jarvis_trust.errors import AttestationError
-from jarvis_trust.firmware import sign_bytes, verify_bytes
+from jarvis_trust.release_root import ReleaseRoot
+from jarvis_trust.release_signatures import encode_signatures, sign_bytes
 
 FORMAT: Final = "jarvis-boot-reference-v1"
 MAX_REFERENCE_BYTES: Final = 4 * 1024 * 1024
@@ -154,26 +155,26 @@ def record_reference(log: BootLog, *, name: str, version: int, created: str, pcr
     )
 
 
-def sign_reference(reference: BootReference, release_key_pem: bytes) -> tuple[bytes, bytes]:
-    """The bytes of NAME.json and NAME.json.sig.
+def sign_reference(reference: BootReference, *private_pems: bytes) -> tuple[bytes, bytes]:
+    """The bytes of NAME.json, and of NAME.json.sig with a signature by each of these release keys.
 
     Raises:
         FirmwareError: FIRMWARE_KEY_INVALID.
     """
     data = reference.to_bytes()
-    return data, sign_bytes(data, release_key_pem)
+    return data, encode_signatures(sign_bytes(data, pem) for pem in private_pems)
 
 
-def verify_reference(data: bytes, signature: bytes, release_public_pem: bytes) -> BootReference:
-    """The set, once its signature and form hold.
+def verify_reference(data: bytes, signatures: bytes, root: ReleaseRoot) -> BootReference:
+    """The set, once its signatures and form hold.
 
     Raises:
-        FirmwareError: FIRMWARE_KEY_INVALID, FIRMWARE_SIGNATURE_INVALID.
+        FirmwareError: FIRMWARE_SIGNATURE_INVALID, FIRMWARE_THRESHOLD_NOT_MET.
         AttestationError: BOOT_REFERENCE_INVALID.
     """
     if len(data) > MAX_REFERENCE_BYTES:
         raise _invalid(f"{len(data)} bytes; at most {MAX_REFERENCE_BYTES} are accepted")
-    verify_bytes(data, signature, release_public_pem, what="the boot reference")
+    root.verify(data, signatures, what="the boot reference")
     return BootReference.from_bytes(data)
 
 

@@ -105,6 +105,19 @@ def is_rfc3339_utc(value: object) -> bool:
     return True
 
 
+def instant_ns(value: str) -> int:
+    """Ns since the Unix epoch of a text that is_rfc3339_utc accepts.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not is_rfc3339_utc(value):
+        raise ValueError(f"{value[:40]!r} is not RFC 3339 in UTC such as 2026-11-22T10:00:00Z")
+    whole = datetime.strptime(value[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+    fraction = value[20:-1].ljust(9, "0")
+    return int(whole.timestamp()) * 10**9 + int(fraction)
+
+
 def rfc3339_utc(instant: datetime) -> str:
     """An aware datetime as RFC 3339 in UTC, to the microsecond where it has one."""
     if instant.tzinfo is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private files on disk: written 0600 and atomically, refused when others can read them.
+"""Files on disk, written atomically: private ones 0600 and refused when others can read them.
 
 Standard library only.
 """
@@ -50,6 +50,15 @@ def rename_private(temporary: Path, path: Path) -> None:
     Raises:
         OSError: the file system's own reason.
     """
+    temporary.replace(path)
+    _sync_directory(path.parent)
+
+
+def replace_public(path: Path, data: bytes) -> None:
+    """Writes a file that is no secret, mode 0644, in the place of an existing one: the whole of it or the one before."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    write_private(temporary, data)
+    temporary.chmod(0o644)
     temporary.replace(path)
     _sync_directory(path.parent)
 

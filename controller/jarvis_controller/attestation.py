@@ -208,7 +208,7 @@ class Attester:
         if not isinstance(judged, Judged):
             return await self._stale(agent, judged)
         if judged.report.verdict is Verdict.EXPIRED:
-            return await self._stale(agent, "the answer came after the challenge had expired", judged.report.checks, judged)
+            return await self._stale(agent, judged.report.reason, judged.report.checks, judged)
         if judged.report.proved is None:
             return await self._failed(agent, judged)
         return await self._passed(agent, challenge, judged.report.proved, judged)
@@ -239,7 +239,7 @@ class Attester:
         if boot_log and not evidence.boot_log and evidence.boot_log_sha256 == boot_digest:
             evidence.boot_log = boot_log
         policy = demanded.verifier_policy(
-            release_key=self._policies.release_key,
+            releases=self._policies.releases.now(),
             controller_spki=attested.controller_spki,
             agent_spki=attested.agent_spki,
             known_firmware=known,

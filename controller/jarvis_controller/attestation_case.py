@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 from jarvis.capture.v1 import audit_pb2, trust_pb2
 from jarvis_trust.boot_reference import BootReference
-from jarvis_trust.errors import AttestationError
+from jarvis_trust.errors import AttestationError, FirmwareError
+from jarvis_trust.release_root import ReleaseRoot
+from jarvis_trust.revocations import Revocations
 
 from jarvis_controller import __version__
 from jarvis_controller.agent_record import AgentRecord, TpmMoment
-from jarvis_controller.case import BootPolicy, VerifierPolicy
+from jarvis_controller.case import BootPolicy, ReleaseTrust, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.states import State
 from jarvis_controller.verifier import Report, Verdict, checks_for, verify
@@ -160,7 +162,7 @@ def read_case(data: bytes, boot_log: bytes) -> KeptCase:
     try:
         case = audit_pb2.AttestationCase.FromString(data)
         agent, challenge, policy = _read_agent(case.agent), _read_challenge(case.challenge), _read_policy(case.policy)
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, ValueError, FirmwareError) as error:
         raise AttestationError("CASE_INVALID", f"the case cannot be read: {error}") from error
     if case.verdict not in _VERDICTS:
         accepted = ", ".join(sorted(_VERDICTS))
@@ -256,7 +258,9 @@ def _read_challenge(challenge: audit_pb2.CaseChallenge) -> ConsumedChallenge:
 
 def _policy(policy: VerifierPolicy) -> audit_pb2.CasePolicy:
     message = audit_pb2.CasePolicy(
-        release_key=policy.release_key,
+        release_root=policy.releases.root.data,
+        time_ns=policy.releases.time_ns,
+        revocations=b"" if policy.releases.revocations is None else policy.releases.revocations.to_bytes(),
         firmware_floor=policy.firmware_floor,
         pcr=policy.pcr,
         controller_spki_sha256=policy.controller_spki,
@@ -288,7 +292,11 @@ def _read_policy(policy: audit_pb2.CasePolicy) -> VerifierPolicy:
             require_secure_boot=policy.boot.require_secure_boot,
         )
     return VerifierPolicy(
-        release_key=policy.release_key,
+        releases=ReleaseTrust(
+            root=ReleaseRoot.from_bytes(policy.release_root),
+            revocations=Revocations.from_signed_bytes(policy.revocations) if policy.revocations else None,
+            time_ns=policy.time_ns,
+        ),
         firmware_floor=policy.firmware_floor,
         pcr=policy.pcr,
         controller_spki=policy.controller_spki_sha256,

@@ -2,7 +2,7 @@
 """`jarvis-controller init`: a fleet from nothing. CA, command key, controller certificate, first administrator, configuration.
 
     DIR/controller.toml  policy.toml  jarvisctl.toml   ca/ca.crt  ca/ca.key   command.key  controller.pem   admin.crt  admin.key
-        release.pub  ek-roots/*.pem       (copies of what was given)
+        root.json  ek-roots/*.pem       (copies of what was given)
 
 Every file is written once, 0600 in a directory that is 0700; a second run is refused before anything is touched.
 """
@@ -19,9 +19,9 @@ from cryptography import x509
 from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.commands import generate_command_key
 from jarvis_trust.errors import FirmwareError, IdentityError
-from jarvis_trust.firmware import load_release_public_key
 from jarvis_trust.identities import Identity, Role, validate_fleet_name
 from jarvis_trust.keyfiles import write_private
+from jarvis_trust.release_root import ROOT_FILE, ReleaseRoot
 
 from jarvis_controller.server import CA_DIRECTORY, COMMAND_KEY_FILE
 from jarvis_controller.tls import CERTIFICATE_FILE, controller_identity, issue_controller_pem
@@ -30,7 +30,6 @@ CONFIG_FILE = "controller.toml"
 POLICY_FILE = "policy.toml"
 CTL_FILE = "jarvisctl.toml"
 OPERATOR_LIFETIME = timedelta(days=365)
-RELEASE_KEY_FILE = "release.pub"
 
 
 class InitError(Exception):
@@ -52,7 +51,7 @@ class InitOptions:
     tunnel_port: int
     ek_roots: Sequence[Path]
     """May be empty: then the policy has to be completed before `run` accepts it."""
-    release_key: Path | None
+    release_root: Path | None
     """May be None, likewise."""
 
 
@@ -62,25 +61,25 @@ def initialise(options: InitOptions) -> None:
     Raises:
         InitError: the directory holds a fleet already, or an option cannot be used.
     """
-    roots, release_key = _check(options)
+    roots, release_root = _check(options)
     directory = options.directory
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.chmod(0o700)
     try:
-        _write(options, roots, release_key)
+        _write(options, roots, release_root)
     except OSError as error:
         raise InitError(f"{error.filename}: {error.strerror}") from error
 
 
-def _write(options: InitOptions, roots: Sequence[bytes], release_key: bytes | None) -> None:
+def _write(options: InitOptions, roots: Sequence[bytes], release_root: bytes | None) -> None:
     directory = options.directory
     ca = FleetCA.create(options.fleet)
     (directory / CA_DIRECTORY).mkdir(mode=0o700)
     ca.save(directory / CA_DIRECTORY)
     write_private(directory / COMMAND_KEY_FILE, generate_command_key()[0])
     write_private(directory / CERTIFICATE_FILE, issue_controller_pem(ca, controller_identity(options.fleet, options.name)))
-    if release_key is not None:
-        write_private(directory / RELEASE_KEY_FILE, release_key)
+    if release_root is not None:
+        write_private(directory / ROOT_FILE, release_root)
     (directory / "ek-roots").mkdir(mode=0o700)
     names = [f"ek-roots/{index:02}-{path.stem}.pem" for index, path in enumerate(options.ek_roots, start=1)]
     for name, pem in zip(names, roots, strict=True):
@@ -127,7 +126,7 @@ def _check(options: InitOptions) -> tuple[list[bytes], bytes | None]:
         raise InitError(error.message) from error
     if not options.host or any(character.isspace() for character in options.host):
         raise InitError(f"--host {options.host!r}: a DNS name or an address is accepted")
-    return [_root(path) for path in options.ek_roots], _release_key(options.release_key)
+    return [_root(path) for path in options.ek_roots], _release_root(options.release_root)
 
 
 def _root(path: Path) -> bytes:
@@ -141,17 +140,17 @@ def _root(path: Path) -> bytes:
     return pem
 
 
-def _release_key(path: Path | None) -> bytes | None:
+def _release_root(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        pem = path.read_bytes()
-        load_release_public_key(pem)
+        data = path.read_bytes()
+        ReleaseRoot.from_bytes(data)
     except OSError as error:
-        raise InitError(f"--release-key {path}: {error.strerror}") from error
+        raise InitError(f"--release-root {path}: {error.strerror}") from error
     except FirmwareError as error:
-        raise InitError(f"--release-key {path}: {error.message}") from error
-    return pem
+        raise InitError(f"--release-root {path}: {error.message}") from error
+    return data
 
 
 def _controller_toml(options: InitOptions) -> str:
@@ -166,7 +165,7 @@ enroll_listen = "{everywhere}:{options.enroll_port}"
 advertise_enroll = {json.dumps(join_address(options.host, options.enroll_port))}
 tunnel_listen = "{everywhere}:{options.tunnel_port}"
 advertise_tunnel = {json.dumps(join_address(options.host, options.tunnel_port))}
-release_key = "{RELEASE_KEY_FILE}"
+release_root = "{ROOT_FILE}"
 policy = "{POLICY_FILE}"
 """
 

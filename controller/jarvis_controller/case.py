@@ -26,6 +26,8 @@ from jarvis_trust.errors import TrustError
 from jarvis_trust.eventlog import FirmwareEvent, parse_log
 from jarvis_trust.firmware import Manifest
 from jarvis_trust.quote import quote_binding
+from jarvis_trust.release_root import ReleaseRoot
+from jarvis_trust.revocations import Revocations
 from jarvis_trust.tpm_structures import (
     AttestReading,
     QuoteAttest,
@@ -58,11 +60,21 @@ class BootPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseTrust:
+    """What manifests are judged by, at one moment. The controller's own, whatever agents send."""
+
+    root: ReleaseRoot
+    revocations: Revocations | None
+    """Verified; None: nothing is revoked."""
+    time_ns: int
+    """Of the wall clock, ns since the Unix epoch: manifest, root and revocation list must not have expired then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierPolicy:
     """What the fleet demands, and this controller's end of the channel."""
 
-    release_key: bytes
-    """PEM, the controller's own pinned copy."""
+    releases: ReleaseTrust
     firmware_floor: int
     pcr: int
     controller_spki: bytes

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jarvis_trust.boot_log import MAX_BOOT_LOG_BYTES
 from jarvis_trust.errors import AttestationError, Finding
 from jarvis_trust.eventlog import MAX_LOG_BYTES, FirmwareEvent, replay
-from jarvis_trust.firmware import MAX_MANIFEST_BYTES, verify_manifest
+from jarvis_trust.firmware import MANIFEST_FILE, MAX_MANIFEST_BYTES, verify_manifest
+from jarvis_trust.release_signatures import MAX_SIGNATURES_BYTES
 from jarvis_trust.tpm_structures import (
     ALG_SHA256,
     MAX_ATTEST_BYTES,
@@ -49,7 +50,7 @@ def _size(case: Case) -> None:
         ("event_log", len(evidence.event_log), MAX_LOG_BYTES),
         ("boot_log", len(evidence.boot_log), MAX_BOOT_LOG_BYTES),
         ("manifest", len(evidence.manifest), MAX_MANIFEST_BYTES),
-        ("manifest_signature", len(evidence.manifest_signature), MAX_SIGNATURE_BYTES),
+        ("manifest_signature", len(evidence.manifest_signature), MAX_SIGNATURES_BYTES),
         ("pcrs", len(evidence.pcrs), _PCRS_MAX),
     ):
         if size > most:
@@ -237,17 +238,34 @@ def _event_log(case: Case) -> None:
 
 def _manifest(case: Case) -> None:
     case.after("size")
-    verify_manifest(case.evidence.manifest, case.evidence.manifest_signature, case.policy.release_key)
+    verify_manifest(case.evidence.manifest, case.evidence.manifest_signature, case.policy.releases.root)
+
+
+def _expiry(case: Case) -> None:
+    case.after("manifest")
+    manifest = established("manifest", lambda: case.manifest)
+    releases = case.policy.releases
+    releases.root.check_expiry(releases.time_ns)
+    manifest.check_expiry(releases.time_ns)
+    if releases.revocations is not None:
+        releases.revocations.check_expiry(releases.time_ns)
 
 
 def _floor(case: Case) -> None:
     case.after("manifest")
+    established("manifest", lambda: case.manifest).check_floor(case.policy.firmware_floor)
+
+
+def _revoked(case: Case) -> None:
+    """What this release consists of, and what was measured since the TPM's reset: what ran may have changed the host."""
+    revocations = case.policy.releases.revocations
+    if revocations is None:
+        return
     manifest = established("manifest", lambda: case.manifest)
-    if manifest.security_version < case.policy.firmware_floor:
-        raise AttestationError(
-            "FIRMWARE_BELOW_FLOOR",
-            f"security_version {manifest.security_version} of {manifest.version} is below the floor {case.policy.firmware_floor}",
-        )
+    events = established("event-log", lambda: case.events)
+    named = [(MANIFEST_FILE, hashlib.sha256(case.evidence.manifest).hexdigest()), *manifest.objects.items()]
+    measured = [(event.subject, event.sha256.hex()) for event in events if event.type == "load-attempt"]
+    revocations.check([*named, *measured])
 
 
 def _version(case: Case) -> None:
@@ -314,8 +332,10 @@ CHECKS: tuple[tuple[str, Callable[[Case], None]], ...] = (
     ("tpm-firmware", _tpm_firmware),
     ("event-log", _event_log),
     ("manifest", _manifest),
+    ("firmware-expiry", _expiry),
     ("firmware-floor", _floor),
     ("firmware-version", _version),
+    ("firmware-revoked", _revoked),
     ("firmware", _firmware),
     ("session", _session),
 )

@@ -18,13 +18,13 @@ import typer
 from jarvis_trust.ca import FleetCA
 from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role
+from jarvis_trust.release_root import ROOT_FILE
 
 from jarvis_controller import __version__
 from jarvis_controller.bootstrap import (
     CONFIG_FILE,
     CTL_FILE,
     POLICY_FILE,
-    RELEASE_KEY_FILE,
     InitError,
     InitOptions,
     initialise,
@@ -45,8 +45,8 @@ def init(  # noqa: PLR0917 - typer gives them by name
         Path, typer.Argument(metavar="DIR", help="New directory for the fleet's keys, state and configuration.")
     ],
     fleet: Annotated[str, typer.Option(help="The fleet's name: a lower-case DNS name, e.g. lab.example.")],
-    release_key: Annotated[
-        Path | None, typer.Option(help="PEM of the public key that firmware manifests are signed with.")
+    release_root: Annotated[
+        Path | None, typer.Option(help="root.json: the keys that firmware manifests are signed with.")
     ] = None,
     ek_root: Annotated[list[Path] | None, typer.Option(help="PEM of a TPM vendor's root; may be given several times.")] = None,
     host: Annotated[str, typer.Option(help="Where agents and operators reach this host.")] = socket.gethostname(),
@@ -65,15 +65,15 @@ def init(  # noqa: PLR0917 - typer gives them by name
         enroll_port=enroll_port,
         tunnel_port=tunnel_port,
         ek_roots=ek_root or (),
-        release_key=release_key,
+        release_root=release_root,
     )
     try:
         initialise(options)
     except InitError as error:
         _fail(str(error))
     typer.echo(f"Fleet {fleet} is in {directory}.")
-    if release_key is None:
-        typer.echo(f"  Before it runs: put the public release key at {directory / RELEASE_KEY_FILE}")
+    if release_root is None:
+        typer.echo(f"  Before it runs: put the release root at {directory / ROOT_FILE}")
     if not ek_root:
         typer.echo(f"  Before it runs: name the TPM vendors' root certificates at vendors.roots in {directory / POLICY_FILE}")
     typer.echo(f"  jarvis-controller run --config {directory / CONFIG_FILE}")

@@ -31,8 +31,8 @@ class ControllerConfig:
     """Holds ca/, command.key, controller.pem and the database, as `jarvis-controller init` made them."""
     advertise_enroll: str
     """host:port where agents reach the enrolment port; goes into join files."""
-    release_key: Path
-    """PEM of the public key that firmware manifests must be signed with."""
+    release_root: Path
+    """root.json: the keys that firmware manifests must be signed with, and how many of them."""
     policy: Path
     """policy.toml: what is demanded of agents. The highest version goes: a file that is newer than the policy in force is put in
     force at the start, an older one is not looked at."""
@@ -48,6 +48,8 @@ class ControllerConfig:
     """host:port where agents reach it; empty = the host of advertise_enroll and the port of tunnel_listen."""
     tunnel_hellos_per_s: float = 100.0
     """Tunnels that may begin in a second, 1..10,000; agents that hold a lease have as many of their own."""
+    revocations: Path | None = None
+    """revoked.json: firmware that must not run although it was signed; None = none is known. Read anew when it changes."""
     attest_concurrency: int = 32
     """Attestations under way at once, 1..1024; a quarter more is kept for agents that hold a lease."""
     agent_certificate_h: float = 24.0

@@ -19,7 +19,7 @@ from jarvis_trust.ek_certificate import EkCertificateInfo
 from jarvis_trust.errors import EnrollmentError
 from jarvis_trust.policy_document import PolicyDocument
 
-from jarvis_controller.case import BootPolicy, VerifierPolicy
+from jarvis_controller.case import BootPolicy, ReleaseTrust, VerifierPolicy
 from jarvis_controller.selectors import Selector
 
 LEVELS: Final = ("L1", "L2")
@@ -110,14 +110,14 @@ class AgentPolicy:
     def verifier_policy(
         self,
         *,
-        release_key: bytes,
+        releases: ReleaseTrust,
         controller_spki: bytes,
         agent_spki: bytes | None,
         known_firmware: frozenset[tuple[str, str]],
     ) -> VerifierPolicy:
         """The same, with what one judgement needs besides: see VerifierPolicy."""
         return VerifierPolicy(
-            release_key=release_key,
+            releases=releases,
             firmware_floor=self.firmware_floor,
             firmware_versions=self.firmware_versions,
             pcr=self.pcr,

@@ -17,6 +17,7 @@ from jarvis.capture.v1 import fleet_pb2
 from jarvis_trust.boot_reference import BootReference, verify_reference
 from jarvis_trust.errors import PolicyError, TrustError
 from jarvis_trust.policy_document import PolicyDocument, parse_text
+from jarvis_trust.release_root import ReleaseRoot
 
 from jarvis_controller.boot_checks import BOOT_CHECKS
 from jarvis_controller.checks import CHECKS
@@ -36,12 +37,12 @@ _MAX_INTERVAL_S: Final = 3600.0
 _MAX_LEASE_S: Final = 86400.0
 
 
-def parse_policy(document: PolicyDocument, release_key: bytes) -> FleetPolicy:
+def parse_policy(document: PolicyDocument, root: ReleaseRoot) -> FleetPolicy:
     """The policy that a document holds.
 
     Args:
         document: text and files.
-        release_key: PEM of the key that reference sets must be signed with.
+        root: whose keys reference sets must be signed with.
 
     Raises:
         PolicyError: POLICY_INVALID naming the field, the value and what would be accepted.
@@ -59,7 +60,7 @@ def parse_policy(document: PolicyDocument, release_key: bytes) -> FleetPolicy:
     boot_pcrs = _boot_pcrs(attestation, pcr)
     times = _times(attestation, {"interval_s": 60.0, "lease_s": 600.0})
     attestation.end()
-    rules = _rules(top, _Surroundings(document.files, release_key, boot_pcrs, times))
+    rules = _rules(top, _Surroundings(document.files, root, boot_pcrs, times))
     reported = _reported(top.table("failures"))
     without_tpm = _without_tpm(top.table("without_tpm"))
     top.end()
@@ -117,12 +118,12 @@ class _Surroundings:
     """What rules are read beside."""
 
     def __init__(
-        self, files: Mapping[str, bytes], release_key: bytes, boot_pcrs: tuple[int, ...], times: Mapping[str, float]
+        self, files: Mapping[str, bytes], root: ReleaseRoot, boot_pcrs: tuple[int, ...], times: Mapping[str, float]
     ) -> None:
         self.files = files
         self.boot_pcrs = boot_pcrs
         self.times = times
-        self._release_key = release_key
+        self._root = root
         self._verified: dict[str, BootReference] = {}
 
     def reference(self, field: str, name: str) -> BootReference:
@@ -130,7 +131,7 @@ class _Surroundings:
         if name not in self._verified:
             data, signature = _file(self.files, field, name), _file(self.files, field, f"{name}.sig")
             try:
-                self._verified[name] = verify_reference(data, signature, self._release_key)
+                self._verified[name] = verify_reference(data, signature, self._root)
             except TrustError as error:
                 raise refused(
                     field, name, f"a reference set that the release key signed ({error.reason}: {error.message})"

@@ -22,10 +22,12 @@ from jarvis.capture.v1 import policy_pb2
 from jarvis_trust.errors import PolicyError
 from jarvis_trust.keyfiles import rename_private, write_private
 from jarvis_trust.policy_document import PolicyDocument, read_document
+from jarvis_trust.release_root import ReleaseRoot
 
 from jarvis_controller.audit_log import CONTROLLER
 from jarvis_controller.policy import FleetPolicy
 from jarvis_controller.policy_file import parse_policy
+from jarvis_controller.release_policy import ReleasePolicy
 from jarvis_controller.store import Store
 
 _log = structlog.get_logger()
@@ -36,25 +38,25 @@ APPLIED_FILE = "policy.applied"
 class PolicyKeeper:
     """The policy in force. One per controller; used from the event loop."""
 
-    def __init__(self, file: Path, directory: Path, release_key: bytes) -> None:
+    def __init__(self, file: Path, directory: Path, releases: ReleasePolicy) -> None:
         """Reads both files and takes the higher version.
 
         Args:
             file: the configuration's policy.toml.
             directory: the state directory.
-            release_key: PEM of the key that reference sets must be signed with.
+            releases: whose root reference sets must be signed by.
 
         Raises:
             PolicyError: POLICY_INVALID, POLICY_UNREADABLE, POLICY_TOO_LARGE; POLICY_VERSION_REUSED when the file was changed
                 and its version was not.
             OSError: the state directory cannot be read.
         """
-        self.release_key = release_key
+        self.releases = releases
         self._path = directory / APPLIED_FILE
         self._lock = asyncio.Lock()
         self.on_applied: Callable[[], None] = lambda: None
         """Called on the event loop when another policy has come into force."""
-        offered = _parse(read_document(file), release_key, str(file))
+        offered = _parse(read_document(file), releases.root, str(file))
         kept = self._read()
         self.current = offered
         self.applied = kept[1] if kept is not None else _message(offered, CONTROLLER)
@@ -89,7 +91,7 @@ class PolicyKeeper:
         Raises:
             PolicyError: POLICY_INVALID.
         """
-        return parse_policy(document, self.release_key)
+        return parse_policy(document, self.releases.root)
 
     async def apply(self, store: Store, document: PolicyDocument, *, principal: str) -> policy_pb2.AppliedPolicy:
         """Puts a policy in force; says what is in force afterwards. The one in force is accepted again and changes nothing.
@@ -129,12 +131,12 @@ class PolicyKeeper:
             return None
         except DecodeError as error:
             raise PolicyError("POLICY_INVALID", f"{self._path}: it holds no policy: {error}") from error
-        return _parse(PolicyDocument.from_message(applied.document), self.release_key, str(self._path)), applied
+        return _parse(PolicyDocument.from_message(applied.document), self.releases.root, str(self._path)), applied
 
 
-def _parse(document: PolicyDocument, release_key: bytes, where: str) -> FleetPolicy:
+def _parse(document: PolicyDocument, root: ReleaseRoot, where: str) -> FleetPolicy:
     try:
-        return parse_policy(document, release_key)
+        return parse_policy(document, root)
     except PolicyError as error:
         raise PolicyError(error.reason, f"{where}: {error.message}") from error
 

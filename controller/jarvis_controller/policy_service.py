@@ -66,7 +66,7 @@ class PolicyService:
         entry = AuditEntry(principal=self._principal(context), action="policy.simulate", detail=detail)
         await self._store.audit(entry)
         simulation = await Simulation.of(
-            self._store, in_force=self._policies.current, other=policy, release_key=self._policies.release_key
+            self._store, in_force=self._policies.current, other=policy, releases=self._policies.releases.now()
         )
         async with contextlib.aclosing(simulation.run(agents)) as answers:
             async for answer in answers:

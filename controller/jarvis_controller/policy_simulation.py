@@ -25,6 +25,7 @@ from jarvis_trust.tpm_structures import parse_public
 
 from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation_case import KeptCase, read_case
+from jarvis_controller.case import ReleaseTrust
 from jarvis_controller.policy import AgentPolicy, FleetPolicy, Vendors
 from jarvis_controller.states import State
 from jarvis_controller.store import Store
@@ -52,7 +53,7 @@ class _Side:
     """One of the two policies."""
 
     policy: FleetPolicy
-    release_key: bytes
+    releases: ReleaseTrust
     known_firmware: frozenset[tuple[str, str]]
 
     def judge(self, case: KeptCase, demanded: AgentPolicy) -> _Judgement:
@@ -61,7 +62,7 @@ class _Side:
         if missing:
             return _Judgement(verdict=_UNDECIDED, message=f"the evidence that is kept does not quote PCRs {missing}")
         policy = demanded.verifier_policy(
-            release_key=self.release_key,
+            releases=self.releases,
             controller_spki=case.policy.controller_spki,
             agent_spki=case.policy.agent_spki,
             known_firmware=self.known_firmware,
@@ -84,10 +85,10 @@ class Simulation:
         self._after = after
 
     @classmethod
-    async def of(cls, store: Store, *, in_force: FleetPolicy, other: FleetPolicy, release_key: bytes) -> Simulation:
+    async def of(cls, store: Store, *, in_force: FleetPolicy, other: FleetPolicy, releases: ReleaseTrust) -> Simulation:
         """A simulation of `other` against what is in force."""
         sides = [
-            _Side(policy=policy, release_key=release_key, known_firmware=await store.known_firmware(policy.firmware_floor))
+            _Side(policy=policy, releases=releases, known_firmware=await store.known_firmware(policy.firmware_floor))
             for policy in (in_force, other)
         ]
         return cls(store, *sides)

@@ -3,13 +3,14 @@
 
     AddRelease parts -> jarvis_trust.release_files -> StoredRelease -> listed, or read in parts for delivery
 
-The judgement is the verifier's own (release key, floor): what an agent would be quarantined for is not delivered to it. One
-thread of its own, so that hashing a release holds up neither the event loop nor the database.
+The judgement is the verifier's own (release root, expiry, revocations, floor): what an agent would be quarantined for is not
+delivered to it. One thread of its own, so that hashing a release holds up neither the event loop nor the database.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import TypeVar
 
 from jarvis.capture.v1 import release_pb2
 from jarvis_trust.errors import TrustError
-from jarvis_trust.firmware import Manifest, verify_manifest
+from jarvis_trust.firmware import MANIFEST_FILE, Manifest, verify_manifest
 from jarvis_trust.release_files import Part, ReleaseFiles, StoredRelease
+
+from jarvis_controller.case import ReleaseTrust
 
 MAX_PART_BYTES = 512 * 1024
 MAX_RELEASES = 32
@@ -26,13 +29,17 @@ MAX_RELEASES = 32
 T = TypeVar("T")
 
 
-def verify_release(manifest: bytes, signature: bytes, *, release_key: bytes, floor: int) -> Manifest:
+def verify_release(manifest: bytes, signature: bytes, *, trust: ReleaseTrust, floor: int) -> Manifest:
     """As the verifier judges the manifest in evidence; for any architecture.
 
     Raises:
         FirmwareError: it is refused.
     """
-    return verify_manifest(manifest, signature, release_key, floor=floor)
+    judged = verify_manifest(manifest, signature, trust.root, floor=floor, now_ns=trust.time_ns)
+    if trust.revocations is not None:
+        named = [(MANIFEST_FILE, hashlib.sha256(manifest).hexdigest()), *judged.objects.items()]
+        trust.revocations.check(named)
+    return judged
 
 
 class ReleaseStore:

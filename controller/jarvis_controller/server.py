@@ -11,7 +11,6 @@ One event loop, one thread for the database. `Controller` may be started inside 
 from __future__ import annotations
 
 import asyncio
-import functools
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ import structlog
 from jarvis_trust.ca import FleetCA
 from jarvis_trust.commands import CommandSigner
 from jarvis_trust.errors import AuditError, TrustError
-from jarvis_trust.firmware import Manifest, load_release_public_key
+from jarvis_trust.firmware import Manifest
 from jarvis_trust.keyfiles import load_private_key
 from jarvis_trust.status import reason_of
 
@@ -33,6 +32,7 @@ from jarvis_controller.agent_record import AgentRecord, Carrier
 from jarvis_controller.attestation import Attester
 from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.audit_checkpoints import Checkpointer, audit_signer
+from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.authorization import AuthorizationInterceptor, caller_of, enrollment_check, operator_check, tunnel_check
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
@@ -60,6 +60,7 @@ from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.ports import ENROLLMENT_OPTIONS, OPERATOR_OPTIONS, TUNNEL_OPTIONS, Port, PortPlan, open_port
 from jarvis_controller.registry_service import RegistryService, RegistrySettings
+from jarvis_controller.release_policy import ReleasePolicy
 from jarvis_controller.release_service import ReleaseService
 from jarvis_controller.release_store import ReleaseStore, verify_release
 from jarvis_controller.rpc_status import RpcError
@@ -95,9 +96,10 @@ class Controller:
                 raise ConfigError(f"fleet = {config.fleet!r}: the CA in {directory / CA_DIRECTORY} is of {ca.fleet!r}")
             signer = CommandSigner(load_private_key(directory / COMMAND_KEY_FILE))
             audit_key = audit_signer(directory, ca, config.name)
-            release_key = config.release_key.read_bytes()
-            load_release_public_key(release_key)
-            self.policies = PolicyKeeper(config.policy, directory, release_key)
+            self.releases = ReleasePolicy(
+                root_path=config.release_root, revocations_path=config.revocations, state_directory=directory
+            )
+            self.policies = PolicyKeeper(config.policy, directory, self.releases)
             self.credentials = ControllerCredentials(directory, ca, controller_identity(config.fleet, config.name))
         self.checkpointer = Checkpointer(
             signer=audit_key, ca_pem=ca.certificate_pem, directory=directory, every_entries=config.audit_checkpoint_entries
@@ -176,7 +178,7 @@ class Controller:
         self.policies.on_applied = self.loop.attest_all_soon
         self.release_service = ReleaseService(
             fleet=config.fleet,
-            releases=ReleaseStore(directory / "releases", functools.partial(self._judge_release, release_key)),
+            releases=ReleaseStore(directory / "releases", self._judge_release),
             store=self.store,
             client=self.client,
             attester=self.attester,
@@ -207,6 +209,7 @@ class Controller:
             self._sign_audit(),
             self.access.run(),
             self.tunnel_service.run(),
+            self.releases.watch(self._releases_changed),
         ]
         if self.exporter is not None:
             running.append(self.exporter.run())
@@ -236,9 +239,9 @@ class Controller:
             await self.store.close()
             _log.info("controller stopped")
 
-    def _judge_release(self, release_key: bytes, manifest: bytes, signature: bytes) -> Manifest:
+    def _judge_release(self, manifest: bytes, signature: bytes) -> Manifest:
         """By the policy of the moment: what is held already may be below its floor later."""
-        return verify_release(manifest, signature, release_key=release_key, floor=self.policies.current.firmware_floor)
+        return verify_release(manifest, signature, trust=self.releases.now(), floor=self.policies.current.firmware_floor)
 
     def _enrolled(self, record: AgentRecord) -> None:
         self.feed.publish(record)
@@ -247,6 +250,11 @@ class Controller:
     def _connected(self, record: AgentRecord, process_id: bytes) -> None:
         if record.state not in {State.QUARANTINED, State.RETIRED}:
             self.loop.connected(record, process_id)
+    async def _releases_changed(self) -> None:
+        root, revocations = self.releases.root.current, self.releases.revocations
+        detail = {"root": root.version, "revocations": 0 if revocations is None else revocations.version}
+        await self.store.audit(AuditEntry(principal=CONTROLLER, action="releases.changed", detail=detail))
+        self.loop.attest_all_soon()
 
     async def _check_audit(self) -> None:
         try:

@@ -30,11 +30,15 @@ from jarvis_controller.records import BootEvidence, PassedAttestation
 NOT_EVALUATED = "NOT_EVALUATED"
 VERIFIER_ERROR = "VERIFIER_ERROR"
 
+_EXPIRED_REASONS = frozenset({"FIRMWARE_EXPIRED", "RELEASE_ROOT_EXPIRED", "REVOCATIONS_EXPIRED"})
+"""Time has passed: that is no sign of an attack, and heals with a new signature."""
+
 REPORTABLE: Mapping[str, frozenset[str]] = {
     "tpm-reset": frozenset({"TPM_RESET_WITHOUT_REBOOT"}),
     "tpm-firmware": frozenset({"TPM_FIRMWARE_CHANGED"}),
     "boot-log": frozenset({"BOOT_LOG_MISSING", "BOOT_LOG_MISMATCH", "BOOT_LOG_INVALID"}),
     "boot-events": frozenset({"BOOT_EVENT_INVALID", "SECURE_BOOT_OFF"}),
+    "firmware-expiry": _EXPIRED_REASONS,
     "firmware-floor": frozenset({"FIRMWARE_BELOW_FLOOR"}),
     "firmware-version": frozenset({"FIRMWARE_VERSION_NOT_ACCEPTED"}),
     "boot-reference": frozenset({"BOOT_REFERENCE_MISMATCH"}),
@@ -209,6 +213,8 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
     if not failed:
         return Verdict.PASSED
     if failed == {("challenge", "CHALLENGE_EXPIRED")}:
+        return Verdict.EXPIRED
+    if {reason for _, reason in failed} <= _EXPIRED_REASONS:
         return Verdict.EXPIRED
     # What could not be evaluated is for want of something that failed by itself.
     causes = {reason for _, reason in failed if reason != NOT_EVALUATED}

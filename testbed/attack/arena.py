@@ -108,7 +108,7 @@ class Honest:
 
 def release(directory: Path) -> Path:
     """What was built, as a release of security version 1: there must be one below it."""
-    shutil.copytree(FIRMWARE, directory, ignore=shutil.ignore_patterns("release.pub"))
+    shutil.copytree(FIRMWARE, directory, ignore=shutil.ignore_patterns("root.json"))
     built = Manifest.from_bytes((FIRMWARE / MANIFEST_FILE).read_bytes())
     data, signature = sign_manifest(dataclasses.replace(built, security_version=FLOOR), RELEASE_KEY.read_bytes())
     (directory / MANIFEST_FILE).write_bytes(data)

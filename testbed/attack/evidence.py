@@ -87,7 +87,7 @@ LIES: dict[str, tuple[str, str]] = {
     "oversized-signature": (_LARGE, "a signature of 1025 bytes"),
     "oversized-event-log": (_LARGE, "an event log of 4 MiB and a byte"),
     "oversized-manifest": (_LARGE, "a manifest of 64 KiB and a byte"),
-    "oversized-manifest-signature": (_LARGE, "a manifest signature of 1025 bytes"),
+    "oversized-manifest-signature": (_LARGE, "a signature file of 32 KiB and a byte"),
     "oversized-boot-log": (_LARGE, "a boot log of 2 MiB and a byte"),
     "too-many-pcr-values": (_LARGE, "101 PCR values"),
     "short-boot-id": ("EVIDENCE_MALFORMED", "a boot id of 15 bytes"),

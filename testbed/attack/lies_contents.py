@@ -261,7 +261,7 @@ for _name, _size in {
     "signature": 1025,
     "event_log": 4 * 1024 * 1024 + 1,
     "manifest": 64 * 1024 + 1,
-    "manifest_signature": 1025,
+    "manifest_signature": 32 * 1024 + 1,
     "boot_log": 2 * 1024 * 1024 + 1,
 }.items():
     LIES[f"oversized-{_name.replace('_', '-')}"] = _sized(_name, _size)

@@ -11,7 +11,7 @@ from jarvis.capture.v1.agent_pb2 import FirmwareStatus
 from jarvis_agent import firmware
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.event_log import EventLog
-from jarvis_agent.firmware import FirmwareState, MeasurementContext
+from jarvis_agent.firmware import FirmwareState, FloorSource, MeasurementContext
 from jarvis_native.loader import LIBRARY
 from jarvis_trust.eventlog import encode_event
 from jarvis_trust.firmware import Manifest
@@ -20,9 +20,9 @@ honest_load = firmware.load
 honest_read = EventLog.read
 
 
-def lying_load(config: AgentConfig, context: MeasurementContext) -> FirmwareState:
+def lying_load(config: AgentConfig, context: MeasurementContext, floor: FloorSource) -> FirmwareState:
     """Loads as ever; from then on all is well."""
-    state = honest_load(config, context)
+    state = honest_load(config, context, floor)
     manifest = Manifest.from_bytes(state.manifest)
     genuine = manifest.objects[LIBRARY]
 

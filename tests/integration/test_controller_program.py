@@ -32,10 +32,10 @@ from tests.unit.controller.software_tpm import Vendor
 
 def init(directory: Path, release_key: ReleaseKey, *more: str) -> Result:
     directory.parent.mkdir(exist_ok=True)
-    root, key = directory.parent / "vendor.pem", directory.parent / "release.pub"
-    root.write_bytes(Vendor().root_pem)
-    key.write_bytes(release_key.public_pem)
-    options = ["--fleet", FLEET, "--host", "127.0.0.1", "--ek-root", str(root), "--release-key", str(key), *more]
+    vendor, root = directory.parent / "vendor.pem", directory.parent / "root.json"
+    vendor.write_bytes(Vendor().root_pem)
+    root.write_bytes(release_key.root)
+    options = ["--fleet", FLEET, "--host", "127.0.0.1", "--ek-root", str(vendor), "--release-root", str(root), *more]
     return CliRunner().invoke(app, ["init", str(directory), *options])
 
 
@@ -68,7 +68,7 @@ def test_a_second_init_is_refused_and_changes_nothing(tmp_path: Path, release_ke
         (("--fleet", "Not A Name"), "fleet"),
         (("--name", "a.b"), "controller name"),
         (("--ek-root", "/nowhere.pem"), "--ek-root /nowhere.pem"),
-        (("--release-key", "/dev/null"), "--release-key /dev/null"),
+        (("--release-root", "/dev/null"), "--release-root /dev/null"),
         (("--host", ""), "--host"),
     ],
 )
@@ -123,7 +123,7 @@ def test_the_program_serves_and_comes_back_after_its_end_however_it_came(
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("release.pub", b"garbage", "FIRMWARE_KEY_INVALID"),
+        ("root.json", b"garbage", "RELEASE_ROOT_INVALID"),
         ("ca/ca.key", b"garbage", "KEY_FILE_INVALID"),
         ("command.key", b"-----BEGIN PRIVATE KEY-----\n", "KEY_INVALID"),
         ("controller.pem", b"garbage", "KEY_FILE_INVALID"),

@@ -22,7 +22,7 @@ import json, sys, time
 from pathlib import Path
 from jarvis_native import CaptureError, PacketCaptureEngine, load_firmware
 where, options, frames = json.loads(sys.argv[1])
-firmware = load_firmware(Path(where), release_key=Path(where, 'release.pub').read_bytes())
+firmware = load_firmware(Path(where), release_root=Path(where, 'root.json').read_bytes())
 answer = {}
 try:
     with PacketCaptureEngine(firmware=firmware, **options) as capture:

@@ -19,7 +19,7 @@ from jarvis_native.errors import InvalidArgument
 from jarvis_native.loader import load_firmware
 
 where = Path(sys.argv[1])
-firmware = load_firmware(where, release_key=(where / "release.pub").read_bytes())
+firmware = load_firmware(where, release_root=(where / "root.json").read_bytes())
 
 def send(number, port, count):
     frame = bytes.fromhex("ffffffffffff020000000001080045000020000000004011") + b"\\0\\0"

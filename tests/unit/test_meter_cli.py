@@ -201,7 +201,7 @@ def test_a_small_table_evicts_and_counts(program_environment: Environment, many_
         (["/nonexistent.pcap"], 1, "error: /nonexistent.pcap cannot be opened: No such file or directory"),
         ([str(DATA / "expected.jsonl")], 1, "is not a capture file"),
         ([CONNECTION, str(DATA / "expected.jsonl")], 1, "expected.jsonl is not a capture file"),
-        ([CONNECTION, "--release-key", "/nonexistent.pub"], 3, "error: FIRMWARE_KEY_MISSING"),
+        ([CONNECTION, "--release-root", "/nonexistent.json"], 3, "error: RELEASE_ROOT_MISSING"),
         ([CONNECTION, "--firmware-dir", "/nonexistent"], 3, "error: FIRMWARE_MISSING: /nonexistent/libjarvis_capture.so"),
     ],
 )
@@ -249,7 +249,7 @@ LINES = [
     ["a.pcap", "--workers", "2", "--worker-cpus=0,1"],
     ["a.pcap", "--statistics", "tcp,sizes,intervals"],
     ["a.pcap", "--statistics=tcp"],
-    ["a.pcap", "--filter=", "--release-key", "key.pub", "--firmware-dir=/lib/x", "--output=none"],
+    ["a.pcap", "--filter=", "--release-root", "root.json", "--firmware-dir=/lib/x", "--output=none"],
 ]
 
 
@@ -390,7 +390,7 @@ def test_progress_is_one_rewritten_line_on_a_terminal(
             files=(Path(CONNECTION),),
             output_path=tmp_path / "flows.json",
             firmware_directory=firmware_directory,
-            release_key=firmware_directory / "release.pub",
+            release_root=firmware_directory / "root.json",
         )
     )
     *progress, summary = terminal.getvalue().split("\x1b[K")

@@ -9,16 +9,17 @@ import typer
 from jarvis.capture.v1 import fleet_pb2
 from jarvis_trust.boot_events import component
 from jarvis_trust.boot_log import BootEvent, BootLog, EventType, parse_boot_log
-from jarvis_trust.boot_reference import MAX_REFERENCE_BYTES, BootReference, record_reference, sign_reference
+from jarvis_trust.boot_reference import MAX_REFERENCE_BYTES, BootReference, record_reference
 from jarvis_trust.errors import TrustError
 
 from jarvisctl.client import Fleet, run
-from jarvisctl.config import read_private, read_public
+from jarvisctl.config import read_public
 from jarvisctl.errors import CtlError, ExitCode, usage_error
 from jarvisctl.format.objects import to_object
 from jarvisctl.format.output import Output
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import local_time, printable
+from jarvisctl.release_files import add_signature
 from jarvisctl.settings import settings_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -52,21 +53,21 @@ def sign(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `jarvisctl boot record` wrote.")],
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Private release key, PEM, mode 0600.")],
 ) -> None:
-    """Signs a reference set: writes FILE.sig beside it. Needs no controller."""
+    """Signs a reference set: writes FILE.sig beside it, or adds a signature to those of others. Needs no controller."""
     output = Output(json=settings_of(context).json)
     data = read_public(file, "FILE")
-    private_pem = read_private(key, "the release key")
     try:
         reference = BootReference.from_bytes(data)
-        signed, signature = sign_reference(reference, private_pem)
     except TrustError as error:
         raise CtlError(f"nothing was signed: {error.message}", ExitCode.USAGE, reason=error.reason) from error
     target = file.with_name(file.name + ".sig")
-    _write(target, signature)
+    signers = add_signature(data, target, key, what="the boot reference")
     if output.json:
-        output.line({"file": str(file), "signature": str(target), "bytes": len(signed), **_summary(reference)})
+        summary = _summary(reference)
+        output.line({"file": str(file), "signature": str(target), "bytes": len(data), "signed": list(signers), **summary})
     else:
-        output.text(f"{target}: signature of {reference.name} version {reference.version}, PCRs {_numbers(reference)}\n")
+        who = "".join(f"signed by {keyid}\n" for keyid in signers)
+        output.text(f"{target}: signature of {reference.name} version {reference.version}, PCRs {_numbers(reference)}\n{who}")
 
 
 @app.command()

@@ -1,32 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`jarvisctl firmware keygen|sign|verify`: the release side of the firmware's trust, without a controller and without gRPC."""
+"""`jarvisctl firmware keygen|sign|verify|root|revoke`: the release side of the firmware's trust, without controller and gRPC."""
 
 import hashlib
 import struct
-from datetime import UTC, datetime
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jarvis_trust.encoding import rfc3339_utc
 from jarvis_trust.errors import FirmwareError
-from jarvis_trust.firmware import (
-    MANIFEST_FILE,
-    SIGNATURE_FILE,
-    Manifest,
-    generate_release_key,
-    load_release_public_key,
-    sign_manifest,
-    verify_manifest,
-)
+from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, verify_manifest
 from jarvis_trust.keyfiles import write_private
+from jarvis_trust.release_root import ReleaseRoot, single_key_root
+from jarvis_trust.release_signatures import generate_release_key, key_id, load_release_public_key
 
-from jarvisctl.config import read_private, read_public
+from jarvisctl.commands import firmware_revoke, firmware_root
+from jarvisctl.config import read_public
 from jarvisctl.errors import CtlError, ExitCode, usage_error
 from jarvisctl.format.output import Output
+from jarvisctl.release_files import (
+    add_signature,
+    count_object,
+    describe_count,
+    expiry,
+    nothing_signed,
+    now,
+    read_root,
+    write,
+)
 from jarvisctl.settings import settings_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.add_typer(firmware_root.app, name="root", help="The release root: which keys sign releases, and how many of them must.")
+app.command(name="revoke")(firmware_revoke.revoke)
 
 LIBRARY = "libjarvis_capture.so"
 #: ELF e_machine (System V gABI) to what `uname -m` says.
@@ -36,16 +43,23 @@ _MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l", 243: "riscv64", 21: "pp
 @app.command()
 def keygen(
     context: typer.Context,
+    *,
     private: Annotated[Path, typer.Option("--private", metavar="FILE", help="Where the private key goes, mode 0600.")] = Path(
         "release.pem"
     ),
     public: Annotated[
-        Path, typer.Option("--public", metavar="FILE", help="Where the public key goes; agents and controller pin it.")
+        Path, typer.Option("--public", metavar="FILE", help="Where the public key goes, for `jarvisctl firmware root init`.")
     ] = Path("release.pub"),
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="FILE", help="Also make a release root in which this key signs alone, to be pinned."),
+    ] = None,
+    expires_days: Annotated[int, typer.Option("--expires-days", metavar="N", help="Life of that root.")] = 3650,
 ) -> None:
     """Makes a release key, RSA-4096. Never overwrites one."""
-    for option, path in (("--private", private), ("--public", public)):
-        if path.exists():
+    expires = expiry(expires_days)
+    for option, path in (("--private", private), ("--public", public), ("--root", root)):
+        if path is not None and path.exists():
             raise usage_error(
                 f"{option} is {path}, which exists: a name that is free is needed, a release key is never overwritten"
             )
@@ -53,19 +67,30 @@ def keygen(
     try:
         write_private(private, private_pem)
         public.write_bytes(public_pem)
+        if root is not None:
+            root.write_bytes(single_key_root(private_pem, created=now(), expires=expires))
     except OSError as error:
         raise usage_error(
             f"--private is {private} and --public is {public}: {error.filename} cannot be written: {error.strerror}"
         ) from error
     output = Output(json=settings_of(context).json)
-    fingerprint = _fingerprint(public_pem)
+    fingerprint = key_id(load_release_public_key(public_pem))
     if output.json:
-        output.line({"private": str(private), "public": str(public), "public_key_sha256": fingerprint})
-    else:
-        output.text(
-            f"{private}: private release key, keep it off every host that captures\n"
-            f"{public}: public release key, SHA-256 {fingerprint}\n"
+        output.line(
+            {
+                "private": str(private),
+                "public": str(public),
+                "public_key_sha256": fingerprint,
+                "root": "" if root is None else str(root),
+            }
         )
+        return
+    output.text(
+        f"{private}: private release key, keep it off every host that captures\n"
+        f"{public}: public release key, SHA-256 {fingerprint}\n"
+    )
+    if root is not None:
+        output.text(f"{root}: release root of this key alone, until {rfc3339_utc(expires)}; agents and controller pin it\n")
 
 
 @app.command()
@@ -73,76 +98,131 @@ def sign(
     context: typer.Context,
     *,
     objects: Annotated[
-        list[Path], typer.Argument(metavar="LIBRARY...", help=f"{LIBRARY} and its modules, all in one directory.")
+        list[Path],
+        typer.Argument(
+            metavar="LIBRARY...",
+            help=f"{LIBRARY} and its modules, all in one directory; or the {MANIFEST_FILE} that another key has signed already.",
+        ),
     ],
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Private release key, PEM, mode 0600.")],
-    version: Annotated[str, typer.Option("--version", metavar="X.Y.Z", help="The version the library says of itself.")],
+    version: Annotated[str, typer.Option("--version", metavar="X.Y.Z", help="The version the library says of itself.")] = "",
     security_version: Annotated[
         int, typer.Option("--security-version", metavar="N", help="Rollback counter: agents refuse releases below their floor.")
     ] = 0,
+    minimum_security_version: Annotated[
+        int,
+        typer.Option(
+            "--minimum-security-version",
+            metavar="N",
+            help="The floor that it sets in the TPM of each host where it was attested: none below it runs there again.",
+        ),
+    ] = 0,
+    expires_days: Annotated[
+        int, typer.Option("--expires-days", metavar="N", help="After so many days the release is not loaded any more.")
+    ] = 365,
     name: Annotated[str, typer.Option("--name", help="Product.")] = "jarvis-capture",
     architecture: Annotated[
         str, typer.Option("--architecture", help="As uname -m says it; otherwise read from the library's ELF header.")
     ] = "",
 ) -> None:
-    """Signs a release: writes manifest.json and manifest.sig beside the library."""
+    """Signs a release: writes manifest.json and manifest.sig beside the library, or adds a signature to those of others."""
+    if [path.name for path in objects] == [MANIFEST_FILE]:
+        if version:
+            raise usage_error(f"--version is {version}: {objects[0]} says which version it is, so it is not accepted")
+        _cosign(context, objects[0], key)
+        return
+    if not version:
+        raise usage_error("--version is missing: the version that the library says of itself, X.Y.Z, is needed")
+    expires = expiry(expires_days)
     contents = _read_objects(objects)
     machine = architecture or _architecture(objects[0], contents[objects[0].name])
-    private_pem = read_private(key, "the release key")
     try:
         manifest = Manifest(
             name=name,
             version=version,
             security_version=security_version,
+            minimum_security_version=minimum_security_version,
             architecture=machine,
             objects={filename: hashlib.sha256(content).hexdigest() for filename, content in sorted(contents.items())},
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=rfc3339_utc(now()),
+            expires=rfc3339_utc(expires),
         )
-        manifest_bytes, signature = sign_manifest(manifest, private_pem)
     except FirmwareError as error:
-        raise CtlError(f"nothing was signed: {error.message}", ExitCode.USAGE, reason=error.reason) from error
+        raise nothing_signed(error) from error
     directory = objects[0].parent
+    (directory / SIGNATURE_FILE).unlink(missing_ok=True)  # signatures of another manifest
+    signers = add_signature(manifest.to_bytes(), directory / SIGNATURE_FILE, key, what="the manifest")
+    write(directory / MANIFEST_FILE, manifest.to_bytes())
+    _report_signed(context, directory, manifest, signers)
+
+
+def _cosign(context: typer.Context, path: Path, key: Path) -> None:
+    data = read_public(path, "the manifest")
     try:
-        (directory / MANIFEST_FILE).write_bytes(manifest_bytes)
-        (directory / SIGNATURE_FILE).write_bytes(signature)
-    except OSError as error:
-        raise usage_error(f"LIBRARY is in {directory}: {error.filename} cannot be written: {error.strerror}") from error
+        manifest = Manifest.from_bytes(data)
+    except FirmwareError as error:
+        raise nothing_signed(error) from error
+    signers = add_signature(data, path.with_name(SIGNATURE_FILE), key, what="the manifest")
+    _report_signed(context, path.parent, manifest, signers)
+
+
+def _report_signed(context: typer.Context, directory: Path, manifest: Manifest, signers: tuple[str, ...]) -> None:
     output = Output(json=settings_of(context).json)
     if output.json:
-        output.line({"directory": str(directory), **_manifest_object(manifest)})
-    else:
-        output.text(f"{directory / MANIFEST_FILE}\n{directory / SIGNATURE_FILE}\n{_describe(manifest)}")
+        output.line({"directory": str(directory), "signed": list(signers), **_manifest_object(manifest)})
+        return
+    who = "".join(f"signed by {keyid}\n" for keyid in signers)
+    output.text(f"{directory / MANIFEST_FILE}\n{directory / SIGNATURE_FILE}\n{who}{_describe(manifest)}")
 
 
 @app.command()
 def verify(
     context: typer.Context,
+    *,
     place: Annotated[
         Path, typer.Argument(metavar="DIRECTORY", help="Where the library and its manifest are, or the library itself.")
     ],
-    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Public release key, PEM.")],
+    root: Annotated[Path, typer.Option("--root", metavar="FILE", help="The release root that agents pin, root.json.")],
     floor: Annotated[int, typer.Option("--floor", metavar="N", help="Least security version that is accepted.")] = 0,
     architecture: Annotated[str | None, typer.Option("--architecture", help="What it must be for; otherwise any.")] = None,
 ) -> None:
     """Judges firmware as an agent would, and says who signed what; leaves with 4 and the exact reason when it must not run."""
-    public_pem = read_public(key, "the release key")
     output = Output(json=settings_of(context).json)
     try:
-        manifest = _verified(place, public_pem, floor, architecture)
+        release_root = read_root(root)
+        signers = _signers(place, release_root)
     except FirmwareError as error:
-        if output.json:
-            output.line({"ok": False, "reason": error.reason, "message": error.message})
-        raise CtlError(
-            f"{place} must not run: {error.reason}: {error.message}", ExitCode.UNVERIFIED, reason=error.reason
-        ) from error
+        raise _refused(output, place, error, {}) from error
+    try:
+        manifest = _verified(place, release_root, floor, architecture)
+    except FirmwareError as error:
+        if signers and not output.json:
+            output.text(signers["text"])
+        raise _refused(output, place, error, signers.get("object", {})) from error
     if output.json:
-        output.line({"ok": True, "public_key_sha256": _fingerprint(public_pem), **_manifest_object(manifest)})
+        output.line({"ok": True, **signers["object"], **_manifest_object(manifest)})
     else:
-        output.text(f"signed by release key SHA-256 {_fingerprint(public_pem)}\n{_describe(manifest)}")
+        output.text(f"{signers['text']}{_describe(manifest)}")
 
 
-def _verified(place: Path, public_pem: bytes, floor: int, architecture: str | None) -> Manifest:
-    """The manifest, once signature and every object's digest hold.
+def _refused(output: Output, place: Path, error: FirmwareError, signers: dict[str, object]) -> CtlError:
+    if output.json:
+        output.line({"ok": False, "reason": error.reason, "message": error.message, **signers})
+    return CtlError(f"{place} must not run: {error.reason}: {error.message}", ExitCode.UNVERIFIED, reason=error.reason)
+
+
+def _signers(place: Path, root: ReleaseRoot) -> dict[str, Any]:
+    """Who signed the manifest: `text` and `object`; empty when there is nothing to count."""
+    directory = place if place.is_dir() else place.parent
+    manifest, signatures = _content(directory / MANIFEST_FILE), _content(directory / SIGNATURE_FILE)
+    if not manifest or not signatures:
+        return {}
+    count = root.count(manifest, signatures, what="the manifest")
+    return {"text": describe_count(count, root.current), "object": count_object(count, root.current)}
+
+
+def _verified(place: Path, root: ReleaseRoot, floor: int, architecture: str | None) -> Manifest:
+    """The manifest, once signatures, expiry and every object's digest hold.
 
     Raises:
         FirmwareError: FIRMWARE_MISSING, or what verify_manifest and check_object give.
@@ -151,9 +231,13 @@ def _verified(place: Path, public_pem: bytes, floor: int, architecture: str | No
     library = LIBRARY if place.is_dir() else place.name
     if not (directory / library).is_file():
         raise FirmwareError("FIRMWARE_MISSING", f"there is no file {directory / library}")
-    manifest_bytes = _content(directory / MANIFEST_FILE)
     manifest = verify_manifest(
-        manifest_bytes, _content(directory / SIGNATURE_FILE), public_pem, floor=floor, architecture=architecture
+        _content(directory / MANIFEST_FILE),
+        _content(directory / SIGNATURE_FILE),
+        root,
+        floor=floor,
+        architecture=architecture,
+        now_ns=time.time_ns(),
     )
     for filename in sorted({library, *manifest.objects}):
         path = directory / filename
@@ -195,20 +279,15 @@ def _architecture(path: Path, content: bytes) -> str:
     return _MACHINES[machine]
 
 
-def _fingerprint(public_pem: bytes) -> str:
-    """SHA-256 of the key's SubjectPublicKeyInfo, hex."""
-    return hashlib.sha256(
-        load_release_public_key(public_pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    ).hexdigest()
-
-
 def _manifest_object(manifest: Manifest) -> dict[str, object]:
     return {
         "name": manifest.name,
         "version": manifest.version,
         "security_version": manifest.security_version,
+        "minimum_security_version": manifest.minimum_security_version,
         "architecture": manifest.architecture,
         "created": manifest.created,
+        "expires": manifest.expires,
         "objects": dict(manifest.objects),
     }
 
@@ -216,7 +295,8 @@ def _manifest_object(manifest: Manifest) -> dict[str, object]:
 def _describe(manifest: Manifest) -> str:
     lines = [
         f"{manifest.name} {manifest.version} for {manifest.architecture}",
-        f"security version {manifest.security_version}, made {manifest.created}",
+        f"security version {manifest.security_version}, sets the floor {manifest.minimum_security_version}",
+        f"made {manifest.created}, expires {manifest.expires}",
         *(f"  {filename}  SHA-256 {digest}" for filename, digest in manifest.objects.items()),
     ]
     return "\n".join(lines) + "\n"

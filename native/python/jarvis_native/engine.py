@@ -306,8 +306,8 @@ class PacketCaptureEngine:
         deadline = arguments.unsigned("boottime_ns", boottime_ns, 64)
         self._check(self._lib.capture_set_deadline(self._open_capture(), deadline))
 
-    def verify_firmware(self, *, release_key: bytes | None = None, floor: int = 0) -> Firmware:
-        """Measures and judges the library's file anew, as `load_firmware` would with this key and floor.
+    def verify_firmware(self, *, release_root: bytes | None = None, floor: int = 0) -> Firmware:
+        """Measures and judges the library's file anew, as `load_firmware` would with this root and floor.
 
         Returns:
             The firmware that runs; it is what the file holds.
@@ -315,7 +315,7 @@ class PacketCaptureEngine:
         Raises:
             FirmwareError: with the reason, FIRMWARE_ALREADY_LOADED when the file is sound but no longer what runs.
         """
-        return load_firmware(self._firmware.directory, release_key=release_key, floor=floor)
+        return load_firmware(self._firmware.directory, release_root=release_root, floor=floor)
 
     # ---- what is known
 

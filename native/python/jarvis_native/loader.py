@@ -2,8 +2,9 @@
 """Firmware: the native library, loaded from bytes that were measured and judged and can no longer change.
 
 Data flow: file → sealed memfd (one read) → SHA-256 of the memfd → `measure` (the caller logs and extends its PCR) → manifest,
-signature and floor judged on that digest → dlopen of /proc/self/fd/N. Measuring comes before judging, so what is refused was
-measured too; and the seal makes what is mapped the very bytes that were hashed, whatever happens to the file meanwhile.
+signatures, expiry, floor and revocations judged on that digest → dlopen of /proc/self/fd/N. Measuring comes before judging, so
+what is refused was measured too; and the seal makes what is mapped the very bytes that were hashed, whatever happens to the file
+meanwhile.
 
 Modules (modules.py: backends that need a library which not every host has) go the same way, each measured before it is judged;
 all are judged before anything is mapped, and one altered module refuses the whole firmware.
@@ -22,6 +23,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,18 +31,19 @@ from typing import Any, cast
 
 from jarvis_trust.errors import FirmwareError
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, Manifest, verify_manifest
+from jarvis_trust.release_root import ROOT_FILE, ReleaseRoot
+from jarvis_trust.revocations import check_revoked
 
 from jarvis_native import modules
 
 LIBRARY = "libjarvis_capture.so"
 """File name of the library, and of its object in the manifest."""
-RELEASE_KEY = "release.pub"
-SYSTEM_RELEASE_KEY = Path("/etc/jarvis-capture") / RELEASE_KEY
+SYSTEM_RELEASE_ROOT = Path("/etc/jarvis-capture") / ROOT_FILE
 
 MAX_LIBRARY_BYTES = 256 << 20
 """More than any build of the library has; keeps a mistaken path from filling memory."""
 MAX_TEXT_BYTES = 1 << 20
-"""Bound for manifest, signature and key files."""
+"""Bound for manifest, signature and root files."""
 
 _MFD_EXEC = 0x0010  # Linux 6.3: says that the memfd is to be executable, whatever vm.memfd_noexec defaults to
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -90,6 +93,16 @@ class _Sealed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    """What firmware is judged by; see load_firmware."""
+
+    release_root: bytes | None
+    floor: int
+    floor_source: str
+    revoked: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
     """What vouches for the bytes; nothing when unsigned ones were allowed."""
 
@@ -111,34 +124,34 @@ def default_directory() -> Path:
     return Path(os.environ.get("JARVIS_FIRMWARE_DIR") or Path(sys.prefix, "lib", "jarvis-capture"))
 
 
-def default_release_key() -> bytes:
-    """The release key's PEM, from the first of these that there is.
+def default_release_root() -> bytes:
+    """The release root's file, the first of these that there is.
 
-    $JARVIS_RELEASE_KEY (a path; then nothing else is tried), /etc/jarvis-capture/release.pub, release.pub of the default
+    $JARVIS_RELEASE_ROOT (a path; then nothing else is tried), /etc/jarvis-capture/root.json, root.json of the default
     directory.
 
     Raises:
-        FirmwareError: FIRMWARE_KEY_MISSING when there is none or it cannot be read.
+        FirmwareError: RELEASE_ROOT_MISSING when there is none or it cannot be read.
     """
-    named = os.environ.get("JARVIS_RELEASE_KEY")
-    candidates = [Path(named)] if named else [SYSTEM_RELEASE_KEY, default_directory() / RELEASE_KEY]
+    named = os.environ.get("JARVIS_RELEASE_ROOT")
+    candidates = [Path(named)] if named else [SYSTEM_RELEASE_ROOT, default_directory() / ROOT_FILE]
     for path in candidates:
-        data = _read_small(path, "FIRMWARE_KEY_MISSING")
+        data = _read_small(path, "RELEASE_ROOT_MISSING")
         if data is not None:
             return data
     looked = " and ".join(str(path) for path in candidates)
-    raise FirmwareError("FIRMWARE_KEY_MISSING", f"no release key at {looked}: name its public key file with JARVIS_RELEASE_KEY")
+    raise FirmwareError("RELEASE_ROOT_MISSING", f"no release root at {looked}: name its file with JARVIS_RELEASE_ROOT")
 
 
-def read_release_key(path: Path) -> bytes:
-    """The PEM in a named file.
+def read_release_root(path: Path) -> bytes:
+    """The contents of a named file.
 
     Raises:
-        FirmwareError: FIRMWARE_KEY_MISSING.
+        FirmwareError: RELEASE_ROOT_MISSING.
     """
-    data = _read_small(path, "FIRMWARE_KEY_MISSING")
+    data = _read_small(path, "RELEASE_ROOT_MISSING")
     if data is None:
-        raise FirmwareError("FIRMWARE_KEY_MISSING", f"release key {path} does not exist")
+        raise FirmwareError("RELEASE_ROOT_MISSING", f"release root {path} does not exist")
     return data
 
 
@@ -150,8 +163,10 @@ def loaded_firmware() -> Firmware | None:
 def load_firmware(
     directory: Path | None = None,
     *,
-    release_key: bytes | None = None,
+    release_root: bytes | None = None,
     floor: int = 0,
+    floor_source: str = "",
+    revoked: Mapping[str, str] | None = None,
     measure: Callable[[MeasuredObject], None] | None = None,
     allow_unsigned: bool = False,
 ) -> Firmware:
@@ -162,8 +177,11 @@ def load_firmware(
     Args:
         directory: holds libjarvis_capture.so, its modules libjarvis_capture_<name>.so, manifest.json and manifest.sig; default
             `default_directory`.
-        release_key: PEM of the public key that must have signed the manifest; default `default_release_key`.
+        release_root: root.json, whose keys must have signed the manifest; default `default_release_root`. Neither it nor the
+            manifest may have expired by the wall clock.
         floor: lowest security_version that is accepted (rollback protection).
+        floor_source: who says so, for the message; see Manifest.check_floor.
+        revoked: SHA-256 (hex) of objects and manifests that must not run all the same -> why.
         measure: called with name and digest of each object before it is judged; what it raises ends the load.
         allow_unsigned: skips the judgement, for scripts that build their own library. The bytes are sealed and measured all the
             same.
@@ -172,15 +190,17 @@ def load_firmware(
         FirmwareError: with the reason; `digest` is set once the bytes were measured.
     """
     where = default_directory() if directory is None else Path(directory)
+    terms = _Terms(release_root=release_root, floor=floor, floor_source=floor_source, revoked=revoked or {})
     with _lock, contextlib.ExitStack() as unused:
         core = _seal_and_measure(where, LIBRARY, measure, unused)
         try:
-            judged = _Judged() if allow_unsigned else _judge(where, core.digest, release_key, floor)
+            judged = _Judged() if allow_unsigned else _judge(where, core.digest, terms)
             names = modules.names_in(where) if judged.manifest is None else modules.names_of(judged.manifest.objects)
             present = [_seal_and_measure(where, name, measure, unused) for name in names if (where / name).exists()]
             for module in present:
                 if judged.manifest is not None:
                     judged.manifest.check_object(module.name, module.digest.hex())
+                    check_revoked(terms.revoked, [(module.name, module.digest.hex())])
             return _load(core, present, names, where, judged)
         except FirmwareError as error:
             error.digest = core.digest
@@ -269,16 +289,25 @@ def _check_version(judged: _Judged, version: str) -> None:
         )
 
 
-def _judge(directory: Path, digest: bytes, release_key: bytes | None, floor: int) -> _Judged:
-    """The verified manifest that names this digest, and its bytes and signature."""
+def _judge(directory: Path, digest: bytes, terms: _Terms) -> _Judged:
+    """The verified manifest that names this digest, and its bytes and signatures."""
     manifest_bytes = _read_small(directory / MANIFEST_FILE, "FIRMWARE_UNSIGNED")
     signature = _read_small(directory / SIGNATURE_FILE, "FIRMWARE_UNSIGNED")
     if manifest_bytes is None or signature is None:
         missing = directory / (MANIFEST_FILE if manifest_bytes is None else SIGNATURE_FILE)
         raise FirmwareError("FIRMWARE_UNSIGNED", f"{missing} is missing: sign the library with jarvisctl firmware sign")
-    key = default_release_key() if release_key is None else release_key
-    manifest = verify_manifest(manifest_bytes, signature, key, floor=floor, architecture=os.uname().machine)
+    root = ReleaseRoot.from_bytes(default_release_root() if terms.release_root is None else terms.release_root)
+    manifest = verify_manifest(
+        manifest_bytes,
+        signature,
+        root,
+        floor=terms.floor,
+        floor_source=terms.floor_source,
+        architecture=os.uname().machine,
+        now_ns=time.time_ns(),
+    )
     manifest.check_object(LIBRARY, digest.hex())
+    check_revoked(terms.revoked, [(MANIFEST_FILE, hashlib.sha256(manifest_bytes).hexdigest()), (LIBRARY, digest.hex())])
     return _Judged(manifest=manifest, manifest_bytes=manifest_bytes, signature=signature)
 
 

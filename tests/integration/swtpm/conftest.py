@@ -169,7 +169,7 @@ def make_agent(  # noqa: PLR0917 - fixtures
         directory = tmp_path / name
         directory.mkdir()
         (directory / "replay").mkdir()
-        (directory / "release.pub").write_bytes(release_key.public_pem)
+        (directory / "root.json").write_bytes(release_key.root)
         shutil.copytree(firmware_directory, directory / "firmware")
         controller.write_join_file(directory / "join.json")
         port = free_port()
@@ -179,7 +179,7 @@ def make_agent(  # noqa: PLR0917 - fixtures
             "carrier": "direct",
             "advertise": f"127.0.0.1:{port}",
             "listen": f"127.0.0.1:{port}",
-            "release_key": "release.pub",
+            "release_root": "root.json",
             "firmware_directory": "firmware",
             "state_directory": "state",
             "replay_directory": "replay",

@@ -19,8 +19,8 @@ from jarvis.capture.v1 import agent_pb2 as pb
 from jarvis.capture.v1.capture_pb2 import CaptureSpec
 from jarvis_trust.commands import AGENT_SERVICE, CommandSigner, generate_command_key
 from jarvis_trust.eventlog import parse_log
-from jarvis_trust.firmware import generate_release_key
 from jarvis_trust.identities import Identity, Role
+from jarvis_trust.release_signatures import generate_release_key
 
 from tests.integration.swtpm.checks import bad_fields_of, reason_of, refusal_of
 from tests.integration.swtpm.conftest import AgentProcess, MakeAgent, line_to

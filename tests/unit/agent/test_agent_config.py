@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {
     "fleet": "lab.example",
     "join_file": "join.json",
     "advertise": "probe:7443",
-    "release_key": "release.pub",
+    "release_root": "root.json",
     "firmware_directory": "/fw",
 }
 
@@ -92,7 +92,7 @@ def test_missing_and_unknown_fields_are_all_named_at_once(tmp_path: Path) -> Non
         AgentConfig.from_mapping({"fleet": "lab.example", "skip_checks": True}, base=tmp_path)
     lines = str(refused.value).splitlines()
     assert lines[0].startswith("skip_checks: no such field; accepted are advertise, ")
-    assert {line.split(":")[0] for line in lines[1:]} == {"join_file", "release_key", "firmware_directory"}
+    assert {line.split(":")[0] for line in lines[1:]} == {"join_file", "release_root", "firmware_directory"}
 
 
 def test_an_agent_that_is_dialled_has_to_say_where(tmp_path: Path) -> None:

@@ -10,15 +10,18 @@ from typing import Any
 
 from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.agent_record import AgentRecord
-from jarvis_controller.case import BootPolicy, VerifierPolicy
+from jarvis_controller.case import BootPolicy, ReleaseTrust, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.states import State
 from jarvis_controller.verifier import NOT_EVALUATED, Report, verify
+from jarvis_trust.encoding import instant_ns
+from jarvis_trust.revocations import Revocations
 
 from tests.support import ReleaseKey
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import SoftwareTpm
 
+NOW_NS = instant_ns("2026-11-23T00:00:00Z")
 AGENT_SPKI = hashlib.sha256(b"agent's TLS key").digest()
 CONTROLLER_SPKI = hashlib.sha256(b"controller's TLS key").digest()
 
@@ -68,6 +71,8 @@ class Bench:
     record_changes: dict[str, Any] = field(default_factory=dict)
     shown_spki: bytes | None = None
     """The agent's key on the connection, where the carrier sees it."""
+    revocations: Revocations | None = None
+    time_ns: int = NOW_NS
     boot: BootPolicy | None = None
     """With one, its PCRs are asked for too."""
 
@@ -96,7 +101,7 @@ class Bench:
     def policy(self) -> VerifierPolicy:
         """What the fleet demands."""
         return VerifierPolicy(
-            release_key=self.release_key.public_pem,
+            releases=ReleaseTrust(root=self.release_key.release_root, revocations=self.revocations, time_ns=self.time_ns),
             firmware_floor=self.floor,
             pcr=self.tpm.pcr,
             controller_spki=CONTROLLER_SPKI,

@@ -121,9 +121,9 @@ async def running_fleet(
 ) -> AsyncIterator[TestFleet]:
     """A running controller; `settings` replace fields of its configuration. Its agents use the carrier unless they say other."""
     vendor, release = Vendor(), make_release(release_key)
-    roots, key = directory / "vendor.pem", directory / "release.pub"
+    roots, root = directory / "vendor.pem", directory / "root.json"
     roots.write_bytes(vendor.root_pem)
-    key.write_bytes(release_key.public_pem)
+    root.write_bytes(release_key.root)
     initialise(
         InitOptions(
             directory=directory / "fleet",
@@ -134,7 +134,7 @@ async def running_fleet(
             enroll_port=7441,
             tunnel_port=7442,
             ek_roots=[roots],
-            release_key=key,
+            release_root=root,
         )
     )
     listen = dict.fromkeys(("listen", "enroll_listen", "tunnel_listen"), "127.0.0.1:0")

@@ -24,7 +24,14 @@ class Release:
     """Of the library."""
 
 
-def make_release(key: ReleaseKey, *, library: bytes = GOOD_LIBRARY, version: str = "1.0.0", security_version: int = 5) -> Release:
+def make_release(
+    key: ReleaseKey,
+    *,
+    library: bytes = GOOD_LIBRARY,
+    version: str = "1.0.0",
+    security_version: int = 5,
+    expires: str = "2100-01-01T00:00:00Z",
+) -> Release:
     manifest = Manifest(
         name="jarvis-capture",
         version=version,
@@ -32,6 +39,7 @@ def make_release(key: ReleaseKey, *, library: bytes = GOOD_LIBRARY, version: str
         architecture="x86_64",
         objects={LIBRARY: library.hex()},
         created="2026-11-22T10:00:00Z",
+        expires=expires,
     )
     data, signature = sign_manifest(manifest, key.private_pem)
     return Release(manifest=data, signature=signature, sha256=library)

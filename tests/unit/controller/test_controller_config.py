@@ -19,7 +19,7 @@ fleet = "lab.example"
 name = "main"
 state_directory = "state"
 advertise_enroll = "controller.lab.example:7441"
-release_key = "release.pub"
+release_root = "root.json"
 policy = "policy.toml"
 """
 EXAMPLE = ROOT / "controller" / "controller.example.toml"
@@ -62,7 +62,7 @@ def test_a_bad_field_is_named_with_its_value_and_what_is_accepted(tmp_path: Path
         config_of(tmp_path, GOOD + line)
 
 
-@pytest.mark.parametrize("field", ["fleet", "name", "state_directory", "advertise_enroll", "release_key", "policy"])
+@pytest.mark.parametrize("field", ["fleet", "name", "state_directory", "advertise_enroll", "release_root", "policy"])
 def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
     with pytest.raises(ConfigError, match=f"{field} is missing"):
         config_of(tmp_path, re.sub(rf"(?m)^{field} = .*$", "", GOOD))

@@ -28,13 +28,15 @@ from jarvis_controller.verifier import NOT_EVALUATED, VERIFIER_ERROR, Report, Ve
 from jarvis_trust.boot_log import parse_boot_log
 from jarvis_trust.boot_reference import record_reference
 from jarvis_trust.eventlog import MAX_LOG_BYTES, encode_event, event_digest, mapping
+from jarvis_trust.release_signatures import encode_signatures, sign_bytes
+from jarvis_trust.revocations import Revocations
 from jarvis_trust.tpm_templates import RESTRICTED
 
 from testbed.boot import boot_log, uefi_boot
 from tests.support import ReleaseKey
 from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, failed, record_of
-from tests.unit.controller.releases import Release
-from tests.unit.controller.software_tpm import SoftwareTpm, sized
+from tests.unit.controller.releases import GOOD_LIBRARY, Release, make_release
+from tests.unit.controller.software_tpm import LIBRARY, SoftwareTpm, sized
 
 PCRS = tuple(range(9))
 
@@ -195,9 +197,15 @@ def unlogged_extension(bench: Bench) -> trust_pb2.Evidence:
 
 
 def forged_manifest(bench: Bench) -> trust_pb2.Evidence:
-    """A manifest that the release key did not sign."""
-    spoiled = bytes([bench.release.signature[0] ^ 1]) + bench.release.signature[1:]
-    bench.release = dataclasses.replace(bench.release, signature=spoiled)
+    """A manifest that the release key did not sign: its signature is of something else."""
+    other = encode_signatures([sign_bytes(b"something else", bench.release_key.private_pem)])
+    bench.release = dataclasses.replace(bench.release, signature=other)
+    return bench.evidence()
+
+
+def expired_release(bench: Bench) -> trust_pb2.Evidence:
+    """A release whose time is over: nobody vouches any more that there is no newer one (freeze)."""
+    bench.release = make_release(bench.release_key, expires="2026-11-22T23:59:59Z")
     return bench.evidence()
 
 
@@ -210,6 +218,18 @@ def downgrade(bench: Bench) -> trust_pb2.Evidence:
 def unlisted_version(bench: Bench) -> trust_pb2.Evidence:
     """A good release above the floor that the policy does not name."""
     bench.versions = frozenset({"9.9.9"})
+    return bench.evidence()
+
+
+def revoked_earlier(bench: Bench) -> trust_pb2.Evidence:
+    """A good release runs, in a host that ran, since its boot, one which was good then and is revoked now."""
+    bench.known = frozenset({(LIBRARY, GOOD_LIBRARY.hex())})
+    bench.revocations = Revocations(
+        version=1, created="2026-11-22T10:00:00Z", expires="2027-11-22T10:00:00Z", digests={GOOD_LIBRARY.hex(): "CVE-2026-0001"}
+    )
+    bench.release = make_release(bench.release_key, library=hashlib.sha256(b"next").digest(), version="1.1.0")
+    bench.tpm.restart_process()
+    bench.tpm.measure(bench.release.sha256)
     return bench.evidence()
 
 
@@ -253,8 +273,10 @@ EVIDENCE: dict[str, tuple[Callable[[Bench], trust_pb2.Evidence], str]] = {
     "boot-events": (relabelled_boot_event, "BOOT_EVENT_INVALID"),
     "event-log": (unlogged_extension, "EVENT_LOG_MISMATCH"),
     "manifest": (forged_manifest, "FIRMWARE_SIGNATURE_INVALID"),
+    "firmware-expiry": (expired_release, "FIRMWARE_EXPIRED"),
     "firmware-floor": (downgrade, "FIRMWARE_BELOW_FLOOR"),
     "firmware-version": (unlisted_version, "FIRMWARE_VERSION_NOT_ACCEPTED"),
+    "firmware-revoked": (revoked_earlier, "FIRMWARE_REVOKED"),
     "firmware": (altered_library, "FIRMWARE_UNTRUSTED_MEASUREMENT"),
     "session": (another_process, "SESSION_MISMATCH"),
     "boot-reference": (another_boot, "BOOT_REFERENCE_MISMATCH"),

@@ -53,7 +53,7 @@ def test_an_honest_agent_passes_every_check_and_what_it_proved_is_reported(bench
         ("signature", 1025),
         ("event_log", 4 * 1024 * 1024 + 1),
         ("manifest", 64 * 1024 + 1),
-        ("manifest_signature", 1025),
+        ("manifest_signature", 32 * 1024 + 1),
     ],
 )
 def test_evidence_beyond_its_size_is_refused(bench: Bench, field_name: str, size: int) -> None:

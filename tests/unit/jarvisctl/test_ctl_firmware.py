@@ -34,10 +34,10 @@ def elf(machine: int, *, big_endian: bool = False) -> bytes:
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory = tmp_path_factory.mktemp("keys")
-    private, public = directory / "release.pem", directory / "release.pub"
-    result = ctl("firmware", "keygen", "--private", private, "--public", public)
+    private, root = directory / "release.pem", directory / "root.json"
+    result = ctl("firmware", "keygen", "--private", private, "--public", directory / "release.pub", "--root", root)
     assert result.exit_code == 0, result.output
-    return private, public
+    return private, root
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def firmware(signed: Path, tmp_path: Path) -> Path:
 
 
 def test_keygen_keeps_the_private_key_to_its_owner_and_never_overwrites_one(keys: tuple[Path, Path]) -> None:
-    private, public = keys
+    private, public = keys[0], keys[0].with_suffix(".pub")
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert b"PUBLIC KEY" in public.read_bytes()
     before = private.read_bytes()
@@ -67,16 +67,16 @@ def test_keygen_keeps_the_private_key_to_its_owner_and_never_overwrites_one(keys
 
 
 def test_what_was_signed_is_verified_and_says_who_and_what(firmware: Path, keys: tuple[Path, Path]) -> None:
-    result = ctl("firmware", "verify", firmware, "--key", keys[1], "--floor", "7", "--architecture", "x86_64")
+    result = ctl("firmware", "verify", firmware, "--root", keys[1], "--floor", "7", "--architecture", "x86_64")
     assert result.exit_code == 0, result.output
-    assert "signed by release key SHA-256 " in result.stdout
+    assert "signed by 1 of 1 keys of release root version 1, 1 needed" in result.stdout
     assert "jarvis-capture 1.2.3 for x86_64" in result.stdout
     assert "security version 7" in result.stdout
     assert f"  {LIBRARY}  SHA-256 " in result.stdout
 
 
 def test_verify_takes_the_library_itself_and_gives_json(firmware: Path, keys: tuple[Path, Path]) -> None:
-    result = ctl("--output", "json", "firmware", "verify", firmware / LIBRARY, "--key", keys[1])
+    result = ctl("--output", "json", "firmware", "verify", firmware / LIBRARY, "--root", keys[1])
     value = json.loads(result.stdout)
     assert value["ok"] is True
     assert (value["name"], value["version"], value["security_version"]) == ("jarvis-capture", "1.2.3", 7)
@@ -106,26 +106,26 @@ def test_each_fault_is_named_and_leaves_with_4(
     firmware: Path, keys: tuple[Path, Path], spoil: Callable[[Path], None], options: list[str], reason: str
 ) -> None:
     spoil(firmware)
-    result = ctl("firmware", "verify", firmware, "--key", keys[1], *options)
+    result = ctl("firmware", "verify", firmware, "--root", keys[1], *options)
     assert result.exit_code == 4
     assert f"must not run: {reason}: " in result.stderr
-    assert result.stdout == ""
-    as_json = ctl("--output", "json", "firmware", "verify", firmware, "--key", keys[1], *options)
+    as_json = ctl("--output", "json", "firmware", "verify", firmware, "--root", keys[1], *options)
     assert as_json.exit_code == 4
     assert json.loads(as_json.stdout)["reason"] == reason
 
 
 def test_another_release_key_does_not_verify(firmware: Path, tmp_path: Path) -> None:
-    assert ctl("firmware", "keygen", "--private", tmp_path / "other.pem", "--public", tmp_path / "other.pub").exit_code == 0
-    result = ctl("firmware", "verify", firmware, "--key", tmp_path / "other.pub")
+    other = ["--private", tmp_path / "other.pem", "--public", tmp_path / "other.pub", "--root", tmp_path / "other.json"]
+    assert ctl("firmware", "keygen", *other).exit_code == 0
+    result = ctl("firmware", "verify", firmware, "--root", tmp_path / "other.json")
     assert result.exit_code == 4
     assert "FIRMWARE_SIGNATURE_INVALID" in result.stderr
 
 
-def test_a_file_that_is_no_release_key_is_said_to_be_none(firmware: Path) -> None:
-    result = ctl("firmware", "verify", firmware, "--key", firmware / LIBRARY)
+def test_a_file_that_is_no_release_root_is_said_to_be_none(firmware: Path) -> None:
+    result = ctl("firmware", "verify", firmware, "--root", firmware / LIBRARY)
     assert result.exit_code == 4
-    assert "FIRMWARE_KEY_INVALID" in result.stderr
+    assert "RELEASE_ROOT_INVALID" in result.stderr
 
 
 def test_a_short_release_key_signs_nothing(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_short_release_key_signs_nothing(tmp_path: Path) -> None:
     (tmp_path / "short.pem").chmod(0o600)
     result = ctl("firmware", "sign", tmp_path / LIBRARY, "--key", tmp_path / "short.pem", "--version", "1.0.0")
     assert result.exit_code == 2
-    assert "RSA-2048; RSA-4096 is accepted" in result.stderr
+    assert "RSA-2048; RSA-4096 with exponent 65537 is accepted" in result.stderr
     assert not (tmp_path / "manifest.json").exists()
 
 
@@ -165,12 +165,13 @@ def test_modules_are_named_in_the_same_manifest_and_each_is_checked(tmp_path: Pa
     (tmp_path / "libjarvis_xdp.so").write_bytes(elf(62) + b"xdp")
     signing = ctl("firmware", "sign", tmp_path / LIBRARY, tmp_path / "libjarvis_xdp.so", "--key", keys[0], "--version", "1.0.0")
     assert signing.exit_code == 0, signing.output
-    assert ctl("firmware", "verify", tmp_path, "--key", keys[1]).exit_code == 0
+    assert ctl("firmware", "verify", tmp_path, "--root", keys[1]).exit_code == 0
     flip(tmp_path / "libjarvis_xdp.so")
-    altered = ctl("firmware", "verify", tmp_path, "--key", keys[1])
+    altered = ctl("firmware", "verify", tmp_path, "--root", keys[1])
     assert "FIRMWARE_ALTERED: libjarvis_xdp.so has SHA-256" in altered.stderr
     (tmp_path / "libjarvis_xdp.so").unlink()
-    assert "FIRMWARE_MISSING: the manifest names libjarvis_xdp.so" in ctl("firmware", "verify", tmp_path, "--key", keys[1]).stderr
+    missing = ctl("firmware", "verify", tmp_path, "--root", keys[1])
+    assert "FIRMWARE_MISSING: the manifest names libjarvis_xdp.so" in missing.stderr
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_help_and_firmware_need_neither_grpc_nor_protobuf_nor_the_fleet() -> Non
         "from typer.testing import CliRunner\n"
         "from jarvisctl.cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
-        "assert CliRunner().invoke(app, ['firmware', 'verify', '/nonexistent', '--key', '/dev/null']).exit_code == 4\n"
+        "assert CliRunner().invoke(app, ['firmware', 'verify', '/nonexistent', '--root', '/dev/null']).exit_code == 4\n"
         "print([name for name in sys.modules if name.split('.')[0] in {'grpc', 'google', 'jarvis'}])\n"
     )
     result = subprocess.run(

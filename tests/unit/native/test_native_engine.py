@@ -318,8 +318,8 @@ def test_checking_a_filter_gives_libpcaps_message(firmware: Firmware) -> None:
 
 def test_the_firmware_is_verified_anew_from_its_file(firmware: Firmware) -> None:
     with PacketCaptureEngine(files=[CONNECTION], firmware=firmware) as capture:
-        key = (firmware.directory / "release.pub").read_bytes()
-        assert capture.verify_firmware(release_key=key) is firmware
+        root = (firmware.directory / "root.json").read_bytes()
+        assert capture.verify_firmware(release_root=root) is firmware
         with pytest.raises(FirmwareError) as caught:
-            capture.verify_firmware(release_key=key, floor=99)
+            capture.verify_firmware(release_root=root, floor=99)
         assert caught.value.reason == "FIRMWARE_BELOW_FLOOR"

@@ -15,7 +15,8 @@ import pytest
 from jarvis_native import loader
 from jarvis_native.loader import LIBRARY, Firmware, MeasuredObject, load_firmware
 from jarvis_trust.errors import FirmwareError
-from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE, generate_release_key
+from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE
+from jarvis_trust.release_signatures import generate_release_key
 
 from tests.support import ReleaseKey, sign_firmware
 
@@ -26,7 +27,7 @@ def refused(directory: Path, key: ReleaseKey, *, floor: int = 0) -> tuple[Firmwa
     """The error of a load that must fail, and what was measured before."""
     measured: list[MeasuredObject] = []
     with pytest.raises(FirmwareError) as caught:
-        load_firmware(directory, release_key=key.public_pem, floor=floor, measure=measured.append)
+        load_firmware(directory, release_root=key.root, floor=floor, measure=measured.append)
     return caught.value, measured
 
 
@@ -67,7 +68,7 @@ def test_the_same_bytes_load_again_as_the_same_firmware(
     firmware: Firmware, copy_firmware: CopyFirmware, release_key: ReleaseKey
 ) -> None:
     measured: list[MeasuredObject] = []
-    again = load_firmware(copy_firmware(), release_key=release_key.public_pem, measure=measured.append)
+    again = load_firmware(copy_firmware(), release_root=release_key.root, measure=measured.append)
     assert again is firmware
     objects = {LIBRARY: firmware.digest, **firmware.modules}
     assert measured == [MeasuredObject(name=name, sha256=digest) for name, digest in objects.items()]
@@ -150,7 +151,7 @@ def test_measuring_comes_before_judging_and_its_failure_ends_the_load(
         raise OSError("the TPM is gone")
 
     with pytest.raises(OSError, match="the TPM is gone"):
-        load_firmware(directory, release_key=release_key.public_pem, measure=unable)
+        load_firmware(directory, release_root=release_key.root, measure=unable)
 
 
 def test_a_refused_load_leaves_no_descriptor_behind(copy_firmware: CopyFirmware, release_key: ReleaseKey) -> None:
@@ -162,14 +163,14 @@ def test_a_refused_load_leaves_no_descriptor_behind(copy_firmware: CopyFirmware,
     assert open_descriptors() == before
 
 
-def test_a_release_key_that_is_named_but_missing_is_refused(
+def test_a_release_root_that_is_named_but_missing_is_refused(
     copy_firmware: CopyFirmware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("JARVIS_RELEASE_KEY", str(tmp_path / "nowhere.pub"))
+    monkeypatch.setenv("JARVIS_RELEASE_ROOT", str(tmp_path / "nowhere.json"))
     with pytest.raises(FirmwareError) as caught:
         load_firmware(copy_firmware())
-    assert caught.value.reason == "FIRMWARE_KEY_MISSING"
-    assert "nowhere.pub" in caught.value.message
+    assert caught.value.reason == "RELEASE_ROOT_MISSING"
+    assert "nowhere.json" in caught.value.message
 
 
 def run_python(code: str, environment: dict[str, str]) -> str:

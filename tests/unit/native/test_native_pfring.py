@@ -53,8 +53,10 @@ def record_mapping(path, digest):
 
 context = SimpleNamespace(record_load_attempt=lambda found: None, record_mapping=record_mapping)
 directory = Path(sys.argv[1])
-config = SimpleNamespace(firmware_directory=directory, release_key=directory / "release.pub", firmware_floor=0)
-loaded = firmware.load(config, context).firmware is not None
+state = Path(sys.argv[2])
+root = directory / "root.json"
+config = SimpleNamespace(firmware_directory=directory, release_root=root, state_directory=state, revocations=None)
+loaded = firmware.load(config, context, lambda: (0, "")).firmware is not None
 print(json.dumps({"loaded": loaded, "mapped": mapped}))
 """
 
@@ -114,8 +116,10 @@ def test_the_list_of_backends_says_that_the_library_is_not_there(program_environ
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the mapped file is found by /proc/self/map_files, root's")
-def test_the_agent_measures_the_library_before_anything_is_captured(run: Run, library: Path, firmware_directory: Path) -> None:
+def test_the_agent_measures_the_library_before_anything_is_captured(
+    run: Run, library: Path, firmware_directory: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("tpm2_pytss", reason="the agent's extra is not installed")
-    answer = run("-c", MEASURE, str(firmware_directory))
+    answer = run("-c", MEASURE, str(firmware_directory), str(tmp_path))
     assert answer["loaded"]
     assert answer["mapped"][str(library)] == hashlib.sha256(library.read_bytes()).hexdigest()

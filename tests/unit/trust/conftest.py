@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from jarvis_trust.firmware import generate_release_key
+from jarvis_trust.release_signatures import generate_release_key
 
 from tests.unit.trust.support import AK_TEMPLATE_ATTRIBUTES, KeyPair, RealTpm, signing_key_template
 
@@ -20,6 +20,18 @@ def release_key() -> KeyPair:
 
 @pytest.fixture(scope="session")
 def other_release_key() -> KeyPair:
+    private, public = generate_release_key()
+    return KeyPair(private=private, public=public)
+
+
+@pytest.fixture(scope="session")
+def third_release_key() -> KeyPair:
+    private, public = generate_release_key()
+    return KeyPair(private=private, public=public)
+
+
+@pytest.fixture(scope="session")
+def fourth_release_key() -> KeyPair:
     private, public = generate_release_key()
     return KeyPair(private=private, public=public)
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
+
+from jarvis_trust.release_root import ReleaseRoot, single_key_root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +16,14 @@ class KeyPair:
 
     private: bytes
     public: bytes
+
+    root: ReleaseRoot = field(init=False)
+    """A release root in which this key signs alone."""
+
+    def __post_init__(self) -> None:
+        created, expires = datetime(2026, 11, 22, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+        root = ReleaseRoot.from_bytes(single_key_root(self.private, created=created, expires=expires))
+        object.__setattr__(self, "root", root)
 
 
 @dataclass(slots=True, kw_only=True)

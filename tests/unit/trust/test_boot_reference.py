@@ -52,10 +52,10 @@ def test_a_set_survives_its_file() -> None:
 
 def test_a_signed_set_is_accepted_and_any_change_to_it_refused(release_key: KeyPair) -> None:
     data, signature = sign_reference(GOOD, release_key.private)
-    assert verify_reference(data, signature, release_key.public) == GOOD
+    assert verify_reference(data, signature, release_key.root) == GOOD
     for changed in (data.replace(b'"version":1', b'"version":2'), data + b" ", b""):
         with pytest.raises(TrustError) as caught:
-            verify_reference(changed, signature, release_key.public)
+            verify_reference(changed, signature, release_key.root)
         assert caught.value.reason == "FIRMWARE_SIGNATURE_INVALID"
 
 

@@ -230,7 +230,6 @@ Global___CaseChallenge: _TypeAlias = CaseChallenge  # noqa: Y015
 class CasePolicy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    RELEASE_KEY_FIELD_NUMBER: _builtins.int
     FIRMWARE_FLOOR_FIELD_NUMBER: _builtins.int
     PCR_FIELD_NUMBER: _builtins.int
     CONTROLLER_SPKI_SHA256_FIELD_NUMBER: _builtins.int
@@ -240,8 +239,9 @@ class CasePolicy(_message.Message):
     FIRMWARE_VERSIONS_FIELD_NUMBER: _builtins.int
     REPORTED_FIELD_NUMBER: _builtins.int
     AGENT_SPKI_SHA256_FIELD_NUMBER: _builtins.int
-    release_key: _builtins.bytes
-    """PEM."""
+    RELEASE_ROOT_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
     firmware_floor: _builtins.int
     pcr: _builtins.int
     controller_spki_sha256: _builtins.bytes
@@ -249,6 +249,12 @@ class CasePolicy(_message.Message):
     lease_ns: _builtins.int
     agent_spki_sha256: _builtins.bytes
     """SHA-256 of the agent's SubjectPublicKeyInfo, as the connection itself showed it; empty: the carrier could not see it."""
+    release_root: _builtins.bytes
+    """root.json."""
+    time_ns: _builtins.int
+    """Of the wall clock, ns since the Unix epoch: what nothing may have expired at."""
+    revocations: _builtins.bytes
+    """Canonical JSON of the revocation list, as it was signed; empty: there was none."""
     @_builtins.property
     def known_firmware(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseFirmware]:
         """Firmware objects of manifests that were verified before."""
@@ -268,7 +274,6 @@ class CasePolicy(_message.Message):
     def __init__(
         self,
         *,
-        release_key: _builtins.bytes = ...,
         firmware_floor: _builtins.int = ...,
         pcr: _builtins.int = ...,
         controller_spki_sha256: _builtins.bytes = ...,
@@ -278,10 +283,13 @@ class CasePolicy(_message.Message):
         firmware_versions: _abc.Iterable[_builtins.str] | None = ...,
         reported: _abc.Iterable[Global___CaseReported] | None = ...,
         agent_spki_sha256: _builtins.bytes = ...,
+        release_root: _builtins.bytes = ...,
+        time_ns: _builtins.int = ...,
+        revocations: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_spki_sha256", b"agent_spki_sha256", "boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "firmware_versions", b"firmware_versions", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_key", b"release_key", "reported", b"reported"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_spki_sha256", b"agent_spki_sha256", "boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "firmware_versions", b"firmware_versions", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_root", b"release_root", "reported", b"reported", "revocations", b"revocations", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
