@@ -42,7 +42,7 @@ def files(release_key: ReleaseKey) -> dict[str, bytes]:
 
 def policy_of(text: PolicyText | str, files: dict[str, bytes], release_key: ReleaseKey) -> FleetPolicy:
     toml = text if isinstance(text, str) else text.toml(["vendor.pem"])
-    return parse_policy(PolicyDocument(text=toml, files=files), release_key.public_pem)
+    return parse_policy(PolicyDocument(text=toml, files=files), release_key.release_root)
 
 
 def test_what_is_not_said_has_its_default(files: dict[str, bytes], release_key: ReleaseKey) -> None:
@@ -224,7 +224,7 @@ def test_a_value_of_another_kind_is_refused_by_the_name_of_its_field(data: st.Da
     text = top + "".join(f"{'[[rule]]' if name == 'rule' else f'[{name}]'}\n{body}\n" for name, body in tables.items())
     name = ".".join(path).replace("rule.", "rule[0].")
     with pytest.raises(PolicyError) as refusal:
-        parse_policy(PolicyDocument(text=text, files={"vendor.pem": ROOT_PEM}), release_key.public_pem)
+        parse_policy(PolicyDocument(text=text, files={"vendor.pem": ROOT_PEM}), release_key.release_root)
     assert name in refusal.value.message
     assert "accepted" in refusal.value.message
 
@@ -257,7 +257,7 @@ def test_a_document_holds_every_file_that_the_text_names_and_its_hash_covers_the
     for name in files:
         assert PolicyDocument(text=document.text, files={**files, name: b"other"}).sha256 != document.sha256
     assert PolicyDocument(text=document.text + "\n", files=files).sha256 != document.sha256
-    assert parse_policy(document, release_key.public_pem).document.sha256 == document.sha256
+    assert parse_policy(document, release_key.release_root).document.sha256 == document.sha256
     (tmp_path / "good.json.sig").unlink()
     with pytest.raises(PolicyError, match=r"rule\[0\]\.references: .*good\.json\.sig: No such file") as refusal:
         read_document(path)
