@@ -542,7 +542,7 @@ CAPTURE_API int capture_set_deadline(capture_t *capture, uint64_t boottime_ns);
  * A capture that is bound to an authority
  *   is started only by a StartCapture command that was admitted, and given interfaces only by an admitted UpdateInterfaces
  *   meters and delivers while a lease is in force, by CLOCK_BOOTTIME as this library reads it. What is read from a ring after the
- *   end, and what was in one when the next lease came, is counted as paused
+ *   end, and what was in one when the next lease came (or came until the worker's next turn, 20 ms), is counted as paused
  *   gives out nothing (readers, queries, packets: CAPTURE_ERR_LEASE) while none is; what was finished until then or ends meanwhile
  *   stays in its logs for the next lease. Counters, events and the stop need none.
  *

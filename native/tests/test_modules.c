@@ -81,7 +81,7 @@ static void check_refused(int code, const struct capture_module *module, const c
 static void a_module_of_another_release_is_refused(void) {
     struct capture_backend_ops ops = ops_of("other", 0);
     struct capture_module module = {.abi = CAPTURE_MODULE_ABI + 1, .version = capture_version(), .ops = &ops};
-    check_refused(CAPTURE_ERR_INVALID, &module, "abi", "module has ABI 4: accepted is 3");
+    check_refused(CAPTURE_ERR_INVALID, &module, "abi", "module has ABI 5: accepted is 4");
     module = (struct capture_module){.abi = CAPTURE_MODULE_ABI, .version = "9.9.9", .ops = &ops};
     check_refused(CAPTURE_ERR_INVALID, &module, "version", "module is of version 9.9.9: accepted is ");
     module.version = NULL;
