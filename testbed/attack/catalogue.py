@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from testbed.attack import boot, commands, enrollment, evidence, roles, stored, tls_keys, transport
+from testbed.attack import boot, commands, enrollment, evidence, policy, roles, stored, tls_keys, transport
 from testbed.attack.model import Attack
 
 ATTACKS: tuple[Attack, ...] = (
@@ -14,5 +14,6 @@ ATTACKS: tuple[Attack, ...] = (
     *commands.ATTACKS,
     *transport.ATTACKS,
     *boot.ATTACKS,
+    *policy.ATTACKS,
     *stored.ATTACKS,
 )

@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from jarvis.capture.v1 import agent_pb2, fleet_pb2, policy_pb2  # noqa: F401 - the services of OPERATOR_METHODS are found by name
+from jarvis.capture.v1 import agent_pb2, fleet_pb2, policy_pb2, release_pb2  # noqa: F401 - the services of OPERATOR_METHODS are found by name
 from jarvis_controller.authorization import OPERATOR_METHODS
 from jarvis_trust.ca import generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
