@@ -246,7 +246,7 @@ async def test_a_failure_that_is_only_reported_leaves_the_lease_and_is_told_once
     for _ in range(3):
         outcome = await fleet.controller.attester.attest(agent.agent_id)
         assert outcome.status.code == 0
-    reported = {check.name: (check.passed, check.reported) for check in outcome.to_message().checks}
+    reported = {check.name: (check.passed, check.reported) for check in outcome.checks}
     assert reported["boot-reference"] == (False, True)
     assert reported["signature"] == (True, False)
     row = await fleet.agent_row(agent)
