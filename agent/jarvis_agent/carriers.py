@@ -67,14 +67,14 @@ class Serving(Protocol):
 class DirectServing:
     """A port that the controller dials."""
 
-    def __init__(self, config: AgentConfig, handlers: grpc.GenericRpcHandler[Any, Any], tls: TlsState, ca_pem: bytes) -> None:
+    def __init__(self, config: AgentConfig, handlers: grpc.GenericRpcHandler[Any, Any], tls: TlsState) -> None:
         """Nothing is bound yet.
 
         Raises:
             ConfigError: the TLS key is in the TPM.
         """
         self._listen = config.listen
-        self._credentials = server_credentials(tls, ca_pem)
+        self._credentials = server_credentials(tls)
         self._server = grpc.aio.server(interceptors=[ControllerOnly(config.fleet)], options=SERVER_OPTIONS)
         self._server.add_generic_rpc_handlers((handlers,))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs
@@ -109,7 +109,6 @@ class TunnelServing:
         config: AgentConfig,
         handlers: grpc.GenericRpcHandler[Any, Any],
         tls: TlsState,
-        ca_pem: bytes,
         *,
         session_id: bytes,
         address: Callable[[], str],
@@ -119,8 +118,7 @@ class TunnelServing:
         Args:
             config: for the fleet's name and the waits.
             handlers: AgentService's.
-            tls: key and certificate.
-            ca_pem: whom the controller must be certified by.
+            tls: key, certificate, and the CAs that must have certified the controller.
             session_id: random, of this process.
             address: host:port of TunnelService; asked before each attempt.
         """
@@ -128,7 +126,7 @@ class TunnelServing:
 
         def dial() -> Dialled:
             current = tls.require()
-            credentials = tls.key.channel_credentials(root_certificates=ca_pem, certificate_chain=current.certificate_pem)
+            credentials = tls.key.channel_credentials(root_certificates=tls.trust.pem, certificate_chain=current.certificate_pem)
             channel = grpc.aio.secure_channel(address(), credentials, options=options)
             return Dialled(channel=channel, certificate_pem=current.certificate_pem)
 
@@ -159,7 +157,7 @@ class TunnelServing:
         await self._tunnel.stop(grace_s)
 
 
-def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
+def server_credentials(tls: TlsState) -> grpc.ServerCredentials:
     """Credentials that serve the newest certificate: asked for on each new connection, so that a renewal needs no restart.
 
     gRPC replaces its handshaker by whatever it is given while other connections use the old one: under many at once that ends
@@ -174,7 +172,7 @@ def server_credentials(tls: TlsState, ca_pem: bytes) -> grpc.ServerCredentials:
     key_pem = key.key_pem
 
     def configuration(identity: TlsIdentity) -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration([(key_pem, identity.certificate_pem)], root_certificates=ca_pem)
+        return grpc.ssl_server_certificate_configuration([(key_pem, identity.certificate_pem)], root_certificates=tls.trust.pem)
 
     first = tls.require()
     served, lock = first.certificate_pem, threading.Lock()

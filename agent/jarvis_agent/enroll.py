@@ -10,6 +10,7 @@ server must be a controller under the join file's CA. Failures are retried with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -51,6 +52,7 @@ MAX_RETRY_S = 300.0
 _CLOCK_CHECK_S = 30.0
 """How often the renewal time is compared with the wall clock, which may be set at any time."""
 _CLOCK_CHECK_MIN_S = 0.5
+_HURRY_SPREAD_S = 2.0
 _SPENT_TOKEN = frozenset({"TOKEN_REUSED", "TOKEN_UNKNOWN", "TOKEN_EXPIRED"})
 
 
@@ -103,6 +105,7 @@ class Enroller:
         self._tunnel = tunnel
         self._first_retry_s = first_retry_s
         self._now = now
+        self._hurry = asyncio.Event()
 
     async def ensure(self) -> TlsIdentity:
         """The certificate in hand if it is valid and the controller knows our carrier; else one asked for until it comes."""
@@ -123,10 +126,13 @@ class Enroller:
         while True:
             current = self._tls.require()
             now = self._now()
-            if now < current.renewal_time and current.is_valid(now):
+            if now < current.renewal_time and current.is_valid(now) and not self._hurry.is_set():
                 # The wall clock may be set at any moment: look at it often instead of sleeping once.
                 left_s = (current.renewal_time - now).total_seconds()
-                await asyncio.sleep(min(_CLOCK_CHECK_S, max(_CLOCK_CHECK_MIN_S, left_s)))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), min(_CLOCK_CHECK_S, max(_CLOCK_CHECK_MIN_S, left_s)))
+                    # A whole fleet is told at once.
+                    await asyncio.sleep(random.uniform(0.0, _HURRY_SPREAD_S))  # noqa: S311 - spreads load, guards nothing
                 continue
             try:
                 renewed = await self.enroll(token="")
@@ -135,8 +141,15 @@ class Enroller:
                 attempt += 1
             else:
                 attempt = 0
+                self._hurry.clear()
                 await asyncio.sleep(_CLOCK_CHECK_MIN_S)
                 _LOG.info("the certificate was renewed, it ends at %s", renewed.not_after.isoformat())
+
+    def trust_is(self, ca_bundle_sha256: bytes) -> None:
+        """Told what a lease says that the fleet's CAs are; when they are others, a renewal brings them, and is made at once."""
+        if ca_bundle_sha256 and ca_bundle_sha256 != self._tls.trust.sha256:
+            _LOG.info("the fleet's CAs are others: renewing the certificate")
+            self._hurry.set()
 
     async def enroll(self, *, token: str) -> TlsIdentity:
         """One enrolment.
@@ -172,7 +185,7 @@ class Enroller:
             raise EnrollmentError(
                 "ENROLLMENT_RESULT_INVALID", f"the controller calls us {result.agent_id!r}; this TPM's id is {self._tpm.agent_id}"
             )
-        installed = self._tls.install(result.certificate_pem)
+        installed = self._tls.install(result.certificate_pem, result.ca_pem)
         self._tunnel.told(result.tunnel_address)
         return installed
 
@@ -192,7 +205,7 @@ class Enroller:
                 raise EnrollmentError(error.reason, f"{error.message} (and without a token: {second.message})") from second
 
     def _channel(self) -> grpc.aio.Channel:
-        credentials = grpc.ssl_channel_credentials(root_certificates=self._join.ca_pem.encode())
+        credentials = grpc.ssl_channel_credentials(root_certificates=self._tls.trust.pem)
         options = [
             ("grpc.ssl_target_name_override", controller_dns_name(self._join.fleet)),
             ("grpc.use_local_subchannel_pool", 1),

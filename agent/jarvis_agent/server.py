@@ -174,6 +174,8 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
     tunnel = TunnelAddress(config.state_directory, is_wanted=config.carrier == "tunnel")
     # A port needs a key in a file; whoever dials has one that never leaves the TPM.
     key = await TpmTlsKey.load(worker, _FIRST_TLS_KEY) if tunnel.is_wanted else None
+    tls = TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode(), key=key)
+    tls.joins_with(join.token, join.ca_pem.encode())
     return _Trusted(
         config=config,
         join=join,
@@ -187,7 +189,7 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         context=context,
         boot_id=context.boot_id,
         session_id=context.session_id,
-        tls=TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode(), key=key),
+        tls=tls,
         tunnel=tunnel,
     )
 
@@ -243,7 +245,12 @@ async def _unless(stop: asyncio.Event, step: Callable[[], Awaitable[object]]) ->
     return False
 
 
-def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callable[[], None]) -> AgentService:
+def build_service(
+    trusted: _Trusted,
+    start_time_ns: int,
+    request_restart: Callable[[], None],
+    on_trust: Callable[[bytes], None] = lambda _: None,
+) -> AgentService:
     """The service and everything behind it."""
     config, loaded = trusted.config, trusted.firmware.firmware
     captures: CaptureManager | None = None
@@ -312,6 +319,8 @@ def build_service(trusted: _Trusted, start_time_ns: int, request_restart: Callab
         request_restart=request_restart,
         start_time_ns=start_time_ns,
         tpm_status=watch.status,
+        ca_bundle_sha256=lambda: trusted.tls.trust.sha256,
+        on_trust=on_trust,
     )
 
 
@@ -369,7 +378,7 @@ def _open_journal(trusted: _Trusted) -> EventJournal:
 
 
 async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_ns: int) -> None:
-    service = build_service(trusted, start_time_ns, stop.restart)
+    service = build_service(trusted, start_time_ns, stop.restart, enroller.trust_is)
     serving = _serving(trusted, service)
     await serving.start()
     renewal = asyncio.create_task(enroller.keep_renewed())
@@ -387,14 +396,13 @@ async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_
 
 
 def _serving(trusted: _Trusted, service: AgentService) -> Serving:
-    config, ca_pem = trusted.config, trusted.join.ca_pem.encode()
+    config = trusted.config
     if not trusted.tunnel.is_wanted:
-        return DirectServing(config, service.handler(), trusted.tls, ca_pem)
+        return DirectServing(config, service.handler(), trusted.tls)
     return TunnelServing(
         config,
         service.handler(),
         trusted.tls,
-        ca_pem,
         session_id=trusted.session_id,
         address=lambda: config.tunnel_address or trusted.tunnel.current,
     )

@@ -32,6 +32,7 @@ from jarvis.capture.v1.capture_pb2 import (
     FLOW_SORT_UNSPECIFIED,
     CaptureStatus,
 )
+from jarvis.capture.v1.trust_pb2 import Lease
 from jarvis_native import MeasuredObject, PacketCaptureEngine
 from jarvis_native.engine import SortKey
 from jarvis_trust.commands import AGENT_SERVICE, LEASED_METHODS
@@ -102,6 +103,10 @@ class AgentService:
     """Of the process, nanoseconds since the Unix epoch."""
     tpm_status: Callable[[], tuple[pb.TpmState.ValueType, str]]
     """State of the TPM, and why it is not READY."""
+    ca_bundle_sha256: Callable[[], bytes]
+    """Of the CAs that this agent trusts."""
+    on_trust: Callable[[bytes], None]
+    """Told what each lease says the fleet's CAs are."""
     answers: AnswerCache = field(default_factory=AnswerCache)
     is_draining: bool = False
     """Set when the agent stops: streams end, new commands are refused."""
@@ -216,6 +221,7 @@ class AgentService:
             firmware=self.firmware.status(),
             tpm_state=tpm_state,
             tpm_message=tpm_message,
+            ca_bundle_sha256=self.ca_bundle_sha256(),
         ).SerializeToString()
 
     async def _verify_firmware(self, payload: bytes, _context: Context) -> bytes:
@@ -236,6 +242,7 @@ class AgentService:
     async def _renew_lease(self, payload: bytes, _context: Context) -> bytes:
         request = _parse(pb.RenewLeaseRequest, payload)
         lease = self.leases.accept(request.lease)
+        self.on_trust(Lease.FromString(request.lease.lease).ca_bundle_sha256)  # its signature holds
         if not self.leases.sequence:
             _LOG.warning("lease %d: the controller ended it; work is paused until it gives another", lease.sequence)
         return pb.RenewLeaseResponse(sequence=lease.sequence).SerializeToString()

@@ -23,7 +23,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jarvis.capture.v1.audit_pb2 import AuditCheckpoint
 
 from jarvis_trust.audit import GENESIS, AuditHead
-from jarvis_trust.ca import MALFORMED_X509, audit_signer_uri, fleet_of_ca, load_certificate, uri_of_certificate
+from jarvis_trust.ca import audit_signer_uri, load_certificate, uri_of_certificate
+from jarvis_trust.ca_bundle import CaBundle
 from jarvis_trust.encoding import framed, u64
 from jarvis_trust.errors import AuditError, IdentityError
 
@@ -85,15 +86,15 @@ class CheckpointVerifier:
         """A verifier that begins after a checkpoint that is known to be good, or at the chain's begin.
 
         Args:
-            ca_pem: the fleet CA, pinned by the caller.
+            ca_pem: the fleet CA, pinned by the caller; after a change of the CA those of before too.
             after: number of that checkpoint.
             head: what it covers.
 
         Raises:
             IdentityError: ca_pem is no fleet CA.
         """
-        self._ca = load_certificate(ca_pem)
-        self._fleet = fleet_of_ca(ca_pem)
+        self._ca = CaBundle.parse(ca_pem)
+        self._fleet = self._ca.fleet
         self._signers: dict[bytes, x509.Certificate] = {}
         self._expected: deque[tuple[AuditHead, int]] = deque()
         self._last = head
@@ -109,12 +110,11 @@ class CheckpointVerifier:
         """
         try:
             certificate = load_certificate(certificate_der)
-            certificate.verify_directly_issued_by(self._ca)
             uri = uri_of_certificate(certificate)
-        except (IdentityError, InvalidSignature, *MALFORMED_X509) as error:
-            raise AuditError(
-                "AUDIT_SIGNER_UNTRUSTED", "a checkpoint's signer was not certified by the fleet CA", sequence=0
-            ) from error
+        except IdentityError as error:
+            raise _untrusted() from error
+        if self._ca.issuer_of(certificate) is None:
+            raise _untrusted()
         if not uri.startswith(audit_signer_uri(self._fleet, "")):
             raise AuditError(
                 "AUDIT_SIGNER_UNTRUSTED", f"a checkpoint's signer is {uri[:120]}, which is not the fleet's audit key", sequence=0
@@ -191,6 +191,10 @@ class CheckpointVerifier:
             key.verify(checkpoint.signature, checkpoint_signing_bytes(number, head, time_ns), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:
             raise _invalid(number, "its signature does not hold", head.sequence) from error
+
+
+def _untrusted() -> AuditError:
+    return AuditError("AUDIT_SIGNER_UNTRUSTED", "a checkpoint's signer was not certified by the fleet CA", sequence=0)
 
 
 def _nanoseconds(time: Timestamp) -> int:

@@ -291,6 +291,11 @@ def spki_sha256(pem_or_der: bytes) -> bytes:
         raise IdentityError("CERTIFICATE_INVALID", f"certificate holds an unsupported key: {error}") from error
 
 
+def spki_sha256_of_key(key: CertificatePublicKeyTypes) -> bytes:
+    """The same of a key alone."""
+    return hashlib.sha256(_spki(key)).digest()
+
+
 def certificate_not_after(pem: bytes) -> datetime:
     """The end of a certificate's validity, aware, UTC.
 

@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from jarvis_trust.ca import fleet_of_ca
+from jarvis_trust.ca_bundle import CaBundle
 from jarvis_trust.encoding import canonical_json, check_keys, parse_json_object
 from jarvis_trust.errors import EnrollmentError, IdentityError
 from jarvis_trust.identities import validate_fleet_name
@@ -34,7 +34,7 @@ class JoinFile:
     token: str
     """Single use; see new_token."""
     ca_pem: str
-    """The fleet CA; the agent talks to nobody that it did not certify."""
+    """The fleet CA, or both while it changes; the agent talks to nobody that it did not certify."""
     command_public_pem: str
     """Ed25519: leases and commands are signed with its private half."""
     address: str
@@ -50,7 +50,7 @@ class JoinFile:
                 raise _invalid(f"{field.name} is not an ASCII text")
         try:
             validate_fleet_name(self.fleet)
-            ca_fleet = fleet_of_ca(self.ca_pem.encode())
+            ca_fleet = CaBundle.parse(self.ca_pem.encode()).fleet
             check_address(self.address)
         except (IdentityError, EnrollmentError) as error:
             raise _invalid(error.message) from error

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -55,11 +55,26 @@ class Attested:
 class AgentClient:
     """Calls to all agents. Used from the event loop only."""
 
-    def __init__(self, carriers: Mapping[Carrier, AgentCarrier], signer: CommandSigner, *, timeout_s: float) -> None:
-        """Args: timeout_s: deadline of one unary call."""
+    def __init__(
+        self,
+        carriers: Mapping[Carrier, AgentCarrier],
+        signer: CommandSigner,
+        *,
+        timeout_s: float,
+        check_agent: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """For one event loop.
+
+        Args:
+            carriers: how agents are reached.
+            signer: signs commands.
+            timeout_s: deadline of one unary call.
+            check_agent: refuses (RpcError) to speak to an agent, by its id.
+        """
         self._carriers = carriers
         self._signer = signer
         self._timeout_s = timeout_s
+        self._check_agent = check_agent
 
     async def attest(
         self, agent: AgentRecord, nonce: bytes, pcrs: tuple[int, ...], *, known_boot_log_sha256: bytes = b""
@@ -96,14 +111,14 @@ class AgentClient:
             await self._unary(self._connect(agent), "GetAgentInfo", request.SerializeToString(), ()),
         )
 
-    async def renew_lease(self, agent: AgentRecord, lease: trust_pb2.SignedLease) -> None:
-        """Hands a lease over.
+    async def renew_lease(self, agent: AgentRecord, lease: trust_pb2.SignedLease, *, ends: bool = False) -> None:
+        """Hands a lease over; with `ends`, one that ends what the agent holds, which a revoked agent is told too.
 
         Raises:
             RpcError: the agent did not take it.
         """
         request = agent_pb2.RenewLeaseRequest(lease=lease)
-        await self._unary(self._connect(agent), "RenewLease", request.SerializeToString(), ())
+        await self._unary(self._connect(agent, even_revoked=ends), "RenewLease", request.SerializeToString(), ())
 
     async def status(self, agent: AgentRecord) -> agent_pb2.GetStatusResponse:
         """State of capture, lease and firmware.
@@ -165,7 +180,9 @@ class AgentClient:
         """Ends every connection."""
         await asyncio.gather(*(carrier.close() for carrier in self._carriers.values()))
 
-    def _connect(self, agent: AgentRecord) -> AgentConnection:
+    def _connect(self, agent: AgentRecord, *, even_revoked: bool = False) -> AgentConnection:
+        if not even_revoked:
+            self._check_agent(agent.agent_id)
         return self._carriers[agent.carrier].connect(agent)
 
     def _authorize(self, agent: AgentRecord, lease: ActiveLease, command: Command, payload: bytes) -> Metadata:

@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -103,14 +103,27 @@ class Attester:
         feed: StateFeed,
         policies: PolicyKeeper,
         concurrency: int,
+        ca_sha256: Callable[[], bytes] = bytes,
     ) -> None:
-        """Args: policies: says what is demanded. concurrency: attestations under way at once."""
+        """For one event loop.
+
+        Args:
+            store: agents, audit and evidence.
+            client: speaks to agents.
+            signer: signs leases.
+            leases: those in force.
+            feed: told of every change.
+            policies: says what is demanded.
+            concurrency: attestations under way at once.
+            ca_sha256: of the CAs that leases say are trusted now.
+        """
         self._store = store
         self._client = client
         self._signer = signer
         self._leases = leases
         self._feed = feed
         self._policies = policies
+        self._ca_sha256 = ca_sha256
         self._challenges = ChallengeStore()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._revocations: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -176,7 +189,7 @@ class Attester:
         for lease in held:
             end = make_end(self._signer, lease, sequence=sequence, head=head, issue_time_ns=time.time_ns())
             try:
-                await self._client.renew_lease(record, end)
+                await self._client.renew_lease(record, end, ends=True)
             except RpcError as error:
                 problem = describe(error.status)
                 if reason_of(error.status) not in _NOT_HELD:
@@ -276,6 +289,7 @@ class Attester:
             sequence=sequence,
             head=head,
             nonce=challenge.nonce,
+            ca_sha256=self._ca_sha256(),
             issue_time_ns=time.time_ns(),
         )
         self._leases.sending(lease)

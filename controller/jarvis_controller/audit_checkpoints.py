@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from google.protobuf.message import DecodeError
 from jarvis.capture.v1 import audit_pb2, fleet_pb2
 from jarvis_trust.audit import GENESIS, AuditHead, verify_chain
 from jarvis_trust.audit_checkpoint import CheckpointSigner, CheckpointVerifier
-from jarvis_trust.ca import FleetCA, generate_key, public_key_of
+from jarvis_trust.ca import FleetCA, generate_key, load_certificate, public_key_of
+from jarvis_trust.ca_bundle import issued_by
 from jarvis_trust.errors import AuditError, IdentityError
 from jarvis_trust.keyfiles import load_private_key, read_private, replace_private
 from sqlalchemy import select
@@ -29,6 +31,9 @@ from sqlalchemy.orm import Session
 
 from jarvis_controller import audit_log
 from jarvis_controller.models import AuditCheckpointRow, AuditSignerRow
+
+if TYPE_CHECKING:  # which needs the store, which needs this
+    from jarvis_controller.issuer import Issuer
 
 _log = structlog.get_logger()
 
@@ -41,8 +46,8 @@ _RENEW_BEFORE = timedelta(days=35)
 _PAGE = 1000
 
 
-def audit_signer(directory: Path, ca: FleetCA, name: str, *, now: datetime | None = None) -> CheckpointSigner:
-    """The audit key of this controller; made, or made anew, where there is none or it ends within 35 days.
+def audit_signer(directory: Path, ca: FleetCA | Issuer, name: str, *, now: datetime | None = None) -> CheckpointSigner:
+    """The audit key of this controller; made, or made anew, where there is none, it ends within 35 days or its CA is another one.
 
     Raises:
         IdentityError: the file is exposed to others, or holds something else.
@@ -51,7 +56,8 @@ def audit_signer(directory: Path, ca: FleetCA, name: str, *, now: datetime | Non
     path = directory / AUDIT_KEY_FILE
     if path.exists():
         signer = CheckpointSigner(load_private_key(path))
-        if signer.not_after - (now or datetime.now(UTC)) > _RENEW_BEFORE:
+        left = signer.not_after - (now or datetime.now(UTC))
+        if left > _RENEW_BEFORE and issued_by(load_certificate(signer.certificate), load_certificate(ca.certificate_pem)):
             return signer
     key = generate_key()
     replace_private(path, key + ca.issue_audit_signer(name, public_key_of(key), KEY_LIFETIME))
@@ -75,7 +81,8 @@ class Checkpointer:
     def __init__(self, *, signer: CheckpointSigner, ca_pem: bytes, directory: Path, every_entries: int) -> None:
         self.signer = signer
         """May be replaced when the key is renewed."""
-        self._ca_pem = ca_pem
+        self.ca_pem = ca_pem
+        """Every CA that may have certified a signer, of the past too; replaced when the fleet's CA is."""
         self._path = directory / CHECKPOINT_FILE
         self._every = every_entries
         self._last: _Place = _START
@@ -89,7 +96,7 @@ class Checkpointer:
             AuditError: the chain or its checkpoints were edited or cut. From then on nothing is signed.
         """
         self._stopped = True
-        verifier = CheckpointVerifier(self._ca_pem)
+        verifier = CheckpointVerifier(self.ca_pem)
         for certificate in session.scalars(select(AuditSignerRow.certificate)):
             verifier.trust(certificate)
         remembered, last = self._remembered(), _START
@@ -163,7 +170,7 @@ class Checkpointer:
         rows = _rows(session, self._last.number, _PAGE)
         if not rows:
             return
-        verifier = CheckpointVerifier(self._ca_pem, after=self._last.number, head=self._last.head)
+        verifier = CheckpointVerifier(self.ca_pem, after=self._last.number, head=self._last.head)
         for certificate in session.scalars(select(AuditSignerRow.certificate)):
             verifier.trust(certificate)
         for row in rows:

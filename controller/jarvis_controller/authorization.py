@@ -7,7 +7,9 @@ in the request say nothing about it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -17,6 +19,7 @@ from google.rpc import code_pb2
 from jarvis_trust.errors import IdentityError
 from jarvis_trust.identities import Identity, Role
 
+from jarvis_controller.deny_list import DenyList, Peer, Watch
 from jarvis_controller.rpc_status import RpcError, abort, refuse
 
 _log = structlog.get_logger()
@@ -24,6 +27,7 @@ _log = structlog.get_logger()
 FLEET_SERVICE = "/jarvis.capture.v1.FleetService/"
 POLICY_SERVICE = "/jarvis.capture.v1.PolicyService/"
 RELEASE_SERVICE = "/jarvis.capture.v1.ReleaseService/"
+CERTIFICATE_SERVICE = "/jarvis.capture.v1.CertificateService/"
 ENROLLMENT_SERVICE = "/jarvis.capture.v1.EnrollmentService/"
 TUNNEL_SERVICE = "/jarvis.capture.v1.TunnelService/"
 _HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch")
@@ -58,6 +62,12 @@ OPERATOR_METHODS: Mapping[str, Role] = {
     RELEASE_SERVICE + "ListReleases": Role.VIEWER,
     RELEASE_SERVICE + "RemoveRelease": Role.ADMIN,
     RELEASE_SERVICE + "RollOutRelease": Role.OPERATOR,
+    CERTIFICATE_SERVICE + "ListCertificates": Role.VIEWER,
+    CERTIFICATE_SERVICE + "RevokeCertificate": Role.ADMIN,
+    CERTIFICATE_SERVICE + "IssueOperatorCertificate": Role.ADMIN,
+    CERTIFICATE_SERVICE + "RenewOperatorCertificate": Role.VIEWER,
+    CERTIFICATE_SERVICE + "GetAuthorities": Role.VIEWER,
+    CERTIFICATE_SERVICE + "RotateAuthority": Role.ADMIN,
     **dict.fromkeys(_HEALTH, Role.VIEWER),
     **dict.fromkeys(_REFLECTION, Role.VIEWER),
 }
@@ -127,10 +137,18 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
         self,
         check: Callable[[grpc.aio.ServicerContext[Any, Any], str], None],
         refused: Callable[[grpc.aio.ServicerContext[Any, Any], str, RpcError], Awaitable[None]],
+        deny_list: DenyList,
     ) -> None:
-        """Args: check: refuses a call. refused: told of every call that it refused."""
+        """For one port.
+
+        Args:
+            check: refuses a call.
+            refused: told of every call that was refused before or under way.
+            deny_list: refuses certificates, of calls under way too.
+        """
         self._check = check
         self._refused = refused
+        self._deny_list = deny_list
 
     async def intercept_service(
         self,
@@ -146,23 +164,28 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
             behaviour = self._streaming(handler.unary_stream or handler.stream_stream, method)
             make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         else:
-            behaviour = self._single(handler.unary_unary or handler.stream_unary, method)
+            behaviour = self._single(handler.unary_unary or handler.stream_unary, method, is_long=handler.request_streaming)
             make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(behaviour, handler.request_deserializer, handler.response_serializer)
         return wrapped
 
-    async def _admit(self, context: grpc.aio.ServicerContext[Any, Any], method: str) -> None:
+    async def _admit(self, context: grpc.aio.ServicerContext[Any, Any], method: str) -> Peer | None:
         try:
+            peer = self._deny_list.admit(context)
             self._check(context, method)
         except RpcError as error:
             await self._refused(context, method, error)
             raise
+        return peer
 
-    def _single(self, behaviour: Any, method: str) -> Any:
+    def _single(self, behaviour: Any, method: str, *, is_long: bool) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
-                await self._admit(context, method)
-                return await behaviour(request, context)
+                peer = await self._admit(context, method)
+                if peer is None or not is_long:
+                    return await behaviour(request, context)
+                with self._deny_list.watching(peer) as watch:
+                    return await self._handled(watch, context, method, lambda: behaviour(request, context))
             except RpcError as error:
                 await abort(context, error.status)
 
@@ -171,17 +194,53 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
     def _streaming(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                await self._admit(context, method)
+                peer = await self._admit(context, method)
                 answers = behaviour(request, context)
-                if hasattr(answers, "__aiter__"):
+                if not hasattr(answers, "__aiter__"):  # handlers that write to the context themselves
+                    answers = _without_answers(answers)
+                if peer is None:
                     async for answer in answers:
                         yield answer
-                else:  # handlers that write to the context themselves
-                    await answers
+                    return
+                with self._deny_list.watching(peer) as watch:
+                    async with contextlib.aclosing(answers):
+                        while True:
+                            answer = await self._handled(watch, context, method, lambda: anext(answers, _END))
+                            if answer is _END:
+                                return
+                            yield answer
             except RpcError as error:
                 await abort(context, error.status)
 
         return call
+
+    async def _handled(
+        self,
+        watch: Watch,
+        context: grpc.aio.ServicerContext[Any, Any],
+        method: str,
+        step: Callable[[], Awaitable[Any]],
+    ) -> Any:
+        """One step of a handler, ended by what its peer is denied for meanwhile."""
+        try:
+            watch.enter()
+            return await step()
+        except asyncio.CancelledError as error:
+            converted = watch.convert(error)
+            if isinstance(converted, RpcError):
+                await self._refused(context, method, converted)
+            raise converted from None
+        finally:
+            watch.leave()
+
+
+_END = object()
+
+
+async def _without_answers(behaviour: Awaitable[Any]) -> AsyncGenerator[Any, None]:
+    await behaviour
+    return
+    yield  # which makes it a generator
 
 
 def operator_check(fleet: str) -> Callable[[grpc.aio.ServicerContext[Any, Any], str], None]:

@@ -16,14 +16,17 @@ from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
-from jarvis_trust.ca import FleetCA, generate_key, public_key_of
+from jarvis_trust.ca import FleetCA, generate_key, load_certificate, public_key_of
+from jarvis_trust.ca_bundle import serial_of
 from jarvis_trust.commands import generate_command_key
 from jarvis_trust.errors import FirmwareError, IdentityError
 from jarvis_trust.identities import Identity, Role, validate_fleet_name
 from jarvis_trust.keyfiles import write_private
 from jarvis_trust.release_root import ROOT_FILE, ReleaseRoot
 
-from jarvis_controller.server import CA_DIRECTORY, COMMAND_KEY_FILE
+from jarvis_controller.authorities import CA_DIRECTORY
+from jarvis_controller.issuer import SPOOL_DIRECTORY
+from jarvis_controller.server import COMMAND_KEY_FILE
 from jarvis_controller.tls import CERTIFICATE_FILE, controller_identity, issue_controller_pem
 
 CONFIG_FILE = "controller.toml"
@@ -85,23 +88,38 @@ def _write(options: InitOptions, roots: Sequence[bytes], release_root: bytes | N
     for name, pem in zip(names, roots, strict=True):
         write_private(directory / name, pem)
     admin = Identity(fleet=options.fleet, role=Role.ADMIN, name="admin")
-    issue_operator(ca, admin, directory, endpoint=join_address(options.host, options.port))
+    issued = issue_operator(ca, admin, directory, endpoint=join_address(options.host, options.port))
+    spool(directory, issued, "init")
     write_private(directory / POLICY_FILE, _policy_toml(options, names).encode())
     # Last: its presence says that everything else is there.
     write_private(directory / CONFIG_FILE, _controller_toml(options).encode())
 
 
-def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, endpoint: str) -> None:
+def spool(state_directory: Path, pem: bytes, by: str) -> None:
+    """Leaves a certificate for the controller's register: it is recorded when the controller starts, and hourly.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    directory = state_directory / SPOOL_DIRECTORY
+    directory.mkdir(mode=0o700, exist_ok=True)
+    write_private(directory / f"{by}-{serial_of(load_certificate(pem))}.pem", pem)
+
+
+def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, endpoint: str, ca_pem: bytes = b"") -> bytes:
     """Writes an operator's key, certificate and jarvisctl configuration into an existing directory; never over existing files.
+
+    Returns the certificate, PEM. `ca_pem`: every CA that is trusted; `ca` alone when it is empty.
 
     Raises:
         OSError: a file exists or cannot be written.
     """
     key = generate_key()
     write_private(directory / f"{identity.name}.key", key)
-    write_private(directory / f"{identity.name}.crt", ca.issue(identity, public_key_of(key), OPERATOR_LIFETIME))
+    certificate = ca.issue(identity, public_key_of(key), OPERATOR_LIFETIME)
+    write_private(directory / f"{identity.name}.crt", certificate)
     if not (directory / "fleet-ca.crt").exists():
-        write_private(directory / "fleet-ca.crt", ca.certificate_pem)
+        write_private(directory / "fleet-ca.crt", ca_pem or ca.certificate_pem)
     lines = {
         "endpoint": endpoint,
         "fleet": identity.fleet,
@@ -113,6 +131,7 @@ def issue_operator(ca: FleetCA, identity: Identity, directory: Path, *, endpoint
         f"{key} = {json.dumps(value)}\n" for key, value in lines.items()
     )
     write_private(directory / CTL_FILE, text.encode())
+    return certificate
 
 
 def _check(options: InitOptions) -> tuple[list[bytes], bytes | None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""jarvis-controller: init, run, operator, version.
+"""jarvis-controller: init, run, operator, recover-admin, version.
 
 Exit codes: 0 done; 1 something failed while running; 2 the command line, the configuration or a file it names cannot be used.
 """
@@ -15,12 +15,12 @@ from typing import Annotated, NoReturn
 
 import structlog
 import typer
-from jarvis_trust.ca import FleetCA
 from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role
 from jarvis_trust.release_root import ROOT_FILE
 
 from jarvis_controller import __version__
+from jarvis_controller.authorities import Authorities
 from jarvis_controller.bootstrap import (
     CONFIG_FILE,
     CTL_FILE,
@@ -30,9 +30,11 @@ from jarvis_controller.bootstrap import (
     initialise,
     issue_operator,
     join_address,
+    spool,
 )
+from jarvis_controller.certificate_rows import RECOVERY
 from jarvis_controller.config import ConfigError, load_config
-from jarvis_controller.server import CA_DIRECTORY, serve
+from jarvis_controller.server import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The fleet's controller.", pretty_exceptions_enable=False)
 
@@ -102,15 +104,39 @@ def operator(  # noqa: PLR0917 - typer gives them by name
     host: Annotated[str, typer.Option(help="Where operators reach this host.")] = socket.gethostname(),
     port: Annotated[int, typer.Option(help="TCP port for operators.", min=1, max=65535)] = 7440,
 ) -> None:
-    """Issue an operator's certificate (one year) with a jarvisctl configuration. Run it where the CA is."""
-    if not role.is_operator:
-        _fail(f"--role {role}: viewer, operator and admin are accepted")
+    """Issue a viewer's or operator's certificate (one year) with a jarvisctl configuration. Run it where the CA is.
+
+    It needs no administrator; `jarvisctl certs issue` does, and keeps the operator's key where it was made.
+    """
+    if role not in {Role.VIEWER, Role.OPERATOR}:
+        _fail(f"--role {role}: viewer and operator are accepted; administrators are made by one: jarvisctl certs issue")
+    _issue(name, role, out, config, join_address(host, port), by="offline")
+
+
+@app.command("recover-admin")
+def recover_admin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new administrator's name.")],
+    out: Annotated[Path, typer.Option(help="New directory for the key, the certificate and jarvisctl.toml.")],
+    config: Annotated[Path, typer.Option(envvar="JARVIS_CONTROLLER_CONFIG", help="controller.toml")] = _DEFAULT_CONFIG,
+    host: Annotated[str, typer.Option(help="Where operators reach this host.")] = socket.gethostname(),
+    port: Annotated[int, typer.Option(help="TCP port for operators.", min=1, max=65535)] = 7440,
+) -> None:
+    """When no administrator is left: issue a certificate for a new one, which REVOKES every other administrator's.
+
+    It counts at the controller's next start, and is in the audit chain and among the events then.
+    """
+    _issue(name, Role.ADMIN, out, config, join_address(host, port), by=RECOVERY)
+    typer.echo("Every other administrator's certificate is revoked at the controller's next start.")
+
+
+def _issue(name: str, role: Role, out: Path, config: Path, endpoint: str, *, by: str) -> None:
     try:
         settings = load_config(config)
-        ca = FleetCA.load(settings.state_directory / CA_DIRECTORY)
+        authorities = Authorities(settings.state_directory)
         identity = Identity(fleet=settings.fleet, role=role, name=name)
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        issue_operator(ca, identity, out, endpoint=join_address(host, port))
+        certificate = issue_operator(authorities.issuing, identity, out, endpoint=endpoint, ca_pem=authorities.bundle.pem)
+        spool(settings.state_directory, certificate, by)
     except (ConfigError, TrustError) as error:
         _fail(str(error))
     except OSError as error:

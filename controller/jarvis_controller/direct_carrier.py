@@ -26,6 +26,9 @@ from jarvis_controller.tls import ControllerCredentials
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Evidence holds an event log of up to 4 MiB; flow batches are much smaller."""
 
+_OLD_CERTIFICATE_S = 86_400.0
+"""How long a stream may go on over a connection that began with our certificate of before."""
+
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -82,16 +85,24 @@ class _Connection:
             call.cancel()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Old:
+    """A connection in whose place there is another one: it is closed once its calls have ended, or its grace is over."""
+
+    connection: _Connection
+    closing: asyncio.Task[None]
+
+
 class DirectCarrier:
     """Channels to agents that serve a port of their own."""
 
     def __init__(self, credentials: ControllerCredentials, *, fleet: str, drain_s: float) -> None:
-        """Args: drain_s: how long calls on a channel that was replaced may go on."""
+        """Args: drain_s: how long calls may go on over a channel to another address, or of another CA."""
         self._credentials = credentials
         self._fleet = fleet
         self._drain_s = drain_s
         self._connections: dict[str, _Connection] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._old: dict[str, list[_Old]] = {}
 
     def connect(self, agent: AgentRecord) -> _Connection:
         """A channel, made anew where there is none with our certificate in force. Whether somebody answers, a call shows."""
@@ -100,7 +111,9 @@ class DirectCarrier:
         if connection is not None and connection.serves(agent.address, material.generation):
             return connection
         if connection is not None:
-            self._retire(connection)
+            # Calls under way, a long stream above all, go on with the certificate that they began with.
+            renewed = connection.serves(agent.address, connection.generation)
+            self._retire(agent.agent_id, connection, _OLD_CERTIFICATE_S if renewed else self._drain_s)
         identity = Identity(fleet=self._fleet, role=Role.AGENT, name=agent.agent_id)
         options = (*_OPTIONS, ("grpc.ssl_target_name_override", identity.dns_names[0]))
         channel = grpc.aio.secure_channel(agent.address, material.channel_credentials(), options=options)
@@ -119,20 +132,39 @@ class DirectCarrier:
         await self.hang_up(agent_id)
 
     async def hang_up(self, agent_id: str) -> None:
-        """Closes the agent's channel."""
+        """Closes the agent's channels."""
         connection = self._connections.pop(agent_id, None)
         if connection is not None:
             await connection.channel.close(None)
+        for old in self._old.pop(agent_id, []):
+            old.closing.cancel()
+            await old.connection.channel.close(None)
+
+    def reconnect(self) -> None:
+        """Begins anew with every agent: streams under way are cut soon, and are taken up again by who reads them."""
+        for agent_id in {*self._connections, *self._old}:
+            connections = [old.connection for old in self._old.get(agent_id, [])]
+            for old in self._old.pop(agent_id, []):
+                old.closing.cancel()
+            if agent_id in self._connections:
+                connections.append(self._connections.pop(agent_id))
+            for connection in connections:
+                self._retire(agent_id, connection, self._drain_s)
 
     async def close(self) -> None:
         """Closes every channel."""
-        await asyncio.gather(*(self.hang_up(agent_id) for agent_id in list(self._connections)), *self._closing)
+        await asyncio.gather(*(self.hang_up(agent_id) for agent_id in {*self._connections, *self._old}))
 
-    def _retire(self, connection: _Connection) -> None:
-        # Calls under way, a long stream above all, go on for a while on the certificate they began with.
-        task = asyncio.get_running_loop().create_task(connection.channel.close(self._drain_s))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+    def _retire(self, agent_id: str, connection: _Connection, grace_s: float) -> None:
+        old = _Old(connection=connection, closing=asyncio.get_running_loop().create_task(connection.channel.close(grace_s)))
+        kept = self._old.setdefault(agent_id, [])
+        kept.append(old)
+
+        def drop(_: asyncio.Task[None]) -> None:
+            if old in kept:
+                kept.remove(old)
+
+        old.closing.add_done_callback(drop)
 
 
 @contextlib.contextmanager

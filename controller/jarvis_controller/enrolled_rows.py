@@ -10,7 +10,7 @@ from jarvis_trust.errors import EnrollmentError
 from jarvis_trust.joinfile import token_sha256
 from sqlalchemy.orm import Session
 
-from jarvis_controller import audit_log, own_events
+from jarvis_controller import audit_log, certificate_rows, own_events
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.models import AgentRow, JoinTokenRow
 from jarvis_controller.records import EnrolledAgent
@@ -40,6 +40,10 @@ def enroll_row(session: Session, agent: EnrolledAgent, token: str | None, now_ns
         EnrollmentError: the token's, TOKEN_REQUIRED, or AK_CHANGED.
     """
     used = None if token is None else usable_token(session, token, now_ns)
+    denial = certificate_rows.open_denial(session, agent.agent_id)
+    if denial is not None:  # what was issued before stays refused
+        _required(used, agent, "revoked")
+        denial.is_open = False
     row = session.get(AgentRow, agent.agent_id)
     told: list[event_pb2.Event] = []
     if row is None:
@@ -60,6 +64,8 @@ def enroll_row(session: Session, agent: EnrolledAgent, token: str | None, now_ns
         raise EnrollmentError("AK_CHANGED", message)
     else:
         renew_row(row, agent)
+        if denial is not None:
+            row.previous_tls_spki = b""
     if used is not None:
         used.used_by = agent.agent_id
     detail = {

@@ -27,7 +27,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc import code_pb2
 from jarvis.capture.v1 import enrollment_pb2
-from jarvis_trust.ca import FleetCA, certificate_not_after, public_key_from_csr, spki_sha256
+from jarvis_trust.ca import certificate_not_after, public_key_from_csr, spki_sha256, spki_sha256_of_key
 from jarvis_trust.credential import make_credential
 from jarvis_trust.ek_certificate import verify_ek_certificate
 from jarvis_trust.enrollment import check_enrollment_proof, new_secret
@@ -38,8 +38,10 @@ from jarvis_trust.tls_certification import NONCE_BYTES, check_certification, che
 from jarvis_trust.tpm_structures import TpmPublic, parse_public
 from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
 
+from jarvis_controller import certificate_rows
 from jarvis_controller.agent_record import AgentRecord, Carrier
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.issuer import Issuer
 from jarvis_controller.policy import Vendors
 from jarvis_controller.records import EnrolledAgent
 from jarvis_controller.rpc_status import bad_field, refuse, refuse_trust
@@ -64,6 +66,7 @@ _CODES = {
     "TOKEN_REUSED": code_pb2.PERMISSION_DENIED,
     "TOKEN_REQUIRED": code_pb2.PERMISSION_DENIED,
     "AK_CHANGED": code_pb2.PERMISSION_DENIED,
+    "KEY_REVOKED": code_pb2.PERMISSION_DENIED,
     "ENROLLMENT_PROOF_INVALID": code_pb2.PERMISSION_DENIED,
     "EK_NOT_ALLOWED": code_pb2.PERMISSION_DENIED,
     "EK_VENDOR_NOT_ACCEPTED": code_pb2.PERMISSION_DENIED,
@@ -109,11 +112,11 @@ class EnrollmentService:
     """The one handler of the enrolment port. One instance per controller."""
 
     def __init__(
-        self, *, policy: EnrollmentPolicy, ca: FleetCA, store: Store, on_enrolled: Callable[[AgentRecord], None]
+        self, *, policy: EnrollmentPolicy, issuer: Issuer, store: Store, on_enrolled: Callable[[AgentRecord], None]
     ) -> None:
         """Args: on_enrolled: called on the event loop after an agent got a certificate."""
         self._policy = policy
-        self._ca = ca
+        self._issuer = issuer
         self._store = store
         self._on_enrolled = on_enrolled
         self._under_way = 0
@@ -157,15 +160,17 @@ class EnrollmentService:
             ek.spki_der,
         )
         agent_id = agent_id_from_ek(ek.spki_der)
+        subject = Identity(fleet=self._policy.fleet, role=Role.AGENT, name=agent_id).uri
         known = await self._store.agent(agent_id)
         token: str | None = params.token
         retired = known is not None and known.state is State.RETIRED
         if known is not None and known.ak_name != ak.name and not retired:
             raise EnrollmentError("AK_CHANGED", f"ak_public is not the attestation key that agent {agent_id} enrolled with")
-        if known is not None and known.state not in _NEEDS_TOKEN:
+        revoked = await self._store.must_be_admitted(subject)
+        if known is not None and known.state not in _NEEDS_TOKEN and not revoked:
             token = None  # its TPM alone brings it back
         elif not params.token:
-            standing = "is not enrolled" if known is None else f"is {known.state}"
+            standing = "is not enrolled" if known is None else "has a revoked certificate" if revoked else f"is {known.state}"
             raise EnrollmentError("TOKEN_REQUIRED", f"token is empty: agent {agent_id} {standing} and needs a join token")
         if token is not None:
             await self._store.check_token(token)
@@ -174,11 +179,18 @@ class EnrollmentService:
             message = "tls_public is empty: an agent with the tunnel carrier keeps its TLS key in its TPM"
             raise EnrollmentError("TLS_KEY_REQUIRED", message)
         tls = check_tls_key(params.tls_public, tls_key) if params.tls_public else None
+        # A key that the TPM holds cannot have been copied: it is certified again with the token alone.
+        if tls is None and await self._store.is_revoked_key(subject, spki_sha256_of_key(tls_key)):
+            message = f"csr holds a key of agent {agent_id} whose certificate was revoked: a new key is accepted"
+            raise EnrollmentError("KEY_REVOKED", message)
         return _Candidate(params=params, agent_id=agent_id, ek=ek, ak=ak, tls_key=tls_key, tls=tls, token=token)
 
     async def _accept(self, candidate: _Candidate) -> tuple[AgentRecord, bytes]:
         identity = Identity(fleet=self._policy.fleet, role=Role.AGENT, name=candidate.agent_id)
-        certificate = self._ca.issue(identity, candidate.tls_key, self._policy.certificate_lifetime)
+        certificate = self._issuer.issue(
+            identity, candidate.tls_key, self._policy.certificate_lifetime, by=certificate_rows.ENROLLMENT
+        )
+        await self._issuer.record(self._store)
         params = candidate.params
         record = await self._store.enroll(
             EnrolledAgent(
@@ -207,11 +219,10 @@ class EnrollmentService:
         return record, certificate
 
     def _result(self, record: AgentRecord, certificate: bytes) -> enrollment_pb2.EnrollResult:
-        ca_pem = self._ca.certificate_pem
         result = enrollment_pb2.EnrollResult(
             agent_id=record.agent_id,
-            certificate_pem=certificate + ca_pem,
-            ca_pem=ca_pem,
+            certificate_pem=certificate + self._issuer.certificate_pem,
+            ca_pem=self._issuer.ca_pem,
             tunnel_address=self._policy.tunnel_address,
         )
         result.expire_time.FromNanoseconds(record.certificate_expire_ns)

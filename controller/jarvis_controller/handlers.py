@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
-from jarvis.capture.v1 import enrollment_pb2, fleet_pb2, policy_pb2, release_pb2
+from jarvis.capture.v1 import certificate_pb2, enrollment_pb2, fleet_pb2, policy_pb2, release_pb2
 from jarvis_trust.policy_document import MAX_DOCUMENT_BYTES
 
+from jarvis_controller.certificate_service import CertificateService
 from jarvis_controller.enrollment_service import EnrollmentService
 from jarvis_controller.fleet_service import FleetService
 from jarvis_controller.policy_service import PolicyService
@@ -31,6 +32,7 @@ Services = Mapping[str, Handlers]
 FLEET = "jarvis.capture.v1.FleetService"
 POLICY = "jarvis.capture.v1.PolicyService"
 RELEASE = "jarvis.capture.v1.ReleaseService"
+CERTIFICATES = "jarvis.capture.v1.CertificateService"
 ENROLLMENT = "jarvis.capture.v1.EnrollmentService"
 TUNNEL = "jarvis.capture.v1.TunnelService"
 
@@ -89,6 +91,23 @@ def release_handlers(service: ReleaseService) -> Handlers:
         "ListReleases": unary(service.list_releases, pb.ListReleasesRequest, pb.ListReleasesResponse),
         "RemoveRelease": unary(service.remove_release, pb.RemoveReleaseRequest, pb.RemoveReleaseResponse),
         "RollOutRelease": stream(service.roll_out_release, pb.RollOutReleaseRequest, pb.RollOutReleaseResponse),
+    }
+
+
+def certificate_handlers(service: CertificateService) -> Handlers:
+    """CertificateService."""
+    pb = certificate_pb2
+    return {
+        "ListCertificates": unary(service.list_certificates, pb.ListCertificatesRequest, pb.ListCertificatesResponse),
+        "RevokeCertificate": unary(service.revoke_certificate, pb.RevokeCertificateRequest, pb.RevokeCertificateResponse),
+        "IssueOperatorCertificate": unary(
+            service.issue_operator_certificate, pb.IssueOperatorCertificateRequest, pb.IssueOperatorCertificateResponse
+        ),
+        "RenewOperatorCertificate": unary(
+            service.renew_operator_certificate, pb.RenewOperatorCertificateRequest, pb.RenewOperatorCertificateResponse
+        ),
+        "GetAuthorities": unary(service.get_authorities, pb.GetAuthoritiesRequest, pb.GetAuthoritiesResponse),
+        "RotateAuthority": unary(service.rotate_authority, pb.RotateAuthorityRequest, pb.RotateAuthorityResponse),
     }
 
 

@@ -52,6 +52,7 @@ def make_lease(
     head: AuditHead,
     nonce: bytes,
     issue_time_ns: int,
+    ca_sha256: bytes = b"",
 ) -> trust_pb2.SignedLease:
     """Signs the lease that a passed attestation yields.
 
@@ -71,6 +72,7 @@ def make_lease(
         audit_sequence=head.sequence,
         duration_ns=proved.lease_ns,
         nonce=nonce,
+        ca_bundle_sha256=ca_sha256,
     )
     lease.issue_time.FromNanoseconds(issue_time_ns)
     return signer.sign_lease(lease)

@@ -260,3 +260,46 @@ class EventSourceRow(Base):
     sequence: Mapped[int] = mapped_column(BigInteger)
     time_ns: Mapped[int] = mapped_column(BigInteger)
     """When its last one became known."""
+
+
+class CertificateRow(Base):
+    """One certificate that the fleet CA issued."""
+
+    __tablename__ = "certificates"
+
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """In the order in which they were recorded."""
+    serial: Mapped[str] = mapped_column(String(40), unique=True)
+    subject: Mapped[str] = mapped_column(String(512), index=True)
+    role: Mapped[str] = mapped_column(String(16))
+    spki_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
+    issuer: Mapped[str] = mapped_column(String(64))
+    not_before_ns: Mapped[int] = mapped_column(BigInteger)
+    not_after_ns: Mapped[int] = mapped_column(BigInteger, index=True)
+    issue_time_ns: Mapped[int] = mapped_column(BigInteger)
+    issued_by: Mapped[str]
+    revoke_time_ns: Mapped[int | None] = mapped_column(BigInteger)
+    revoke_reason: Mapped[str] = mapped_column(default="")
+    revoked_by: Mapped[str] = mapped_column(default="")
+
+
+class DenialRow(Base):
+    """An id whose certificates of before a moment are refused."""
+
+    __tablename__ = "denials"
+
+    subject: Mapped[str] = mapped_column(String(512), primary_key=True)
+    time_ns: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    principal: Mapped[str]
+    is_open: Mapped[bool]
+    """Of an agent: nobody admitted it again since."""
+
+
+class AuthorityRow(Base):
+    """A CA that this database belongs to."""
+
+    __tablename__ = "authorities"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    time_ns: Mapped[int] = mapped_column(BigInteger)

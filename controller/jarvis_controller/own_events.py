@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jarvis.capture.v1 import event_pb2
 from jarvis.capture.v1.event_pb2 import Event
 
@@ -15,6 +17,7 @@ _SEVERITIES: dict[State, event_pb2.EventSeverity.ValueType] = {
     State.QUARANTINED: event_pb2.EVENT_SEVERITY_CRITICAL,
 }
 """Of a change to this state; any other is information."""
+_TOLD_SERIALS = 10
 
 
 def enrolled(agent_id: str, hostname: str, address: str) -> Event:
@@ -80,3 +83,14 @@ def state_events(
             )
         )
     return events
+
+
+def certificate_revoked(subject: str, serials: Sequence[str], *, reason: str, principal: str, agent_id: str = "") -> Event:
+    """A certificate, or all of an id, is refused from now on."""
+    return Event(
+        type=event_pb2.EVENT_TYPE_CERTIFICATE_REVOKED,
+        severity=event_pb2.EVENT_SEVERITY_WARNING,
+        agent_id=agent_id,
+        message=f"the certificate of {subject} was revoked: {reason}",
+        detail={"principal": principal, "reason": reason, "serial": ",".join(serials[:_TOLD_SERIALS]), "subject": subject},
+    )

@@ -38,7 +38,8 @@ class RegistrySettings:
     """What a join file holds besides its token."""
 
     fleet: str
-    ca_pem: bytes
+    ca_pem: Callable[[], bytes]
+    """Every CA that is trusted now."""
     command_public_pem: bytes
     advertise_enroll: str
 
@@ -99,7 +100,7 @@ class RegistryService:
         join_file = JoinFile(
             fleet=self._settings.fleet,
             token=token,
-            ca_pem=self._settings.ca_pem.decode("ascii"),
+            ca_pem=self._settings.ca_pem().decode("ascii"),
             command_public_pem=self._settings.command_public_pem.decode("ascii"),
             address=self._settings.advertise_enroll,
         )

@@ -18,13 +18,14 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from jarvis_trust.ca import FleetCA
 from jarvis_trust.commands import CommandSigner
 from jarvis_trust.errors import AuditError, TrustError
 from jarvis_trust.firmware import Manifest
+from jarvis_trust.identities import Identity, Role
 from jarvis_trust.keyfiles import load_private_key
 from jarvis_trust.status import reason_of
 
+from jarvis_controller import certificate_rows
 from jarvis_controller.access_log import AccessLog
 from jarvis_controller.agent_carrier import AgentCarrier
 from jarvis_controller.agent_client import AgentClient
@@ -33,10 +34,13 @@ from jarvis_controller.attestation import Attester
 from jarvis_controller.attestation_loop import AttestationLoop
 from jarvis_controller.audit_checkpoints import Checkpointer, audit_signer
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.authorities import CA_DIRECTORY, Authorities
 from jarvis_controller.authorization import AuthorizationInterceptor, caller_of, enrollment_check, operator_check, tunnel_check
+from jarvis_controller.certificate_service import CertificateParts, CertificateService
 from jarvis_controller.commander import Commander
 from jarvis_controller.config import ConfigError, ControllerConfig
 from jarvis_controller.config_files import as_config_error, audit_exporter
+from jarvis_controller.deny_list import DenyList
 from jarvis_controller.direct_carrier import DirectCarrier
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
 from jarvis_controller.event_collector import EventCollector
@@ -44,17 +48,20 @@ from jarvis_controller.evidence_rows import EvidenceLimits
 from jarvis_controller.fleet_service import FleetService, FleetSettings
 from jarvis_controller.flow_relay import RelayLimits
 from jarvis_controller.handlers import (
+    CERTIFICATES,
     ENROLLMENT,
     FLEET,
     POLICY,
     RELEASE,
     TUNNEL,
+    certificate_handlers,
     enrollment_handlers,
     fleet_handlers,
     policy_handlers,
     release_handlers,
     tunnel_handlers,
 )
+from jarvis_controller.issuer import Issuer
 from jarvis_controller.leases import LeaseBook
 from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.policy_service import PolicyService
@@ -63,6 +70,7 @@ from jarvis_controller.registry_service import RegistryService, RegistrySettings
 from jarvis_controller.release_policy import ReleasePolicy
 from jarvis_controller.release_service import ReleaseService
 from jarvis_controller.release_store import ReleaseStore, verify_release
+from jarvis_controller.rotation import Rotation, is_of, remember_authorities
 from jarvis_controller.rpc_status import RpcError
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.states import State
@@ -73,7 +81,6 @@ from jarvis_controller.tunnel_service import TunnelService, TunnelSettings
 
 _log = structlog.get_logger()
 
-CA_DIRECTORY = "ca"
 COMMAND_KEY_FILE = "command.key"
 _DRAIN_S = 5.0
 _RENEW_CHECK_S = 3600.0
@@ -91,20 +98,29 @@ class Controller:
         self.config = config
         directory = config.state_directory
         with as_config_error():
-            ca = FleetCA.load(directory / CA_DIRECTORY)
-            if ca.fleet != config.fleet:
-                raise ConfigError(f"fleet = {config.fleet!r}: the CA in {directory / CA_DIRECTORY} is of {ca.fleet!r}")
+            self.authorities = Authorities(directory)
+            if self.authorities.fleet != config.fleet:
+                raise ConfigError(
+                    f"fleet = {config.fleet!r}: the CA in {directory / CA_DIRECTORY} is of {self.authorities.fleet!r}"
+                )
+            self.issuer = Issuer(self.authorities)
+            self.issuer.collect_spooled(directory)
             signer = CommandSigner(load_private_key(directory / COMMAND_KEY_FILE))
-            audit_key = audit_signer(directory, ca, config.name)
+            audit_key = audit_signer(directory, self.issuer, config.name)
             self.releases = ReleasePolicy(
                 root_path=config.release_root, revocations_path=config.revocations, state_directory=directory
             )
             self.policies = PolicyKeeper(config.policy, directory, self.releases)
-            self.credentials = ControllerCredentials(directory, ca, controller_identity(config.fleet, config.name))
+            self.credentials = ControllerCredentials(directory, self.issuer, controller_identity(config.fleet, config.name))
         self.checkpointer = Checkpointer(
-            signer=audit_key, ca_pem=ca.certificate_pem, directory=directory, every_entries=config.audit_checkpoint_entries
+            signer=audit_key,
+            ca_pem=self.authorities.known_pem,
+            directory=directory,
+            every_entries=config.audit_checkpoint_entries,
         )
-        self._ca = ca
+        self.issuer.note(self.credentials.current.certificate_pem, "init")
+        self.issuer.note(audit_key.certificate, "init")
+        self.deny_list = DenyList(self.authorities.bundle.certificates)
         evidence = EvidenceLimits(age_ns=config.evidence_days * 86400 * 10**9, octets=config.evidence_mib << 20)
         self.store = Store(config.database, checkpointer=self.checkpointer, evidence=evidence, kept_events=config.kept_events)
         self.feed = StateFeed()
@@ -112,7 +128,12 @@ class Controller:
         self.tunnels = TunnelCarrier()
         direct = DirectCarrier(self.credentials, fleet=config.fleet, drain_s=config.agent_timeout_s)
         carriers: dict[Carrier, AgentCarrier] = {Carrier.DIRECT: direct, Carrier.TUNNEL: self.tunnels}
-        self.client = AgentClient(carriers, signer, timeout_s=config.agent_timeout_s)
+        self.client = AgentClient(
+            carriers,
+            signer,
+            timeout_s=config.agent_timeout_s,
+            check_agent=lambda agent_id: self.deny_list.check_agent(self._agent_uri(agent_id)),
+        )
         self.attester = Attester(
             store=self.store,
             client=self.client,
@@ -121,6 +142,7 @@ class Controller:
             feed=self.feed,
             policies=self.policies,
             concurrency=config.attest_concurrency,
+            ca_sha256=lambda: self.credentials.current.ca_sha256,
         )
         self.loop = AttestationLoop(store=self.store, attester=self.attester, feed=self.feed, policies=self.policies)
         self.collector = EventCollector(store=self.store, client=self.client, feed=self.feed)
@@ -143,7 +165,7 @@ class Controller:
         self.registry_service = RegistryService(
             settings=RegistrySettings(
                 fleet=config.fleet,
-                ca_pem=ca.certificate_pem,
+                ca_pem=lambda: self.issuer.ca_pem,
                 command_public_pem=signer.public_pem,
                 advertise_enroll=config.advertise_enroll,
             ),
@@ -170,7 +192,7 @@ class Controller:
                 certificate_lifetime=timedelta(hours=config.agent_certificate_h),
                 tunnel_address=config.tunnel_address,
             ),
-            ca=ca,
+            issuer=self.issuer,
             store=self.store,
             on_enrolled=self._enrolled,
         )
@@ -184,6 +206,26 @@ class Controller:
             attester=self.attester,
             commander=self.commander,
         )
+        self.rotation = Rotation(
+            authorities=self.authorities,
+            issuer=self.issuer,
+            credentials=self.credentials,
+            deny_list=self.deny_list,
+            store=self.store,
+            client=self.client,
+            reconnect=direct.reconnect,
+            on_change=self._renew_audit_key,
+            attest_all_soon=self.loop.attest_all_soon,
+        )
+        self.certificate_service = CertificateService(
+            CertificateParts(
+                store=self.store,
+                issuer=self.issuer,
+                deny_list=self.deny_list,
+                attester=self.attester,
+                rotation=self.rotation,
+            )
+        )
         self.operator_port = 0
         self.enroll_port = 0
         self.tunnel_port = 0
@@ -196,7 +238,9 @@ class Controller:
             ConfigError: an address cannot be bound.
         """
         await self.store.open()
+        await self._check_database()
         await self._check_audit()
+        await self._record_issued()
         await self.policies.start(self.store)
         ports = (self._open_operator_port(), self._open_enrollment_port(), self._open_tunnel_port())
         self.operator_port, self.enroll_port, self.tunnel_port = (port.number for port in ports)
@@ -243,7 +287,26 @@ class Controller:
         """By the policy of the moment: what is held already may be below its floor later."""
         return verify_release(manifest, signature, trust=self.releases.now(), floor=self.policies.current.firmware_floor)
 
+    def _agent_uri(self, agent_id: str) -> str:
+        return Identity(fleet=self.config.fleet, role=Role.AGENT, name=agent_id).uri
+
+    async def _check_database(self) -> None:
+        if not await self.store.run(lambda session: is_of(session, self.authorities)):
+            await self.store.close()
+            raise ConfigError(
+                "DATABASE_OF_ANOTHER_FLEET: database_url: the database belongs to another CA than"
+                f" {self.config.state_directory / CA_DIRECTORY}: a fleet is made once; restore its state directory, or begin with"
+                " an empty database"
+            )
+        await self.store.run(lambda session: remember_authorities(session, self.authorities, self.store.now_ns()))
+
+    async def _record_issued(self) -> None:
+        """What was issued meanwhile becomes a row of the register; what is revoked is refused."""
+        await self.issuer.record(self.store)
+        self.deny_list.deny(await self.store.run(lambda session: certificate_rows.denials(session, self.store.now_ns())))
+
     def _enrolled(self, record: AgentRecord) -> None:
+        self.deny_list.admitted(self._agent_uri(record.agent_id))
         self.feed.publish(record)
         self.loop.attest_soon(record)
 
@@ -277,9 +340,15 @@ class Controller:
             try:
                 if self.credentials.renew_if_due():
                     _log.info("own certificate renewed", not_after=self.credentials.current.not_after.isoformat())
-                self.checkpointer.signer = audit_signer(self.config.state_directory, self._ca, self.config.name)
+                self._renew_audit_key()
+                self.issuer.collect_spooled(self.config.state_directory)
+                await self._record_issued()
             except (OSError, TrustError) as error:
                 _log.error("own certificate could not be renewed; trying again in an hour", error=str(error))
+
+    def _renew_audit_key(self) -> None:
+        self.checkpointer.ca_pem = self.authorities.known_pem
+        self.checkpointer.signer = audit_signer(self.config.state_directory, self.issuer, self.config.name)
 
     async def _refused(self, context: Any, method: str, error: RpcError) -> None:
         try:
@@ -293,21 +362,22 @@ class Controller:
             FLEET: fleet_handlers(self.fleet_service, self.registry_service),
             POLICY: policy_handlers(self.policy_service),
             RELEASE: release_handlers(self.release_service),
+            CERTIFICATES: certificate_handlers(self.certificate_service),
         }
         plan = PortPlan(field="listen", address=self.config.listen, services=services, options=OPERATOR_OPTIONS, reflects=True)
-        interceptor = AuthorizationInterceptor(operator_check(self.config.fleet), self._refused)
+        interceptor = AuthorizationInterceptor(operator_check(self.config.fleet), self._refused, self.deny_list)
         return open_port(plan, self.credentials.server_credentials(clients_need_certificates=True), interceptor)
 
     def _open_enrollment_port(self) -> Port:
         services = {ENROLLMENT: enrollment_handlers(self.enrollment_service)}
         plan = PortPlan(field="enroll_listen", address=self.config.enroll_listen, services=services, options=ENROLLMENT_OPTIONS)
-        interceptor = AuthorizationInterceptor(enrollment_check, self._refused)
+        interceptor = AuthorizationInterceptor(enrollment_check, self._refused, self.deny_list)
         return open_port(plan, self.credentials.server_credentials(clients_need_certificates=False), interceptor)
 
     def _open_tunnel_port(self) -> Port:
         services = {TUNNEL: tunnel_handlers(self.tunnel_service)}
         plan = PortPlan(field="tunnel_listen", address=self.config.tunnel_listen, services=services, options=TUNNEL_OPTIONS)
-        interceptor = AuthorizationInterceptor(tunnel_check(self.config.fleet), self._refused)
+        interceptor = AuthorizationInterceptor(tunnel_check(self.config.fleet), self._refused, self.deny_list)
         return open_port(plan, self.credentials.server_credentials(clients_need_certificates=True), interceptor)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import create_engine, delete, event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from jarvis_controller import audit_checkpoints, audit_log, boot_rows, event_log, evidence_rows, own_events
+from jarvis_controller import audit_checkpoints, audit_log, boot_rows, certificate_rows, event_log, evidence_rows, own_events
 from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation_case import Judged
 from jarvis_controller.audit_checkpoints import Checkpointer, signed_checkpoints
@@ -73,6 +73,15 @@ class Store:
     async def open(self) -> None:
         """Creates the tables where they are missing."""
         await asyncio.get_running_loop().run_in_executor(self._thread, Base.metadata.create_all, self._engine)
+
+    def now_ns(self) -> int:
+        """The wall clock that rows are dated with."""
+        return self._now_ns()
+
+    @property
+    def kept_events(self) -> int:
+        """How many events are kept."""
+        return self._kept_events
 
     async def close(self) -> None:
         """Ends the thread after what is queued."""
@@ -287,6 +296,14 @@ class Store:
             return row.record()
 
         return await self.run(store)
+
+    async def must_be_admitted(self, subject: str) -> bool:
+        """Whether this agent's certificate was revoked, and no join token admitted it again."""
+        return await self.run(lambda session: certificate_rows.must_be_admitted(session, subject))
+
+    async def is_revoked_key(self, subject: str, spki_sha256: bytes) -> bool:
+        """Whether a certificate of this id for this key was revoked."""
+        return await self.run(lambda session: spki_sha256 in certificate_rows.denied_keys(session, subject))
 
     # -- firmware --
 

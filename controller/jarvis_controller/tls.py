@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The controller's own certificate: loaded from the state directory, renewed before it ends, swapped without a restart.
 
-New connections to both ports see the new certificate at once; channels to agents are made anew by their generation.
+New connections to the ports see the new certificate at once; channels to agents are made anew by their generation. While the
+fleet changes over to another CA the ports show a second certificate for the same key, of the CA before: whoever was away and does
+not know the new CA yet can still reach the controller, and learns it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from typing import Any
 
 import grpc
 from jarvis_trust.ca import FleetCA, certificate_not_after, generate_key, load_certificate, public_key_of, spki_sha256
+from jarvis_trust.ca_bundle import issued_by
 from jarvis_trust.identities import Identity, Role
 from jarvis_trust.keyfiles import load_private_key, replace_private
+
+from jarvis_controller.issuer import Issuer
 
 CERTIFICATE_FILE = "controller.pem"
 """Certificate and private key in one file, so that a renewal replaces both in one step."""
@@ -29,7 +34,12 @@ class TlsMaterial:
 
     generation: int
     ca_pem: bytes
+    """Every CA that is trusted."""
+    ca_sha256: bytes
+    """Of them, as leases carry it."""
     certificate_pem: bytes
+    served_pem: bytes
+    """Certificate for the same key that the ports show; another one during a change of the CA only."""
     key_pem: bytes
     spki_sha256: bytes
     not_after: datetime
@@ -40,32 +50,41 @@ class TlsMaterial:
 
     def server_configuration(self) -> grpc.ServerCertificateConfiguration:
         """To serve with."""
-        return grpc.ssl_server_certificate_configuration([(self.key_pem, self.certificate_pem)], self.ca_pem)
+        return grpc.ssl_server_certificate_configuration([(self.key_pem, self.served_pem)], self.ca_pem)
 
 
 class ControllerCredentials:
     """The certificate in force. `current` may be read from any thread; renewing belongs to the event loop."""
 
-    def __init__(self, directory: Path, ca: FleetCA, identity: Identity) -> None:
-        """Loads the certificate, and renews it at once when it is about to end.
+    def __init__(self, directory: Path, issuer: Issuer, identity: Identity) -> None:
+        """Loads the certificate, and renews it at once when it is about to end or of a CA that does not issue any more.
 
         Raises:
             IdentityError: the file is exposed to others or holds no key or certificate.
             OSError: it cannot be opened.
         """
         self._path = directory / CERTIFICATE_FILE
-        self._ca = ca
+        self._issuer = issuer
         self._identity = identity
-        self.current = self._load(generation=1)
+        self._generation = 0
+        self.current = self._load()
         self.renew_if_due()
 
     def renew_if_due(self, *, now: datetime | None = None) -> bool:
-        """Issues and stores a new certificate with a new key when less than a third of the lifetime is left."""
-        if self.current.not_after - (now or datetime.now(UTC)) > _RENEW_BEFORE:
+        """Stores a new certificate with a new key when less than a third of the lifetime is left, or the CA is another one."""
+        issuing = load_certificate(self._issuer.authorities.issuing.certificate_pem)
+        left = self.current.not_after - (now or datetime.now(UTC))
+        if left > _RENEW_BEFORE and issued_by(load_certificate(self.current.certificate_pem), issuing):
             return False
-        replace_private(self._path, issue_controller_pem(self._ca, self._identity))
-        self.current = self._load(generation=self.current.generation + 1)
+        key = generate_key()
+        replace_private(self._path, key + self._issuer.issue(self._identity, public_key_of(key), LIFETIME))
+        self.current = self._load()
         return True
+
+    def trust_changed(self) -> None:
+        """The CAs are others: connections that begin from now on trust these, with a certificate of the one that issues."""
+        if not self.renew_if_due():
+            self.current = self._load()
 
     def server_credentials(self, *, clients_need_certificates: bool) -> grpc.ServerCredentials:
         """For a port; new connections get the certificate in force.
@@ -90,15 +109,23 @@ class ControllerCredentials:
         fetcher: Any = fetch
         return grpc.dynamic_ssl_server_credentials(material.server_configuration(), fetcher, clients_need_certificates)
 
-    def _load(self, *, generation: int) -> TlsMaterial:
+    def _load(self) -> TlsMaterial:
         pem = load_private_key(self._path)
         certificate_pem = pem[pem.index(b"-----BEGIN CERTIFICATE-----") :] if b"-----BEGIN CERTIFICATE-----" in pem else pem
         load_certificate(certificate_pem)
+        key_pem = pem[: len(pem) - len(certificate_pem)]
+        authorities = self._issuer.authorities
+        served_pem = certificate_pem
+        if authorities.previous is not None:
+            served_pem = self._issuer.issue_for_serving(self._identity, public_key_of(key_pem), LIFETIME)
+        self._generation += 1
         return TlsMaterial(
-            generation=generation,
-            ca_pem=self._ca.certificate_pem,
+            generation=self._generation,
+            ca_pem=authorities.bundle.pem,
+            ca_sha256=authorities.bundle.sha256,
             certificate_pem=certificate_pem,
-            key_pem=pem[: len(pem) - len(certificate_pem)],
+            served_pem=served_pem,
+            key_pem=key_pem,
             spki_sha256=spki_sha256(certificate_pem),
             not_after=certificate_not_after(certificate_pem),
         )

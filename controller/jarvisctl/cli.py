@@ -34,6 +34,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "flows": ("jarvisctl.commands.flows", "Show live flows, or follow finished ones as they arrive."),
         "events": ("jarvisctl.commands.events", "Show what happened in the fleet, or follow it."),
         "audit": ("jarvisctl.commands.audit", "List or export the audit chain, verify it here, or replay its verdicts."),
+        "certs": ("jarvisctl.commands.certs", "List, issue, renew and revoke certificates."),
+        "ca": ("jarvisctl.commands.ca", "Show the fleet CA, or change it for a new one in stages."),
         "firmware": ("jarvisctl.commands.firmware", "Sign and verify capture firmware; needs no controller."),
         "releases": ("jarvisctl.commands.releases", "Hand releases of the firmware to the controller, and roll them out."),
         "version": ("jarvisctl.commands.version", "Print the version of this program."),

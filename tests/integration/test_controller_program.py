@@ -81,16 +81,18 @@ def test_a_bad_option_is_named_and_nothing_is_made(
     assert not (tmp_path / "fleet").exists()
 
 
-def test_operators_of_every_role_can_be_made_and_agents_cannot(tmp_path: Path, release_key: ReleaseKey) -> None:
+def test_viewers_and_operators_can_be_made_offline_and_nobody_else(tmp_path: Path, release_key: ReleaseKey) -> None:
     directory = tmp_path / "fleet"
     init(directory, release_key)
-    for role in ("viewer", "operator", "admin"):
+    for role in ("viewer", "operator"):
         out = tmp_path / role
         options = ["--role", role, "--out", str(out), "--config", str(directory / "controller.toml"), "--host", "127.0.0.1"]
         assert CliRunner().invoke(app, ["operator", "otto", *options]).exit_code == 0
         assert identity_of_certificate((out / "otto.crt").read_bytes()).role == role
-    options = ["--role", "agent", "--out", str(tmp_path / "x"), "--config", str(directory / "controller.toml")]
-    assert CliRunner().invoke(app, ["operator", "otto", *options]).exit_code == 2
+    for role in ("agent", "controller", "admin"):
+        options = ["--role", role, "--out", str(tmp_path / "x"), "--config", str(directory / "controller.toml")]
+        assert CliRunner().invoke(app, ["operator", "otto", *options]).exit_code == 2
+    assert not (tmp_path / "x").exists()
 
 
 async def answers(directory: Path, port: int) -> bool:
@@ -181,8 +183,8 @@ async def test_an_edited_audit_log_does_not_stop_the_controller_from_showing_it(
     _edit_audit(fleet.directory / "controller.db")
     controller = Controller(config)
     async with controller.running():
-        actions = [event.action for event in await controller.store.audit_page(0, 10)]
-        assert actions == ["policy.apply", "enroll.token", "enroll.token"]
+        shown = [entry.action for entry in await controller.store.audit_page(0, 10)]
+        assert shown.count("enroll.token") == 2
 
 
 def _edit_audit(path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from jarvis.capture.v1 import fleet_pb2, policy_pb2
+from jarvis.capture.v1 import certificate_pb2, fleet_pb2, policy_pb2
 from jarvis_controller.authorization import OPERATOR_METHODS
 from jarvis_controller.rpc_status import status_of
 from jarvis_trust.ca import FleetCA
@@ -24,7 +24,11 @@ from jarvis_trust.status import reason_of
 from tests.support import ReleaseKey
 from tests.unit.controller.fleet import FLEET, TestFleet, running_fleet
 
-SERVICES = [fleet_pb2.DESCRIPTOR.services_by_name["FleetService"], policy_pb2.DESCRIPTOR.services_by_name["PolicyService"]]
+SERVICES = [
+    fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
+    policy_pb2.DESCRIPTOR.services_by_name["PolicyService"],
+    certificate_pb2.DESCRIPTOR.services_by_name["CertificateService"],
+]
 METHODS = {f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods}
 NAMES = {Role.AGENT: "a" * 32, Role.CONTROLLER: "evil", Role.VIEWER: "vera", Role.OPERATOR: "otto", Role.ADMIN: "ada"}
 

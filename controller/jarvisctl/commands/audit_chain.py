@@ -12,7 +12,7 @@ from jarvis_trust.audit_checkpoint import CheckpointVerifier
 from jarvis_trust.errors import AuditError
 
 from jarvisctl.client import Fleet
-from jarvisctl.config import read_public
+from jarvisctl.config import read_public, retired_cas
 from jarvisctl.errors import CtlError, ExitCode
 
 _PAGE_SIZE = 1000
@@ -49,7 +49,7 @@ class VerifiedChain:
         Raises:
             CtlError: one is missing, or not signed by the fleet's controller; exit code 4.
         """
-        verifier = CheckpointVerifier(read_public(fleet.config.ca, "the fleet CA"))
+        verifier = CheckpointVerifier(read_public(fleet.config.ca, "the fleet CA") + retired_cas(fleet.config))
         token = ""
         while True:
             request = fleet_pb2.ListAuditCheckpointsRequest(page_size=_PAGE_SIZE, page_token=token)

@@ -28,6 +28,7 @@ from jarvis_agent.tunnel import Tunnel, TunnelRetry
 from jarvis_agent.tunnel_link import CHANNEL_OPTIONS, Dialled
 from jarvis_controller.agent_record import Carrier
 from jarvis_trust.ca import generate_key, make_csr, public_key_of, spki_sha256
+from jarvis_trust.ca_bundle import CaBundle
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, verify_authorization, verify_lease
 from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import LeaseError, TrustError
@@ -119,6 +120,8 @@ class FakeAgent:
     join_file: JoinFile | None = None
     key_pem: bytes = b""
     certificate_pem: bytes = b""
+    ca_pem: bytes = b""
+    """Every CA that it trusts since it joined last."""
     server: grpc.aio.Server | None = None
     tunnel: Tunnel | None = None
     tunnel_task: asyncio.Task[None] | None = None
@@ -151,7 +154,7 @@ class FakeAgent:
         self.change_params(params)
         if params.carrier == enrollment_pb2.CARRIER_TUNNEL and not params.tls_public:
             params.tls_public = ecc_public(public_key_of(key), TLS_KEY_ATTRIBUTES)
-        credentials = grpc.ssl_channel_credentials(join_file.ca_pem.encode())
+        credentials = grpc.ssl_channel_credentials(self.ca_pem or join_file.ca_pem.encode())
         options = (("grpc.ssl_target_name_override", controller_dns_name(join_file.fleet)),)
         async with grpc.aio.secure_channel(join_file.address, credentials, options=options) as channel:
             method: Any = channel.stream_stream(
@@ -169,7 +172,7 @@ class FakeAgent:
             await call.write(enrollment_pb2.EnrollRequest(proof=proof))
             result: enrollment_pb2.EnrollResult = (await self._answer(call, "result")).result
             await call.done_writing()
-        self.key_pem, self.certificate_pem = key, result.certificate_pem
+        self.key_pem, self.certificate_pem, self.ca_pem = key, result.certificate_pem, result.ca_pem
         return result
 
     def _certify(self, params: enrollment_pb2.EnrollParams, nonce: bytes, proof: enrollment_pb2.EnrollProof) -> None:
@@ -206,7 +209,7 @@ class FakeAgent:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 256 * 1024)))
         server.add_generic_rpc_handlers((generic,))
         chain = [(self.key_pem, self.certificate_pem)]
-        credentials = grpc.ssl_server_credentials(chain, self.join_file.ca_pem.encode(), require_client_auth=True)
+        credentials = grpc.ssl_server_credentials(chain, self.ca_pem, require_client_auth=True)
         assert server.add_secure_port(self.address, credentials) == self.port
         await server.start()
         self.server = server
@@ -214,6 +217,7 @@ class FakeAgent:
     def handlers(self) -> dict[str, Any]:
         """What it answers with, by method."""
         return {
+            "GetAgentInfo": _unary(self._get_agent_info, agent_pb2.GetAgentInfoRequest),
             "Attest": _unary(self._attest, agent_pb2.AttestRequest),
             "RenewLease": _unary(self._renew_lease, agent_pb2.RenewLeaseRequest),
             "GetStatus": _unary(self._get_status, agent_pb2.GetStatusRequest),
@@ -224,11 +228,10 @@ class FakeAgent:
 
     def _dial(self, handlers: grpc.GenericRpcHandler[Any, Any]) -> None:
         assert self.join_file is not None
-        ca_pem = self.join_file.ca_pem.encode()
         options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", controller_dns_name(self.join_file.fleet)))
 
         def dial() -> Dialled:
-            credentials = grpc.ssl_channel_credentials(ca_pem, self.key_pem, self.certificate_pem)
+            credentials = grpc.ssl_channel_credentials(self.ca_pem, self.key_pem, self.certificate_pem)
             channel = grpc.aio.secure_channel(f"127.0.0.1:{self.tunnel_port}", credentials, options=options)
             return Dialled(channel=channel, certificate_pem=self.certificate_pem)
 
@@ -288,6 +291,9 @@ class FakeAgent:
         """The sequence numbers (and flow ids) of everything that was ever recorded."""
         parsed = [agent_pb2.StreamFlowsResponse.FromString(batch).batch for batch in self.batches]
         return [record.flow_id for batch in parsed for record in batch.records]
+
+    async def _get_agent_info(self, _request: agent_pb2.GetAgentInfoRequest, _context: Context) -> agent_pb2.GetAgentInfoResponse:
+        return agent_pb2.GetAgentInfoResponse(agent_id=self.agent_id, ca_bundle_sha256=CaBundle.parse(self.ca_pem).sha256)
 
     async def _attest(self, request: agent_pb2.AttestRequest, context: Context) -> agent_pb2.AttestResponse:
         self.calls["Attest"] += 1

@@ -15,9 +15,10 @@ from typing import Any
 import grpc.aio
 from jarvis.capture.v1 import fleet_pb2, fleet_pb2_grpc
 from jarvis_controller.agent_record import Carrier
+from jarvis_controller.authorities import CA_DIRECTORY
 from jarvis_controller.bootstrap import CONFIG_FILE, InitOptions, initialise
 from jarvis_controller.config import ControllerConfig, load_config
-from jarvis_controller.server import CA_DIRECTORY, Controller
+from jarvis_controller.server import Controller
 from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
 from jarvis_trust.joinfile import JoinFile
@@ -55,7 +56,8 @@ class TestFleet:
         issuer = ca or self.ca
         key = generate_key()
         certificate = issuer.issue(Identity(fleet=issuer.fleet, role=role, name=name), public_key_of(key), timedelta(hours=1))
-        return operator_channel(f"127.0.0.1:{self.controller.operator_port}", self.ca.certificate_pem, key, certificate, FLEET)
+        roots = self.controller.issuer.ca_pem
+        return operator_channel(f"127.0.0.1:{self.controller.operator_port}", roots, key, certificate, FLEET)
 
     async def stub(self, role: Role = Role.ADMIN) -> Any:
         """FleetService as an operator of this role; closed at the test's end."""

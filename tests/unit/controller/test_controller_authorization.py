@@ -13,7 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from jarvis.capture.v1 import enrollment_pb2, fleet_pb2, policy_pb2, release_pb2
+from jarvis.capture.v1 import certificate_pb2, enrollment_pb2, fleet_pb2, policy_pb2, release_pb2
 from jarvis_controller.authorization import ENROLLMENT_METHODS, OPERATOR_METHODS, caller_of, enrollment_check, require_role
 from jarvis_controller.fleet_service import FleetService
 from jarvis_controller.handlers import fleet_handlers, policy_handlers
@@ -40,7 +40,9 @@ def methods_of(service: ServiceDescriptor) -> list[str]:
 
 FLEET = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"]
 POLICY = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"]
-OWN_SERVICES = [FLEET, POLICY, release_pb2.DESCRIPTOR.services_by_name["ReleaseService"]]
+RELEASE = release_pb2.DESCRIPTOR.services_by_name["ReleaseService"]
+CERTIFICATE = certificate_pb2.DESCRIPTOR.services_by_name["CertificateService"]
+OWN_SERVICES = [FLEET, POLICY, RELEASE, CERTIFICATE]
 """Of this package, on the operators' port."""
 OPERATOR_SERVICES = [
     *OWN_SERVICES,

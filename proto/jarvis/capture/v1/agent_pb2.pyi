@@ -108,6 +108,7 @@ class GetAgentInfoResponse(_message.Message):
     TPM_STATE_FIELD_NUMBER: _builtins.int
     TPM_MESSAGE_FIELD_NUMBER: _builtins.int
     STORE_KEY_STATE_FIELD_NUMBER: _builtins.int
+    CA_BUNDLE_SHA256_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     version: _builtins.str
     hostname: _builtins.str
@@ -118,6 +119,8 @@ class GetAgentInfoResponse(_message.Message):
     tpm_message: _builtins.str
     """Why the TPM or the store's master key is not READY; empty when both are."""
     store_key_state: Global___StoreKeyState.ValueType
+    ca_bundle_sha256: _builtins.bytes
+    """Of the CAs that it trusts, as in Lease."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -136,10 +139,11 @@ class GetAgentInfoResponse(_message.Message):
         tpm_state: Global___TpmState.ValueType = ...,
         tpm_message: _builtins.str = ...,
         store_key_state: Global___StoreKeyState.ValueType = ...,
+        ca_bundle_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["firmware", b"firmware", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "firmware", b"firmware", "hostname", b"hostname", "kernel", b"kernel", "session_id", b"session_id", "start_time", b"start_time", "store_key_state", b"store_key_state", "tpm_message", b"tpm_message", "tpm_state", b"tpm_state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "ca_bundle_sha256", b"ca_bundle_sha256", "firmware", b"firmware", "hostname", b"hostname", "kernel", b"kernel", "session_id", b"session_id", "start_time", b"start_time", "store_key_state", b"store_key_state", "tpm_message", b"tpm_message", "tpm_state", b"tpm_state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,7 @@ class Lease(_message.Message):
     DURATION_NS_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     ISSUE_TIME_FIELD_NUMBER: _builtins.int
+    CA_BUNDLE_SHA256_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     ak_name: _builtins.bytes
     """Name of the attestation key, TPM2B_NAME contents."""
@@ -59,6 +60,10 @@ class Lease(_message.Message):
     """Length in ns, counted by the agent from the quote on CLOCK_BOOTTIME."""
     nonce: _builtins.bytes
     """Nonce of the challenge that was passed: ties the lease to its quote."""
+    ca_bundle_sha256: _builtins.bytes
+    """SHA-256 over the SHA-256 digests of the certificates (DER) of every CA that the fleet trusts now, the one that issues first. An agent
+    that knows others, or another order, renews its certificate at once, which brings them. Empty = not said.
+    """
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Full method names, e.g. "/jarvis.capture.v1.AgentService/StartCapture"."""
@@ -83,10 +88,11 @@ class Lease(_message.Message):
         duration_ns: _builtins.int = ...,
         nonce: _builtins.bytes = ...,
         issue_time: _timestamp_pb2.Timestamp | None = ...,
+        ca_bundle_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["issue_time", b"issue_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "audit_head", b"audit_head", "audit_sequence", b"audit_sequence", "duration_ns", b"duration_ns", "firmware_sha256", b"firmware_sha256", "issue_time", b"issue_time", "methods", b"methods", "nonce", b"nonce", "sequence", b"sequence", "session_id", b"session_id", "tls_spki_sha256", b"tls_spki_sha256", "tpm_reset_count", b"tpm_reset_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "audit_head", b"audit_head", "audit_sequence", b"audit_sequence", "ca_bundle_sha256", b"ca_bundle_sha256", "duration_ns", b"duration_ns", "firmware_sha256", b"firmware_sha256", "issue_time", b"issue_time", "methods", b"methods", "nonce", b"nonce", "sequence", b"sequence", "session_id", b"session_id", "tls_spki_sha256", b"tls_spki_sha256", "tpm_reset_count", b"tpm_reset_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
