@@ -14,7 +14,7 @@ from collections.abc import Callable
 from jarvis.capture.v1 import policy_pb2
 from jarvis_trust.boot_log import parse_boot_log
 from jarvis_trust.boot_reference import record_reference, sign_reference
-from jarvis_trust.firmware import generate_release_key
+from jarvis_trust.release_signatures import generate_release_key
 
 from testbed.attack.arena import Arena
 from testbed.attack.model import Attack
