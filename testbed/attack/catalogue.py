@@ -3,7 +3,19 @@
 
 from __future__ import annotations
 
-from testbed.attack import boot, certificates, commands, enrollment, evidence, policy, roles, stored, tls_keys, transport
+from testbed.attack import (
+    boot,
+    certificates,
+    commands,
+    enrollment,
+    evidence,
+    policy,
+    releases,
+    roles,
+    stored,
+    tls_keys,
+    transport,
+)
 from testbed.attack.model import Attack
 
 ATTACKS: tuple[Attack, ...] = (
@@ -12,6 +24,7 @@ ATTACKS: tuple[Attack, ...] = (
     *tls_keys.ATTACKS,
     *roles.ATTACKS,
     *commands.ATTACKS,
+    *releases.ATTACKS,
     *transport.ATTACKS,
     *boot.ATTACKS,
     *policy.ATTACKS,
