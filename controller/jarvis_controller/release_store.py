@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from jarvis.capture.v1 import release_pb2
-from jarvis_trust.errors import TrustError
+from jarvis_trust.errors import FirmwareError, TrustError
 from jarvis_trust.firmware import MANIFEST_FILE, Manifest, verify_manifest
 from jarvis_trust.release_files import Part, ReleaseFiles, StoredRelease
 
@@ -29,8 +29,17 @@ MAX_RELEASES = 32
 T = TypeVar("T")
 
 
-def verify_release(manifest: bytes, signature: bytes, *, trust: ReleaseTrust, floor: int) -> Manifest:
+def verify_release(
+    manifest: bytes, signature: bytes, *, trust: ReleaseTrust, floor: int, versions: frozenset[str] = frozenset()
+) -> Manifest:
     """As the verifier judges the manifest in evidence; for any architecture.
+
+    Args:
+        manifest: the bytes of manifest.json.
+        signature: those of its signature file.
+        trust: release root, revocations and time.
+        floor: least security_version that is accepted.
+        versions: those that policy accepts; empty = any.
 
     Raises:
         FirmwareError: it is refused.
@@ -39,6 +48,9 @@ def verify_release(manifest: bytes, signature: bytes, *, trust: ReleaseTrust, fl
     if trust.revocations is not None:
         named = [(MANIFEST_FILE, hashlib.sha256(manifest).hexdigest()), *judged.objects.items()]
         trust.revocations.check(named)
+    if versions and judged.version not in versions:
+        message = f"version {judged.version} is not one that the policy accepts: {', '.join(sorted(versions))}"
+        raise FirmwareError("FIRMWARE_VERSION_NOT_ACCEPTED", message)
     return judged
 
 

@@ -285,7 +285,9 @@ class Controller:
 
     def _judge_release(self, manifest: bytes, signature: bytes) -> Manifest:
         """By the policy of the moment: what is held already may be below its floor later."""
-        return verify_release(manifest, signature, trust=self.releases.now(), floor=self.policies.current.firmware_floor)
+        policy = self.policies.current
+        floor, versions = policy.firmware_floor, policy.firmware_versions
+        return verify_release(manifest, signature, trust=self.releases.now(), floor=floor, versions=versions)
 
     def _agent_uri(self, agent_id: str) -> str:
         return Identity(fleet=self.config.fleet, role=Role.AGENT, name=agent_id).uri

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from testbed.fleet import Agent, Fleet, wait_for
+from testbed.policy import PolicyText
 from tests.support import DATA, ROOT, ReleaseKey, make_release
 
 pytestmark = pytest.mark.timeout(240)
@@ -26,8 +29,7 @@ KEY = ReleaseKey(
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A controller and three verified agents."""
-    settings = {"attest_interval_s": 2, "lease_s": 20}
-    with Fleet(directory=tmp_path_factory.mktemp("fleet"), settings=settings) as fleet:
+    with Fleet(directory=tmp_path_factory.mktemp("fleet"), policy=PolicyText(interval_s=2, lease_s=20)) as fleet:
         fleet.start()
         agents = [fleet.add_agent(f"host-{site}", labels={"site": site}, firmware_floor=0) for site in "abc"]
         for agent in agents:
@@ -154,6 +156,32 @@ def test_an_agent_that_is_away_is_replaced_by_the_next_and_updated_when_it_is_ba
     code, events = roll_out(fleet, "0.5.0")
     assert code == 0
     assert {outcome["result"] for outcome in outcomes(events).values()} == {"current", "updated"}
+
+
+def test_a_controller_that_dies_in_the_middle_costs_an_agent_nothing_and_the_roll_out_goes_on(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    one = fleet.agents["host-c"]
+    before = running(fleet)[one.agent_id]
+    sha256 = add(fleet, tmp_path / "new", version="0.5.5")
+    command = fleet.ctl_command("releases", "roll-out", "0.5.5", "--agent", one.agent_id, "--trial", "5s", "--wait", "0s")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as roll_out_:
+        wait_for("the change-over", lambda: (pointer(one).get("trial") or {}).get("sha256") == sha256, seconds=60)
+        fleet.stop(signal.SIGKILL)
+        roll_out_.communicate()
+    assert roll_out_.returncode == 3
+    failed = wait_for("the old release", lambda: pointer(one).get("failed"), seconds=60)
+    assert (failed["reason"], failed["sha256"]) == ("RELEASE_TRIAL_NO_LEASE", sha256)
+    fleet.start()
+    wait_for("it to be verified with the old release", lambda: running(fleet)[one.agent_id] == before)
+    code, events = roll_out(fleet, "0.5.5", "--agent", one.agent_id)
+    assert (code, outcomes(events)[one.agent_id]["result"]) == (0, "updated")
+
+
+def pointer(agent: Agent) -> dict[str, Any]:
+    path = agent.directory / "state" / "releases" / "pointer.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def test_a_replay_that_is_over_is_not_begun_again(fleet: Fleet, tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ class FakeAgent:
             "Attest": _unary(self._attest, agent_pb2.AttestRequest),
             "RenewLease": _unary(self._renew_lease, agent_pb2.RenewLeaseRequest),
             "GetStatus": _unary(self._get_status, agent_pb2.GetStatusRequest),
+            "GetAgentInfo": _unary(self._get_agent_info, agent_pb2.GetAgentInfoRequest),
             "StreamEvents": _stream(self._stream_events),
             **{name: _unary(self._leased(name, behaviour), None) for name, behaviour in self._commands().items()},
             **{name: _stream(self._leased_stream(name, behaviour)) for name, behaviour in self._streams().items()},
@@ -365,6 +366,10 @@ class FakeAgent:
 
     async def _get_status(self, _request: agent_pb2.GetStatusRequest, _context: Context) -> agent_pb2.GetStatusResponse:
         return agent_pb2.GetStatusResponse(capture=self.capture)
+
+    async def _get_agent_info(self, _request: agent_pb2.GetAgentInfoRequest, _context: Context) -> agent_pb2.GetAgentInfoResponse:
+        firmware = agent_pb2.FirmwareStatus(loaded=True, sha256=self.release.sha256)
+        return agent_pb2.GetAgentInfoResponse(agent_id=self.agent_id, session_id=self.tpm.session_id, firmware=firmware)
 
     async def _admit(self, name: str, payload: bytes, context: Context) -> None:
         """The lease and the signature, as an agent checks them."""
