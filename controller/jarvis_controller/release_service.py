@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import grpc.aio
+import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2
 from jarvis.capture.v1 import release_pb2 as pb
@@ -32,6 +33,7 @@ from jarvis_controller.rpc_status import RpcError, bad_field, refuse, refuse_tru
 from jarvis_controller.selection import read_selector, select
 from jarvis_controller.store import Store
 
+_log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 DEFAULT_STAGES = (
@@ -46,6 +48,8 @@ _MAX_CONCURRENCY, _DEFAULT_CONCURRENCY = 256, 8
 _DEFAULT_WAIT_S, _MAX_WAIT_S = 30.0, 86_400.0
 _DEFAULT_TRIAL_S, _MIN_TRIAL_S, _MAX_TRIAL_S = 60.0, 5.0, 600.0
 _SETTLE_S = 5.0
+_Messages = asyncio.Queue[pb.RollOutReleaseResponse | None]
+"""None: nothing follows."""
 _CODES = {
     "RELEASE_INCOMPLETE": code_pb2.NOT_FOUND,
     "RELEASE_LIMIT": code_pb2.RESOURCE_EXHAUSTED,
@@ -142,25 +146,26 @@ class ReleaseService:
             raise _busy()
         principal = self._principal(context)
         order = UpdateOrder(release=release, trial_s=trial_s, principal=principal, roll_out_id=str(uuid.uuid4()))
-        messages: asyncio.Queue[pb.RollOutReleaseResponse] = asyncio.Queue()
+        messages: _Messages = asyncio.Queue()
         roll_out = self._begin(order, plan, agents, messages)
         try:
             started = pb.RollOutStarted(release=await self._releases.message(release), agents=len(agents), stages=plan.targets)
             yield pb.RollOutReleaseResponse(started=started)
-            while True:
-                message = await messages.get()
+            message = None
+            while (following := await messages.get()) is not None:
+                message = following
                 yield message
-                if message.HasField("ended"):
-                    return
         finally:
             roll_out.cancel()
+        if message is None or not message.HasField("ended"):
+            raise refuse(code_pb2.UNAVAILABLE, "ROLL_OUT_BROKEN_OFF", "the controller broke it off: run it again to go on")
 
     def _begin(
         self,
         order: UpdateOrder,
         plan: RollOutPlan,
         agents: Sequence[AgentRecord],
-        messages: asyncio.Queue[pb.RollOutReleaseResponse],
+        messages: _Messages,
     ) -> RollOut:
         updater = AgentUpdater(
             order,
@@ -173,10 +178,10 @@ class ReleaseService:
         ordered = sorted(agents, key=lambda agent: (agent.firmware_sha256 != order.core, agent.agent_id))
         roll_out = RollOut(plan, ordered, update=updater.update, look=updater.look, emit=messages.put_nowait)
         self._roll_out = roll_out
-        self._task = asyncio.get_running_loop().create_task(self._run(roll_out, order, plan, len(agents)))
+        self._task = asyncio.get_running_loop().create_task(self._run(roll_out, order, plan, len(agents), messages))
         return roll_out
 
-    async def _run(self, roll_out: RollOut, order: UpdateOrder, plan: RollOutPlan, agents: int) -> None:
+    async def _run(self, roll_out: RollOut, order: UpdateOrder, plan: RollOutPlan, agents: int, messages: _Messages) -> None:
         detail: dict[str, object] = {
             "agents": agents,
             "manifest_sha256": order.release.sha256,
@@ -189,8 +194,13 @@ class ReleaseService:
             end = await roll_out.run()
             counts: dict[str, object] = {field.name: getattr(end, field.name) for field in end.DESCRIPTOR.fields}
             await self._audit(order.principal, "release.roll-out-end", detail | counts, order.roll_out_id)
+            messages.put_nowait(pb.RollOutReleaseResponse(ended=end))
+        except Exception:  # noqa: BLE001 - logged with its trace; whoever listens is told that it was broken off
+            _log.exception("a roll-out was broken off")
         finally:
+            # Before the end is read: who reads it may order the next one.
             self._roll_out = None
+            messages.put_nowait(None)
 
     def _principal(self, context: Context) -> str:
         return caller_of(context, self._fleet).uri

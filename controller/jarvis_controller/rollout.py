@@ -98,7 +98,7 @@ class RollOut:
             agents: all that are selected, those first that have the release.
             update: brings the release to an agent, as part of a stage; its outcome.
             look: how an agent does (agent id, whether it may be attested for an answer), and why.
-            emit: told everything as it happens; must not block.
+            emit: told every agent and stage as it ends; must not block.
         """
         self._plan = plan
         self._waiting = deque(agents)
@@ -113,7 +113,7 @@ class RollOut:
         self._cancelled.set()
 
     async def run(self) -> pb.RollOutEnded:
-        """Until nothing is left to do; emits the end too."""
+        """Until nothing is left to do; the end is the caller's to tell."""
         for number, target in enumerate(self._plan.targets, 1):
             updated = await self._stage(number, target)
             if updated and not self._must_end:
@@ -123,7 +123,7 @@ class RollOut:
             if self._must_end:
                 break
         count = Counter(self._results.values())
-        end = pb.RollOutEnded(
+        return pb.RollOutEnded(
             updated=count[pb.ROLL_OUT_RESULT_UPDATED],
             current=count[pb.ROLL_OUT_RESULT_CURRENT],
             skipped=count[pb.ROLL_OUT_RESULT_SKIPPED],
@@ -133,8 +133,6 @@ class RollOut:
             untouched=len(self._waiting),
             stopped=self._failures >= self._plan.max_failures,
         )
-        self._emit(pb.RollOutReleaseResponse(ended=end))
-        return end
 
     @property
     def _failures(self) -> int:
@@ -158,7 +156,13 @@ class RollOut:
                 running.add(asyncio.ensure_future(self._one(self._waiting.popleft(), number)))
             if not running:
                 return updated
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:  # the controller stops, and these have had their time
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                raise
             for outcome in (task.result() for task in done):
                 self._note(outcome)
                 if outcome.result == pb.ROLL_OUT_RESULT_UPDATED:

@@ -17,6 +17,7 @@ import pytest_asyncio
 from jarvis.capture.v1 import capture_pb2, fleet_pb2, release_pb2
 from jarvis.capture.v1.release_pb2_grpc import ReleaseServiceStub
 from jarvis_controller import agent_update
+from jarvis_controller.agent_record import Carrier
 from jarvis_controller.rpc_status import status_of
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE
 from jarvis_trust.identities import Role
@@ -35,10 +36,12 @@ NEW_LIBRARY = b"the next library " * 10_000
 
 
 @pytest_asyncio.fixture
-async def fleet(tmp_path: Path, release_key: ReleaseKey, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TestFleet]:
+async def fleet(
+    tmp_path: Path, release_key: ReleaseKey, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[TestFleet]:
     monkeypatch.setattr(agent_update, "_RETURN_S", 1.0)
     policy = PolicyText(floor=3, versions=["1.0.0", "2.0.0"])
-    async with running_fleet(tmp_path, release_key, policy=policy) as made:
+    async with running_fleet(tmp_path, release_key, carrier=carrier, policy=policy) as made:
         yield made
 
 

@@ -92,7 +92,7 @@ def parse_stages(text: str) -> list[pb.RollOutStage]:
 async def _roll_out(fleet: Fleet, wanted: str, request: pb.RollOutReleaseRequest) -> ExitCode:
     request.manifest_sha256 = (await find_release(fleet, wanted)).manifest_sha256
     stub: ReleaseServiceAsyncStub = ReleaseServiceStub(fleet.channel)
-    end = pb.RollOutEnded()
+    end = pb.RollOutEnded(stopped=True)
     try:
         async for message in stub.RollOutRelease(request):  # for as long as it takes
             if message.HasField("ended"):
