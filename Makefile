@@ -4,6 +4,7 @@
 # make bench   side-by-side timings against public meters (BENCH='--only live' for one table; all figures: bench/run.py)
 # make soak    live capture for SOAK_SECONDS: exact totals, no growth in memory (needs root)
 # make attack  every named attack on a fleet of real processes, each refused with its own reason (ATTACK='--only replay')
+# make returning  2,000 agents that dial come back at once; one that is attested keeps its lease and loses no record
 # make fuzz    every fuzz target for FUZZ_SECONDS each
 # make help    this list
 
@@ -23,11 +24,11 @@ RELEASE_ROOT := build/release-key/root.json
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 NATIVE_SOURCES := $(shell find native -name '*.[ch]' -o -name CMakeLists.txt -o -name '*.in')
 
-.PHONY: help setup demo test lint test-c test-python bench soak attack fuzz proto clean
+.PHONY: help setup demo test lint test-c test-python bench soak returning attack fuzz proto clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,8s/^# //p' Makefile
+	@sed -n '2,9s/^# //p' Makefile
 
 # --- set-up -------------------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,9 @@ bench: build/.debian-bench setup build/.installed-bench
 
 soak: setup
 	$(BIN)/python -m testbed.soak --seconds $(SOAK_SECONDS) $(SOAK)
+
+returning: setup
+	JARVIS_RETURNING_AGENTS=2000 $(BIN)/pytest -q --timeout 1200 tests/integration/test_controller_tunnel.py -k come_back_at_once
 
 attack: setup
 	$(BIN)/python -m testbed.attack $(ATTACK)

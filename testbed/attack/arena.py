@@ -251,6 +251,10 @@ class Arena:
         """Dials the operators' port."""
         return party.channel(f"127.0.0.1:{self.fleet.ports[0]}", controller_dns_name("arena"))
 
+    def to_tunnel(self, party: Party) -> grpc.Channel:
+        """Dials the port of agents that dial."""
+        return party.channel(f"127.0.0.1:{self.fleet.ports[2]}", controller_dns_name("arena"))
+
     def to_enrollment(self, party: Party | None = None) -> grpc.Channel:
         """Dials the enrolment port."""
         return (party or self.nobody).channel(f"127.0.0.1:{self.fleet.ports[1]}", controller_dns_name("arena"))

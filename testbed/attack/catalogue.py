@@ -15,6 +15,7 @@ from testbed.attack import (
     stored,
     tls_keys,
     transport,
+    tunnel,
 )
 from testbed.attack.model import Attack
 
@@ -26,6 +27,7 @@ ATTACKS: tuple[Attack, ...] = (
     *commands.ATTACKS,
     *releases.ATTACKS,
     *transport.ATTACKS,
+    *tunnel.ATTACKS,
     *boot.ATTACKS,
     *policy.ATTACKS,
     *certificates.ATTACKS,

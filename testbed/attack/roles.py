@@ -21,6 +21,7 @@ from jarvis.capture.v1 import (  # noqa: F401 - the services of OPERATOR_METHODS
     fleet_pb2,
     policy_pb2,
     release_pb2,
+    tunnel_pb2,
 )
 from jarvis_controller.authorization import OPERATOR_METHODS
 from jarvis_trust.ca import generate_key, public_key_of
@@ -37,6 +38,7 @@ _OPERATOR = [
     if name.startswith("jarvis.")
 ]
 """The controller's own services for operators."""
+_TUNNEL = tunnel_pb2.DESCRIPTOR.services_by_name["TunnelService"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
@@ -122,6 +124,26 @@ def _controller_attacks(method: str) -> list[Attack]:
     ]
 
 
+def _tunnel_attacks(method: str) -> list[Attack]:
+    short = method.rpartition("/")[2]
+    others = (Role.CONTROLLER, *_RANK)
+    return [
+        Attack(
+            name=f"roles/tunnel-{short}",
+            tries=f"{method} at the tunnel port with the certificate of {', '.join(others)}",
+            expected="ROLE_DENIED",
+            run=lambda arena: _all((_party(arena, role) for role in others), arena.to_tunnel, method),
+            is_fast=short == "OpenTunnel",
+        ),
+        Attack(
+            name=f"roles/tunnel-{short}-outsiders",
+            tries=f"CVE-2026-1709: {method} at the tunnel port without a certificate, with another CA's, with an expired one",
+            expected="UNAVAILABLE",
+            run=lambda arena: _still_serves(arena, _all(_outsiders(arena, Role.AGENT), arena.to_tunnel, method)),
+        ),
+    ]
+
+
 def _enrollment_attack(method: str) -> Attack:
     parties = (Role.AGENT, Role.CONTROLLER, *_RANK)
 
@@ -150,5 +172,6 @@ ATTACKS = (
         if method in OPERATOR_METHODS
         for attack in _controller_attacks(method)
     ),
+    *(attack for method in _methods(_TUNNEL) for attack in _tunnel_attacks(method)),
     *(_enrollment_attack(method) for service in _OPERATOR for method in _methods(service)),
 )

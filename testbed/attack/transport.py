@@ -16,14 +16,14 @@ import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from jarvis.capture.v1 import agent_pb2, fleet_pb2
+from jarvis.capture.v1 import agent_pb2, fleet_pb2, tunnel_pb2
 from jarvis_trust.commands import AGENT_SERVICE, LEASED_METHODS
-from jarvis_trust.identities import Role
+from jarvis_trust.identities import Identity, Role
 
 from testbed.attack.arena import FLEET_SERVICE, Arena
 from testbed.attack.enrollment import ENROLL
 from testbed.attack.model import Attack
-from testbed.attack.peers import Party, as_reason, call, operator
+from testbed.attack.peers import Party, as_reason, call, issue, operator
 from testbed.fleet import Agent
 
 HALF_OPEN = 2000
@@ -105,6 +105,11 @@ _PORTS: dict[str, tuple[Callable[[Arena], int], Callable[[Arena], str], Callable
         lambda arena: arena.fleet.ports[0], lambda _arena: "controller.arena", lambda arena: operator(arena.ca, Role.ADMIN),
         FLEET_SERVICE + "ListAgents",
     ),
+    "tunnel": (
+        lambda arena: arena.fleet.ports[2], lambda _arena: "controller.arena",
+        lambda arena: issue(arena.ca, Identity(fleet="arena", role=Role.AGENT, name="a" * 32)),
+        "/jarvis.capture.v1.TunnelService/OpenTunnel",
+    ),
     "enrolment": (lambda arena: arena.fleet.ports[1], lambda _arena: "controller.arena", lambda arena: arena.nobody, ENROLL),
 }  # fmt: skip
 
@@ -126,6 +131,10 @@ def _to_agent(arena: Arena) -> grpc.Channel:
 
 def _to_controller(arena: Arena) -> grpc.Channel:
     return arena.to_controller(operator(arena.ca, Role.ADMIN))
+
+
+def _to_tunnel(arena: Arena) -> grpc.Channel:
+    return arena.to_tunnel(issue(arena.ca, Identity(fleet="arena", role=Role.AGENT, name="a" * 32)))
 
 
 def _malformed_for_agent(rpc: MethodDescriptor) -> Attack:
@@ -277,8 +286,17 @@ def _agent_served(arena: Arena) -> str:
     return "SERVED" if ended == "OK" else ended
 
 
-_SERVED = {"agent": _agent_served, "operators": _operators_served, "enrolment": _enrolment_served}
+def _tunnel_served(arena: Arena) -> str:
+    """The tunnel that is there goes on, and a new one is judged."""
+    ended = arena.attest(arena.honest.agent)
+    with arena.to_tunnel(_PORTS["tunnel"][2](arena)) as channel:
+        judged, _ = call(channel, "/grpc.health.v1.Health/Check")
+    return "SERVED" if (ended, judged) == ("OK", "OK") else f"{ended} {judged}"
+
+
+_SERVED = {"tunnel": _tunnel_served, "agent": _agent_served, "operators": _operators_served, "enrolment": _enrolment_served}
 _AGENT = agent_pb2.DESCRIPTOR.services_by_name["AgentService"]
+_TUNNEL = tunnel_pb2.DESCRIPTOR.services_by_name["TunnelService"]
 _FLEET = fleet_pb2.DESCRIPTOR.services_by_name["FleetService"]
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
 
@@ -327,7 +345,11 @@ ATTACKS = (
             run=_fuzz(dial, f"/{service.full_name}/{rpc.name}", rpc),
             is_fast=rpc.name == "StartCaptures",
         )
-        for side, dial, service in (("agent", _to_agent, _AGENT), ("controller", _to_controller, _FLEET))
+        for side, dial, service in (
+            ("agent", _to_agent, _AGENT),
+            ("controller", _to_controller, _FLEET),
+            ("tunnel", _to_tunnel, _TUNNEL),
+        )
         for rpc in service.methods
     ),
     *(
