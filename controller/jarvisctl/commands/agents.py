@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import typer
-from jarvis.capture.v1 import fleet_pb2
+from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
 
 from jarvisctl.client import Fleet, nothing_selected, run
 from jarvisctl.completion import complete_agent
@@ -19,6 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _PAGE_SIZE = 1000
 _STATE = fleet_pb2.AgentState.DESCRIPTOR
+_CARRIER = enrollment_pb2.Carrier.DESCRIPTOR
 
 AgentArgument = Annotated[
     str,
@@ -111,6 +112,7 @@ async def _list(fleet: Fleet, selector: fleet_pb2.AgentSelector, *, show_retired
             Column(title="LABELS"),
             Column(title="FIRMWARE"),
             Column(title="LEVEL"),
+            Column(title="CONNECTED"),
             Column(title="VERIFIED"),
             Column(title="REASON", fold=True),
         ]
@@ -128,6 +130,7 @@ async def _list(fleet: Fleet, selector: fleet_pb2.AgentSelector, *, show_retired
                 printable(labels_text(agent)) or "-",
                 printable(agent.firmware_version) or "-",
                 printable(agent.assurance) or "-",
+                _connected(agent),
                 age(agent.verify_time),
                 printable(agent.reason) or "-",
             )
@@ -156,6 +159,13 @@ async def _change_state(fleet: Fleet, rpc: str, agent_id: str, reason: str) -> E
     return ExitCode.OK
 
 
+def _connected(agent: fleet_pb2.Agent) -> str:
+    """Of an agent that dials; one that is dialled is asked only when there is something to ask."""
+    if agent.carrier != enrollment_pb2.CARRIER_TUNNEL:
+        return "-"
+    return "yes" if agent.connected else "no"
+
+
 def labels_text(agent: fleet_pb2.Agent) -> str:
     """key=value, sorted, joined by commas as a selector would be written."""
     return ",".join(f"{key}={value}" for key, value in sorted(agent.labels.items()))
@@ -179,7 +189,9 @@ def _print_agent(fleet: Fleet, agent: fleet_pb2.Agent) -> None:
         ("assurance", agent.assurance),
     ):
         table.add(name, printable(text) or "-")
-    table.add("TLS channel", "bound to the TPM" if agent.channel_bound else "unbound")
+    table.add("carrier", enum_text(_CARRIER, agent.carrier))
+    table.add("connected", _connected(agent))
+    table.add("TLS channel", "bound" if agent.channel_bound else "unbound")
     for name, time in (
         ("enrolled", agent.enroll_time),
         ("verified", agent.verify_time),

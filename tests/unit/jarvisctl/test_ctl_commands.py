@@ -38,7 +38,7 @@ async def test_agents_list_shows_all_pages_as_full_values_when_piped(controller:
     result = await controller.ctl("agents", "list")
     assert result.code == 0
     lines = result.out.splitlines()
-    assert lines[0].split() == ["AGENT", "STATE", "HOST", "LABELS", "FIRMWARE", "LEVEL", "VERIFIED", "REASON"]
+    assert lines[0].split() == ["AGENT", "STATE", "HOST", "LABELS", "FIRMWARE", "LEVEL", "CONNECTED", "VERIFIED", "REASON"]
     assert [line.split()[:2] for line in lines[1:]] == [[WEB, "verified"], [LAB, "verified"], [OLD, "quarantined"]]
     assert "role=web,site=lab" in lines[1]
     assert "1m05s ago" in lines[1] or "1m06s ago" in lines[1]
