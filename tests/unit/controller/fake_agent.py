@@ -221,7 +221,6 @@ class FakeAgent:
             "Attest": _unary(self._attest, agent_pb2.AttestRequest),
             "RenewLease": _unary(self._renew_lease, agent_pb2.RenewLeaseRequest),
             "GetStatus": _unary(self._get_status, agent_pb2.GetStatusRequest),
-            "GetAgentInfo": _unary(self._get_agent_info, agent_pb2.GetAgentInfoRequest),
             "StreamEvents": _stream(self._stream_events),
             **{name: _unary(self._leased(name, behaviour), None) for name, behaviour in self._commands().items()},
             **{name: _stream(self._leased_stream(name, behaviour)) for name, behaviour in self._streams().items()},
@@ -292,9 +291,6 @@ class FakeAgent:
         """The sequence numbers (and flow ids) of everything that was ever recorded."""
         parsed = [agent_pb2.StreamFlowsResponse.FromString(batch).batch for batch in self.batches]
         return [record.flow_id for batch in parsed for record in batch.records]
-
-    async def _get_agent_info(self, _request: agent_pb2.GetAgentInfoRequest, _context: Context) -> agent_pb2.GetAgentInfoResponse:
-        return agent_pb2.GetAgentInfoResponse(agent_id=self.agent_id, ca_bundle_sha256=CaBundle.parse(self.ca_pem).sha256)
 
     async def _attest(self, request: agent_pb2.AttestRequest, context: Context) -> agent_pb2.AttestResponse:
         self.calls["Attest"] += 1
@@ -369,7 +365,12 @@ class FakeAgent:
 
     async def _get_agent_info(self, _request: agent_pb2.GetAgentInfoRequest, _context: Context) -> agent_pb2.GetAgentInfoResponse:
         firmware = agent_pb2.FirmwareStatus(loaded=True, sha256=self.release.sha256)
-        return agent_pb2.GetAgentInfoResponse(agent_id=self.agent_id, session_id=self.tpm.session_id, firmware=firmware)
+        return agent_pb2.GetAgentInfoResponse(
+            agent_id=self.agent_id,
+            session_id=self.tpm.session_id,
+            firmware=firmware,
+            ca_bundle_sha256=CaBundle.parse(self.ca_pem).sha256,
+        )
 
     async def _admit(self, name: str, payload: bytes, context: Context) -> None:
         """The lease and the signature, as an agent checks them."""
