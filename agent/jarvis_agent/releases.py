@@ -38,6 +38,7 @@ _LOG = logging.getLogger(__name__)
 MAX_PART_BYTES = 48 * 1024
 KEPT_RELEASES = 3
 MIN_TRIAL_S, MAX_TRIAL_S, DEFAULT_TRIAL_S = 5.0, 600.0, 60.0
+_STDERR = 2
 _ALARM_GRACE_S = 10
 """The kernel's alarm comes so much after the watching thread, which may wait for the GIL."""
 
@@ -50,6 +51,11 @@ def restart_process() -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
+        # A TPM's device or socket that outlived us would be busy for who comes after; libraries do not mark all of theirs.
+        if int(name) > _STDERR:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(int(name), False)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
 
 

@@ -31,7 +31,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A controller and three verified agents."""
     with Fleet(directory=tmp_path_factory.mktemp("fleet"), policy=PolicyText(interval_s=2, lease_s=20)) as fleet:
         fleet.start()
-        agents = [fleet.add_agent(f"host-{site}", labels={"site": site}, firmware_floor=0) for site in "abc"]
+        agents = [
+            fleet.add_agent(f"host-{site}", labels={"site": site}, carrier="direct" if site == "b" else "tunnel")
+            for site in "abc"
+        ]
         for agent in agents:
             fleet.wait_for_state(agent, "verified")
         yield fleet
