@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from testbed import ima
 from testbed.boot import play
 from testbed.netns import Namespace
 from testbed.policy import PolicyText
@@ -269,12 +270,16 @@ class Fleet:
         uid: int | None = None,
         wrapper: Sequence[str] = (),
         carrier: str = "",
+        ima_log: bytes = b"",
+        shown_ima_log: bytes | None = None,
+        without_tpm: bool = False,
         **settings: Setting,
     ) -> Agent:
         """Makes a host (TPM, firmware copy, join file unless given, configuration) and starts its agent. Does not wait.
 
         With a boot log the TPM is extended by it first, as firmware would have done; not possible in a namespace. The agent finds
-        that log on its host, or another one where one is to be shown. With a uid its files are that user's.
+        that log on its host, or another one where one is to be shown. Likewise IMA's list, which extends PCR 10. With a uid its
+        files are that user's. Without a TPM its identity is a key in its state directory.
         """
         place = place or Place()
         directory = self.directory / name
@@ -283,14 +288,24 @@ class Fleet:
         if join_file is None:
             join_file = directory / "join.json"
             label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
+            if without_tpm:
+                label_options.append("--without-tpm")
             self.jarvisctl("enroll", "token", *label_options, "-o", str(join_file))
-        tpm = self.vendor.make(directory / "tpm", namespace=place.namespace)
-        tpm.start()
+        if without_tpm:
+            tpm = Swtpm(directory / "tpm")  # it never runs
+        else:
+            tpm = self.vendor.make(directory / "tpm", namespace=place.namespace)
+            tpm.start()
         if boot_log:
             play(tpm.tcti, boot_log)
         if boot_log or shown_boot_log is not None:
             (directory / "boot.log").write_bytes(boot_log if shown_boot_log is None else shown_boot_log)
             settings["boot_log"] = str(directory / "boot.log")
+        if ima_log:
+            ima.play(tpm.tcti, ima_log)
+        if ima_log or shown_ima_log is not None:
+            (directory / "ima.log").write_bytes(ima_log if shown_ima_log is None else shown_ima_log)
+            settings["ima_log"] = str(directory / "ima.log")
         agent = Agent(
             name=name,
             directory=directory,
@@ -308,7 +323,7 @@ class Fleet:
             state_directory=str(directory / "state"),
             firmware_directory=str(directory / "firmware"),
             release_root=str(FIRMWARE / "root.json"),
-            tcti=tpm.tcti,
+            tcti="none" if without_tpm else tpm.tcti,
             join_file=str(join_file),
             carrier=agent.carrier,
             replay_directory=str(agent.replay_directory),

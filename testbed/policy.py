@@ -30,10 +30,12 @@ class PolicyText:
     """Before the one for all others."""
     failures: Mapping[str, str] = field(default_factory=dict)
     without_tpm: Mapping[str, Any] = field(default_factory=dict)
+    ima: Mapping[str, Any] = field(default_factory=dict)
+    """With any, every agent is to be of level L3."""
 
     def toml(self, roots: Sequence[str] = ()) -> str:
         """The file. `roots`: where none were said."""
-        everyone: dict[str, Any] = {"selector": "", "level": "L2" if self.references else "L1"}
+        everyone: dict[str, Any] = {"selector": "", "level": "L3" if self.ima else "L2" if self.references else "L1"}
         if self.references:
             everyone |= {"references": list(self.references), "require_secure_boot": self.require_secure_boot}
         lines = [f"name = {_value(self.name)}", f"version = {self.version}"]
@@ -45,6 +47,7 @@ class PolicyText:
             lines += _table("[[rule]]", rule)
         lines += _table("[failures]", self.failures)
         lines += _table("[without_tpm]", self.without_tpm)
+        lines += _table("[ima]", self.ima)
         return "\n".join(lines) + "\n"
 
 

@@ -41,7 +41,7 @@ class AgentConfig:
     floor_nv_index: int = 0x01800100
     """NV index of the TPM's own rollback floor, a counter that this agent makes; of the owner's range, 0x01800000..0x01bfffff."""
     tcti: str = "device:/dev/tpmrm0"
-    """TCTI configuration string of the TPM. There is no default search."""
+    """TCTI configuration string of the TPM. There is no default search. "none": this agent has no TPM (level L0)."""
     pcr: int = 14
     """PCR (SHA-256 bank) that firmware is measured into, 0..15."""
     boot_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
@@ -56,6 +56,8 @@ class AgentConfig:
     """Ceiling, in seconds, of any wait for the tunnel."""
     advertise: str = ""
     """Carrier direct: host:port where the controller reaches this agent."""
+    ima_log: Path = Path("/sys/kernel/security/ima/binary_runtime_measurements")
+    """IMA's measurement list, sent when the controller asks for PCR 10."""
     listen: str = "0.0.0.0:7443"
     """Carrier direct: host:port to serve on."""
     enroll_address: str = ""
@@ -194,7 +196,7 @@ def _log_format(value: Any, _base: Path) -> str:
 
 def _tcti(value: Any, base: Path) -> str:
     text = _text(value, base)
-    if ":" not in text and text != "tabrmd":
+    if ":" not in text and text not in {"tabrmd", "none"}:
         raise ValueError
     return text
 
@@ -216,6 +218,7 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "tunnel_address": _host_port,
     "tunnel_retry_s": _seconds,
     "tunnel_retry_max_s": _seconds,
+    "ima_log": _path,
     "listen": _host_port,
     "enroll_address": _host_port,
     "enroll_retry_s": _seconds,
@@ -236,13 +239,14 @@ _ACCEPTED = {
     "revocations": "the path of a file is accepted",
     "firmware_floor": "an integer 0..2147483647 is accepted",
     "floor_nv_index": "an NV index of the owner's range, 0x01800000..0x01bfffff, is accepted",
-    "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321" is accepted',
+    "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321", or "none", is accepted',
     "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
     "boot_log": "the path of a file is accepted",
     "carrier": '"tunnel" and "direct" are accepted',
     "tunnel_address": "host:port is accepted, the port 1..65535",
     "tunnel_retry_s": "0.1 to 300 seconds are accepted",
     "tunnel_retry_max_s": "0.1 to 300 seconds are accepted",
+    "ima_log": "the path of a file is accepted",
     "listen": "host:port is accepted, the port 1..65535",
     "enroll_address": "host:port is accepted, the port 1..65535",
     "enroll_retry_s": "0.1 to 300 seconds are accepted",

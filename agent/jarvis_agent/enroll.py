@@ -25,6 +25,7 @@ from grpc_status import rpc_status
 from jarvis.capture.v1.enrollment_pb2 import (
     CARRIER_DIRECT,
     CARRIER_TUNNEL,
+    EnrollChallenge,
     EnrollParams,
     EnrollProof,
     EnrollRequest,
@@ -35,10 +36,12 @@ from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import EnrollmentError, TrustError
 from jarvis_trust.identities import controller_dns_name
 from jarvis_trust.joinfile import JoinFile
+from jarvis_trust.software_identity import SoftwareSigner
 from jarvis_trust.status import reason_of
 from jarvis_trust.tls_certification import certification_binding
 
 from jarvis_agent import __version__
+from jarvis_agent.software_identity import SoftwareWorker
 from jarvis_agent.tls_state import TlsIdentity, TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import EndorsementIdentity
@@ -76,8 +79,8 @@ class Enroller:
         join: JoinFile,
         address: str,
         advertise: str,
-        tpm: TpmIdentity,
-        worker: TpmWorker,
+        tpm: TpmIdentity | SoftwareSigner,
+        worker: TpmWorker | SoftwareWorker,
         tls: TlsState,
         tunnel: TunnelAddress,
         first_retry_s: float,
@@ -89,8 +92,8 @@ class Enroller:
             join: the operator's join file.
             address: host:port of the EnrollmentService.
             advertise: host:port where the controller reaches this agent; empty where the agent dials.
-            tpm: from `read_tpm_identity`.
-            worker: for credential activation.
+            tpm: from `read_tpm_identity`; of an agent without a TPM its identity key.
+            worker: for credential activation; not used without a TPM.
             tls: where the certificate goes.
             tunnel: where the tunnel's address goes.
             first_retry_s: ceiling of the first wait after a failure, seconds.
@@ -164,16 +167,18 @@ class Enroller:
         params = EnrollParams(
             token=token,
             csr=await self._tls.key.csr(),
-            ek_certificate=self._tpm.endorsement.certificate,
-            ek_chain=self._tpm.endorsement.chain,
-            ek_public=self._tpm.endorsement.public,
-            ak_public=self._tpm.ak_public,
             address=self._advertise,
             carrier=CARRIER_TUNNEL if self._tunnel.is_wanted else CARRIER_DIRECT,
             hostname=socket.gethostname(),
             version=__version__,
             tls_public=self._tls.key.tpm_public,
         )
+        if isinstance(self._tpm, SoftwareSigner):
+            params.software_public = self._tpm.spki_der
+        else:
+            params.ek_certificate = self._tpm.endorsement.certificate
+            params.ek_chain.extend(self._tpm.endorsement.chain)
+            params.ek_public, params.ak_public = self._tpm.endorsement.public, self._tpm.ak_public
         try:
             async with self._channel() as channel:
                 result = await asyncio.wait_for(self._converse(channel, params), timeout=TIMEOUT_S)
@@ -183,7 +188,7 @@ class Enroller:
             ) from error
         if result.agent_id != self._tpm.agent_id:
             raise EnrollmentError(
-                "ENROLLMENT_RESULT_INVALID", f"the controller calls us {result.agent_id!r}; this TPM's id is {self._tpm.agent_id}"
+                "ENROLLMENT_RESULT_INVALID", f"the controller calls us {result.agent_id!r}; our key's id is {self._tpm.agent_id}"
             )
         installed = self._tls.install(result.certificate_pem, result.ca_pem)
         self._tunnel.told(result.tunnel_address)
@@ -219,21 +224,25 @@ class Enroller:
         try:
             await call.write(EnrollRequest(params=params))
             challenge = _step(await call.read(), "challenge").challenge
-            secret = await self._worker.run(
-                TpmPriority.CREDENTIAL,
-                lambda device: device.activate_credential(challenge.credential_blob, challenge.encrypted_secret),
-            )
-            proof = enrollment_proof(
-                secret, params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True)
-            )
-            certify, certify_signature = await self._certification(challenge.nonce)
-            await call.write(EnrollRequest(proof=EnrollProof(hmac=proof, certify=certify, certify_signature=certify_signature)))
+            await call.write(EnrollRequest(proof=await self._prove(params, challenge)))
             await call.done_writing()
             return _step(await call.read(), "result").result
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await _refusal(call, error) from error
         finally:
             call.cancel()
+
+    async def _prove(self, params: EnrollParams, challenge: EnrollChallenge) -> EnrollProof:
+        """That we hold the keys of the params: by the TPM that activates the credential, or by the software key's signature."""
+        transcript = params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True)
+        if isinstance(self._tpm, SoftwareSigner):
+            return EnrollProof(software_signature=self._tpm.sign_enrollment(*transcript))
+        secret = await self._worker.run(
+            TpmPriority.CREDENTIAL,
+            lambda device: device.activate_credential(challenge.credential_blob, challenge.encrypted_secret),
+        )
+        certify, certify_signature = await self._certification(challenge.nonce)
+        return EnrollProof(hmac=enrollment_proof(secret, *transcript), certify=certify, certify_signature=certify_signature)
 
     async def _certification(self, nonce: bytes) -> tuple[bytes, bytes]:
         """That the TPM holds the TLS key, for this challenge; empty of a key in a file."""

@@ -19,7 +19,10 @@ class TpmError(TrustError):
 
 
 class EventLogError(TrustError):
-    """The firmware event log could not be written: nothing may be extended or loaded. Reason: EVENT_LOG_IO."""
+    """A log of measurements could not be written (then nothing is extended or loaded) or read.
+
+    Reasons: EVENT_LOG_IO, IMA_LOG_TOO_LONG.
+    """
 
 
 class RequestError(Exception):

@@ -18,6 +18,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from jarvis_trust.errors import AttestationError
 from jarvis_trust.eventlog import FirmwareEvent, encode_event, event_digest, parse_log, replay
@@ -28,6 +29,13 @@ from jarvis_agent.tpm_device import TpmDevice
 _LOG = logging.getLogger(__name__)
 _KEPT_OLD_LOGS = 16
 _ZERO_PCR = bytes(32)
+
+
+class Extender(Protocol):
+    """What takes an event after it was logged: a TPM."""
+
+    def extend_pcr(self, pcr: int, digest: bytes) -> None:
+        """Extends a PCR of the SHA-256 bank."""
 
 
 class EventLog:
@@ -75,7 +83,7 @@ class EventLog:
         except OSError as error:
             raise EventLogError("EVENT_LOG_IO", f"the firmware event log {self._path or self._directory}: {error}") from error
 
-    def record(self, device: TpmDevice, content: Mapping[str, str]) -> None:
+    def record(self, device: Extender, content: Mapping[str, str]) -> None:
         """Appends one event, waits until it is on disk, then extends the PCR with its digest.
 
         Raises:

@@ -31,6 +31,7 @@ from jarvis_trust.revocations import check_revoked
 
 from jarvis_agent.config import AgentConfig
 from jarvis_agent.event_log import EventLog
+from jarvis_agent.software_identity import SoftwareWorker
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
 from jarvis_agent.trial import TrialOrder, run_trial
@@ -76,7 +77,7 @@ class FirmwareState:
 class MeasurementContext:
     """Who measures: what every event names beside the digest."""
 
-    worker: TpmWorker
+    worker: TpmWorker | SoftwareWorker
     event_log: EventLog
     boot_id: bytes
     session_id: bytes

@@ -36,6 +36,7 @@ from jarvis_trust.commands import command_public_raw
 from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
 from jarvis_trust.joinfile import JoinFile
+from jarvis_trust.software_identity import SoftwareSigner
 from jarvis_trust.tpm_structures import parse_public
 
 from jarvis_agent import __version__
@@ -54,10 +55,19 @@ from jarvis_agent.events import EventJournal
 from jarvis_agent.firmware import FirmwareState, MeasurementContext
 from jarvis_agent.floor import FloorKeeper
 from jarvis_agent.happenings import LeaseWatch
+from jarvis_agent.ima_log import ImaLogFile
 from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns, read_high_water
 from jarvis_agent.log import configure_logging
 from jarvis_agent.releases import Releases, restart_process
 from jarvis_agent.service import AgentService
+from jarvis_agent.software_identity import (
+    NO_TPM,
+    AbsentTpm,
+    ConfiguredFloor,
+    SoftwareEventLog,
+    SoftwareWorker,
+    load_identity,
+)
 from jarvis_agent.tls_key import TpmTlsKey
 from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
@@ -91,13 +101,13 @@ class _Trusted:
 
     config: AgentConfig
     join: JoinFile
-    worker: TpmWorker
-    tpm: TpmIdentity
+    worker: TpmWorker | SoftwareWorker
+    tpm: TpmIdentity | SoftwareSigner
     event_log: EventLog
     tpm_counts: tuple[int, int]
     """resetCount and restartCount of the boot that is measured in."""
     firmware: FirmwareState
-    floor: FloorKeeper
+    floor: FloorKeeper | ConfiguredFloor
     releases: Releases
     context: MeasurementContext
     boot_id: bytes
@@ -129,7 +139,7 @@ async def _run(config: AgentConfig) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     start_time_ns = time.time_ns()
-    worker = TpmWorker.for_tcti(config.tcti)
+    worker = SoftwareWorker() if config.tcti == NO_TPM else TpmWorker.for_tcti(config.tcti)
     try:
         trusted = await _establish(config, worker)
         if trusted.releases.is_on_trial and trusted.firmware.firmware is None:
@@ -144,21 +154,31 @@ async def _run(config: AgentConfig) -> bool:
         await asyncio.to_thread(worker.close)
 
 
-async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
+async def _establish(config: AgentConfig, worker: TpmWorker | SoftwareWorker) -> _Trusted:
     """Identity, event log and firmware, in this order."""
     join = _load_join_file(config)
-    tpm = await worker.run(TpmPriority.CREDENTIAL, read_tpm_identity)
+    boot_id = firmware_module.read_boot_id()
+    tpm: TpmIdentity | SoftwareSigner
+    event_log: EventLog
+    if isinstance(worker, TpmWorker):
+        tpm = await worker.run(TpmPriority.CREDENTIAL, read_tpm_identity)
+        event_log = EventLog(config.state_directory, config.pcr)
+        clock = await worker.run(TpmPriority.MEASUREMENT, TpmDevice.clock)
+        counts = clock.reset_count, clock.restart_count
+    else:
+        tpm = load_identity(config.state_directory)
+        event_log = SoftwareEventLog(config.state_directory, config.pcr, boot_id=boot_id)
+        counts = (0, 0)
+        _LOG.warning("this agent has no TPM (tcti = %r): it proves nothing of this host, level L0", NO_TPM)
     _LOG.info("this agent is %s of fleet %s", tpm.agent_id, config.fleet)
-    event_log = EventLog(config.state_directory, config.pcr)
-    clock = await worker.run(TpmPriority.MEASUREMENT, TpmDevice.clock)
     await worker.run(TpmPriority.MEASUREMENT, event_log.open)
     context = MeasurementContext(
         worker=worker,
         event_log=event_log,
-        boot_id=firmware_module.read_boot_id(),
+        boot_id=boot_id,
         session_id=firmware_module.new_session_id(),
     )
-    floor = FloorKeeper(worker, index=config.floor_nv_index, configured=config.firmware_floor)
+    floor = _floor(config, worker)
     releases = Releases(
         config.state_directory,
         firmware_directory=config.firmware_directory,
@@ -173,7 +193,8 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
     identity = Identity(fleet=config.fleet, role=Role.AGENT, name=tpm.agent_id)
     tunnel = TunnelAddress(config.state_directory, is_wanted=config.carrier == "tunnel")
     # A port needs a key in a file; whoever dials has one that never leaves the TPM.
-    key = await TpmTlsKey.load(worker, _FIRST_TLS_KEY) if tunnel.is_wanted else None
+    in_tpm = worker if isinstance(worker, TpmWorker) and tunnel.is_wanted else None
+    key = None if in_tpm is None else await TpmTlsKey.load(in_tpm, _FIRST_TLS_KEY)
     tls = TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode(), key=key)
     tls.joins_with(join.token, join.ca_pem.encode())
     return _Trusted(
@@ -182,7 +203,7 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         worker=worker,
         tpm=tpm,
         event_log=event_log,
-        tpm_counts=(clock.reset_count, clock.restart_count),
+        tpm_counts=counts,
         firmware=firmware,
         floor=floor,
         releases=releases,
@@ -192,6 +213,12 @@ async def _establish(config: AgentConfig, worker: TpmWorker) -> _Trusted:
         tls=tls,
         tunnel=tunnel,
     )
+
+
+def _floor(config: AgentConfig, worker: TpmWorker | SoftwareWorker) -> FloorKeeper | ConfiguredFloor:
+    if not isinstance(worker, TpmWorker):
+        return ConfiguredFloor(config.firmware_floor)
+    return FloorKeeper(worker, index=config.floor_nv_index, configured=config.firmware_floor)
 
 
 def read_tpm_identity(device: TpmDevice) -> TpmIdentity:
@@ -286,7 +313,7 @@ def build_service(
             journal=journal,
             authority=authority,
         )
-    watch = TpmWatch(trusted.worker, trusted.event_log, counts=trusted.tpm_counts, journal=journal, on_reset=request_restart)
+    watch = _tpm_watch(trusted, journal, request_restart)
     attester = Attester(
         tpm=watch,
         event_log=trusted.event_log,
@@ -297,6 +324,8 @@ def build_service(
         session_id=trusted.session_id,
         agent_spki_sha256=lambda: trusted.tls.require().spki_sha256,
         boot_log=BootLogFile(path=config.boot_log),
+        ima_log=ImaLogFile(path=config.ima_log),
+        software=trusted.tpm if isinstance(trusted.tpm, SoftwareSigner) else None,
     )
     gate = CommandGate(
         fleet=config.fleet,
@@ -322,6 +351,12 @@ def build_service(
         ca_bundle_sha256=lambda: trusted.tls.trust.sha256,
         on_trust=on_trust,
     )
+
+
+def _tpm_watch(trusted: _Trusted, journal: EventJournal, on_reset: Callable[[], None]) -> TpmWatch | AbsentTpm:
+    if not isinstance(trusted.worker, TpmWorker):
+        return AbsentTpm()
+    return TpmWatch(trusted.worker, trusted.event_log, counts=trusted.tpm_counts, journal=journal, on_reset=on_reset)
 
 
 def _lease_state(config: AgentConfig) -> Path:

@@ -236,6 +236,7 @@ class AgentService:
             controller_spki_sha256=controller_spki_sha256(context),
             shown_spki_sha256=own_spki_sha256(context),
             known_boot_log_sha256=request.known_boot_log_sha256,
+            known_ima=(request.known_ima_boot_id, request.known_ima_entries),
         )
         return pb.AttestResponse(evidence=evidence).SerializeToString()
 

@@ -102,6 +102,9 @@ def file_names(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     vendors = table.get("vendors")
     if isinstance(vendors, dict):
         yield from (("vendors.roots", name) for name in _texts(vendors.get("roots")))
+    ima = table.get("ima")
+    if isinstance(ima, dict):
+        yield from (("ima.allowed", name) for name in _texts(ima.get("allowed")))
     rules = table.get("rule")
     for number, rule in enumerate(rules if isinstance(rules, list) else ()):
         for name in _texts(rule.get("references")) if isinstance(rule, dict) else ():

@@ -40,6 +40,36 @@ def quote_binding(
         AttestationError: QUOTE_FIELD_INVALID, naming the field and the size found.
         IdentityError: AGENT_ID_INVALID.
     """
+    fields = bound_fields(
+        nonce=nonce,
+        agent_spki_sha256=agent_spki_sha256,
+        controller_spki_sha256=controller_spki_sha256,
+        agent_id=agent_id,
+        boot_id=boot_id,
+        session_id=session_id,
+        manifest=manifest,
+        event_log=event_log,
+    )
+    return hashlib.sha256(framed(_TAG, *fields)).digest()
+
+
+def bound_fields(
+    *,
+    nonce: bytes,
+    agent_spki_sha256: bytes,
+    controller_spki_sha256: bytes,
+    agent_id: str,
+    boot_id: bytes,
+    session_id: bytes,
+    manifest: bytes,
+    event_log: bytes,
+) -> tuple[bytes, ...]:
+    """The fields of quote_binding in their order, their sizes checked.
+
+    Raises:
+        AttestationError: QUOTE_FIELD_INVALID, naming the field and the size found.
+        IdentityError: AGENT_ID_INVALID.
+    """
     validate_agent_id(agent_id)
     for name, value, size in (
         ("nonce", nonce, NONCE_BYTES),
@@ -50,5 +80,4 @@ def quote_binding(
     ):
         if len(value) != size:
             raise AttestationError("QUOTE_FIELD_INVALID", f"{name} has {len(value)} bytes; {size} are accepted")
-    fields = (nonce, agent_spki_sha256, controller_spki_sha256, agent_id.encode(), boot_id, session_id, manifest, event_log)
-    return hashlib.sha256(framed(_TAG, *fields)).digest()
+    return nonce, agent_spki_sha256, controller_spki_sha256, agent_id.encode(), boot_id, session_id, manifest, event_log

@@ -82,7 +82,7 @@ class AgentClient:
         """Puts a challenge to an agent.
 
         Args:
-            agent: whom.
+            agent: whom; what it says of an IMA list is not sent again.
             nonce: 32 bytes.
             pcrs: what is to be quoted.
             known_boot_log_sha256: a boot log that it need not send again; empty = none.
@@ -92,6 +92,8 @@ class AgentClient:
         """
         connection = self._connect(agent)
         request = agent_pb2.AttestRequest(nonce=nonce, pcrs=pcrs, known_boot_log_sha256=known_boot_log_sha256)
+        if agent.ima is not None:
+            request.known_ima_entries, request.known_ima_boot_id = agent.ima.entries, agent.ima.boot_id
         answer = await self._unary(connection, "Attest", request.SerializeToString(), ())
         return Attested(
             evidence=_parse(agent_pb2.AttestResponse, answer).evidence,

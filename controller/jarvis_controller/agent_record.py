@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from jarvis.capture.v1 import enrollment_pb2, fleet_pb2
 
+from jarvis_controller.ima_state import ImaState
 from jarvis_controller.states import State
 
 
@@ -74,7 +75,16 @@ class AgentRecord:
     lease_sequence: int
     lease_expire_ns: int | None
     assurance: str = ""
-    """"L1" or "L2" of the last passed attestation; empty before the first."""
+    """"L0" to "L3" of the last passed attestation; empty before the first."""
+    has_tpm: bool = True
+    """False: it enrolled with a software key, which is `ak_public` as SubjectPublicKeyInfo (DER); level L0."""
+    ima: ImaState | None = None
+    """What is kept of its IMA list; only for an attestation that asks for it."""
+
+    def _shown_assurance(self) -> str:
+        if not self.has_tpm:
+            return "L0"  # whatever its state: it can never be more
+        return self.assurance if self.state is State.VERIFIED else ""
 
     carrier: Carrier = Carrier.DIRECT
     channel_bound: bool = False
@@ -96,7 +106,8 @@ class AgentRecord:
             version=self.version,
             firmware_sha256=self.firmware_sha256,
             firmware_version=self.firmware_version,
-            assurance=self.assurance if self.state is State.VERIFIED else "",
+            assurance=self._shown_assurance(),
+            has_tpm=self.has_tpm,
             channel_bound=self.channel_bound and self.state is State.VERIFIED,
             carrier=self.carrier.wire,
             connected=connected,

@@ -12,6 +12,7 @@ One attestation of an agent at a time, a bounded number of all; the store's tran
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import time
 from collections import defaultdict
@@ -30,7 +31,9 @@ from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation_case import Judged
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.challenges import Challenge, ChallengeStore
+from jarvis_controller.ima_state import ImaState
 from jarvis_controller.leases import ActiveLease, LeaseBook, make_end, make_lease
+from jarvis_controller.policy import AgentPolicy
 from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.readings import ReadingCache
 from jarvis_controller.records import PassedAttestation
@@ -64,6 +67,7 @@ _READINGS_BYTES = 16 * 1024 * 1024
 _FIRST_CONTACT_S = 5.0
 """How long an agent that has just enrolled may take until it listens; then it is STALE."""
 _FIRST_RETRY_S = 0.25
+_LARGE_IMA_LOG = 256 * 1024
 # The agent's lease is of another nonce, or of a later one that came meanwhile.
 _NOT_HELD = frozenset({"LEASE_STALE", "LEASE_EXPIRED"})
 
@@ -241,6 +245,7 @@ class Attester:
         known = await self._store.known_firmware(demanded.firmware_floor)
         boot_log = await self._store.boot_log(agent.agent_id) if demanded.boot_pcrs else b""
         boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
+        agent = dataclasses.replace(agent, ima=await self._known_ima(agent.agent_id, demanded))
         challenge = self._challenges.issue(agent.agent_id, demanded.quoted_pcrs)
         try:
             attested = await self._client.attest(agent, challenge.nonce, challenge.pcrs, known_boot_log_sha256=boot_digest)
@@ -257,10 +262,21 @@ class Attester:
             agent_spki=attested.agent_spki,
             known_firmware=known,
         )
-        report = verify(agent, consumed, evidence, policy, readings=self._readings)
+        # Tens of thousands of IMA entries take a second: not on the event loop, whose thread the readings are of.
+        if len(evidence.ima_log) > _LARGE_IMA_LOG:
+            report = await asyncio.to_thread(verify, agent, consumed, evidence, policy)
+        else:
+            report = verify(agent, consumed, evidence, policy, readings=self._readings)
         if report.boot is not None:
             await self._store.record_boot(agent.agent_id, report.boot)
         return challenge, Judged(record=agent, challenge=consumed, evidence=evidence, policy=policy, report=report)
+
+    async def _known_ima(self, agent_id: str, demanded: AgentPolicy) -> ImaState | None:
+        """What is kept of an agent's IMA list, where it was kept for the paths of today."""
+        if demanded.ima is None:
+            return None
+        known = await self._store.ima_state(agent_id)
+        return known if known is not None and known.scope_sha256 == demanded.ima.scope_sha256 else None
 
     async def _stale(self, agent: AgentRecord, why: str, checks: Sequence[Check] = (), judged: Judged | None = None) -> Outcome:
         record = await self._change(agent.agent_id, Event.CONTACT_LOST, why, judged)

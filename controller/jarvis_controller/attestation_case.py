@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from jarvis.capture.v1 import audit_pb2, trust_pb2
 from jarvis_trust.boot_reference import BootReference
 from jarvis_trust.errors import AttestationError, FirmwareError
+from jarvis_trust.ima_policy import ImaPolicy, format_allow_list, parse_allow_list
 from jarvis_trust.release_root import ReleaseRoot
 from jarvis_trust.revocations import Revocations
 
@@ -24,6 +25,7 @@ from jarvis_controller import __version__
 from jarvis_controller.agent_record import AgentRecord, TpmMoment
 from jarvis_controller.case import BootPolicy, ReleaseTrust, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
+from jarvis_controller.ima_state import ImaState
 from jarvis_controller.states import State
 from jarvis_controller.verifier import Report, Verdict, checks_for, verify
 
@@ -145,7 +147,7 @@ def replay(data: bytes, boot_log: bytes, *, case_sha256: bytes) -> Replay:
     if not hmac.compare_digest(hashlib.sha256(data).digest(), case_sha256):
         raise AttestationError("CASE_ALTERED", "the case does not have the hash that the audit chain names")
     kept = read_case(data, boot_log)
-    known = dict(checks_for(kept.policy))
+    known = dict(checks_for(kept.policy, has_tpm=kept.record.has_tpm))
     recorded = [check.name for check in kept.case.checks]
     run = [(name, known[name]) for name in recorded if name in known]
     report = verify(kept.record, kept.challenge, kept.evidence, kept.policy, checks=run)
@@ -210,6 +212,9 @@ def _agent(record: AgentRecord) -> audit_pb2.CaseAgent:
                 firmware_version=tpm.firmware_version,
             )
         )
+    agent.without_tpm = not record.has_tpm
+    if record.ima is not None:
+        agent.ima.CopyFrom(record.ima.to_message())
     return agent
 
 
@@ -247,6 +252,8 @@ def _read_agent(agent: audit_pb2.CaseAgent) -> AgentRecord:
         firmware_version="",
         lease_sequence=0,
         lease_expire_ns=None,
+        has_tpm=not agent.without_tpm,
+        ima=ImaState.from_message(agent.ima) if agent.HasField("ima") else None,
     )
 
 
@@ -271,6 +278,7 @@ def _policy(policy: VerifierPolicy) -> audit_pb2.CasePolicy:
         firmware_versions=sorted(policy.firmware_versions),
         reported=[audit_pb2.CaseReported(check=check, reason=reason) for check, reason in sorted(policy.reported)],
         agent_spki_sha256=policy.agent_spki or b"",
+        without_tpm=policy.without_tpm,
     )
     if policy.boot is not None:
         message.boot.CopyFrom(
@@ -278,6 +286,15 @@ def _policy(policy: VerifierPolicy) -> audit_pb2.CasePolicy:
                 references=[reference.to_bytes() for reference in policy.boot.references],
                 pcrs=policy.boot.pcrs,
                 require_secure_boot=policy.boot.require_secure_boot,
+            )
+        )
+    if policy.ima is not None:
+        message.ima.CopyFrom(
+            audit_pb2.CaseImaPolicy(
+                paths=policy.ima.paths,
+                allowed=format_allow_list(policy.ima.allowed),
+                required=policy.ima.required,
+                accept_violations=policy.ima.accept_violations,
             )
         )
     return message
@@ -306,4 +323,15 @@ def _read_policy(policy: audit_pb2.CasePolicy) -> VerifierPolicy:
         firmware_versions=frozenset(policy.firmware_versions),
         reported=frozenset((reported.check, reported.reason) for reported in policy.reported),
         agent_spki=policy.agent_spki_sha256 or None,
+        ima=_read_ima(policy.ima) if policy.HasField("ima") else None,
+        without_tpm=policy.without_tpm,
+    )
+
+
+def _read_ima(policy: audit_pb2.CaseImaPolicy) -> ImaPolicy:
+    return ImaPolicy(
+        paths=tuple(policy.paths),
+        allowed=parse_allow_list(policy.allowed),
+        required=tuple(policy.required),
+        accept_violations=policy.accept_violations,
     )

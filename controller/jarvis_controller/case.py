@@ -22,12 +22,15 @@ from jarvis.capture.v1 import trust_pb2
 from jarvis_trust.boot_events import BootFacts, boot_facts
 from jarvis_trust.boot_log import BootLog, parse_boot_log
 from jarvis_trust.boot_reference import BootReference
-from jarvis_trust.errors import TrustError
+from jarvis_trust.errors import AttestationError, TrustError
 from jarvis_trust.eventlog import FirmwareEvent, parse_log
 from jarvis_trust.firmware import Manifest
+from jarvis_trust.ima_log import IMA_PCR, ImaEntry, parse_ima_log, replay_until
+from jarvis_trust.ima_policy import ImaPolicy
 from jarvis_trust.quote import quote_binding
 from jarvis_trust.release_root import ReleaseRoot
 from jarvis_trust.revocations import Revocations
+from jarvis_trust.software_identity import software_evidence_holds
 from jarvis_trust.tpm_structures import (
     AttestReading,
     QuoteAttest,
@@ -39,6 +42,7 @@ from jarvis_trust.tpm_structures import (
 
 from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.challenges import ConsumedChallenge
+from jarvis_controller.ima_state import ImaState
 from jarvis_controller.readings import ReadingCache
 
 FIRMWARE_OBJECT = "libjarvis_capture.so"
@@ -92,6 +96,10 @@ class VerifierPolicy:
     """(check, reason) of failures that do not end the trust: see verifier.REPORTABLE."""
     agent_spki: bytes | None = None
     """The same of the agent, as this connection showed it; None: the carrier cannot see it (direct)."""
+    ima: ImaPolicy | None = None
+    """None: IMA's list is not judged. With one, and `boot`: level L3."""
+    without_tpm: bool = False
+    """Of an agent that has none: the policy admits it, and demands no level of it that needs more."""
 
 
 class NotEvaluatedError(Exception):
@@ -171,6 +179,26 @@ class Case:
         return None
 
     @cached_property
+    def software_spki(self) -> bytes | None:
+        """The TLS key, of those on record, that the software signature of an agent without a TPM names with all else."""
+        evidence = self.evidence
+        for spki in self.record.tls_spkis:
+            if software_evidence_holds(
+                self.record.ak_public,
+                evidence.software_signature,
+                nonce=self.challenge.nonce,
+                agent_spki_sha256=spki,
+                controller_spki_sha256=self.policy.controller_spki,
+                agent_id=self.record.agent_id,
+                boot_id=evidence.boot_id,
+                session_id=evidence.session_id,
+                manifest=evidence.manifest,
+                event_log=evidence.event_log,
+            ):
+                return spki
+        return None
+
+    @cached_property
     def pcr_values(self) -> dict[int, bytes]:
         """Values as sent, by index: of a use only after check pcr-values."""
         self.after("size")
@@ -232,6 +260,48 @@ class Case:
         if self.policy.boot is None:
             raise NotEvaluatedError("needs a boot policy")
         return self.policy.boot
+
+    @property
+    def ima_policy(self) -> ImaPolicy:
+        """What IMA's list is judged by.
+
+        Raises:
+            NotEvaluatedError: the fleet demands none.
+        """
+        if self.policy.ima is None:
+            raise NotEvaluatedError("needs an IMA policy")
+        return self.policy.ima
+
+    @cached_property
+    def ima_before(self) -> ImaState:
+        """The list up to where the part that came begins. Raises AttestationError when that is not where ours ends."""
+        scope, first = self.ima_policy.scope_sha256, self.evidence.ima_first_entry
+        if first == 0:
+            return ImaState(boot_id=self.evidence.boot_id, scope_sha256=scope)
+        known = self.record.ima
+        if known is None or (known.boot_id, known.scope_sha256, known.entries) != (self.evidence.boot_id, scope, first):
+            raise AttestationError(
+                "IMA_LOG_INVALID", f"the IMA list begins at entry {first}, which is not where the known part ends"
+            )
+        return known
+
+    @cached_property
+    def ima_entries(self) -> tuple[ImaEntry, ...]:
+        """What follows. Raises AttestationError when it is malformed."""
+        self.after("size")
+        return parse_ima_log(self.evidence.ima_log, first=self.evidence.ima_first_entry)
+
+    @cached_property
+    def ima_quoted(self) -> int | None:
+        """How many of them PCR 10 had taken when it was quoted; None when no number gives its value."""
+        quoted = self.pcr_values.get(IMA_PCR)
+        return None if quoted is None else replay_until(self.ima_entries, self.ima_before.pcr, quoted)
+
+    @cached_property
+    def ima_now(self) -> ImaState:
+        """The list up to the quote. Raises AttestationError when it cannot be read."""
+        entries = self.ima_entries
+        return self.ima_before.advanced(entries[: self.ima_quoted], self.ima_policy)
 
 
 def established(what: str, read: Callable[[], T]) -> T:

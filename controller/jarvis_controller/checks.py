@@ -24,6 +24,7 @@ from jarvis_trust.boot_log import MAX_BOOT_LOG_BYTES
 from jarvis_trust.errors import AttestationError, Finding
 from jarvis_trust.eventlog import MAX_LOG_BYTES, FirmwareEvent, replay
 from jarvis_trust.firmware import MANIFEST_FILE, MAX_MANIFEST_BYTES, verify_manifest
+from jarvis_trust.ima_log import MAX_IMA_LOG_BYTES
 from jarvis_trust.release_signatures import MAX_SIGNATURES_BYTES
 from jarvis_trust.tpm_structures import (
     ALG_SHA256,
@@ -49,6 +50,7 @@ def _size(case: Case) -> None:
         ("signature", len(evidence.signature), MAX_SIGNATURE_BYTES),
         ("event_log", len(evidence.event_log), MAX_LOG_BYTES),
         ("boot_log", len(evidence.boot_log), MAX_BOOT_LOG_BYTES),
+        ("ima_log", len(evidence.ima_log), MAX_IMA_LOG_BYTES),
         ("manifest", len(evidence.manifest), MAX_MANIFEST_BYTES),
         ("manifest_signature", len(evidence.manifest_signature), MAX_SIGNATURES_BYTES),
         ("pcrs", len(evidence.pcrs), _PCRS_MAX),

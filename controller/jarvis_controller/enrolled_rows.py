@@ -12,16 +12,16 @@ from sqlalchemy.orm import Session
 
 from jarvis_controller import audit_log, certificate_rows, own_events
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
-from jarvis_controller.models import AgentRow, JoinTokenRow
+from jarvis_controller.models import AgentRow, JoinTokenRow, SoftwareTokenRow
 from jarvis_controller.records import EnrolledAgent
 from jarvis_controller.states import Event, State, transition
 
 
-def usable_token(session: Session, token: str, now_ns: int) -> JoinTokenRow:
-    """A token that can enrol somebody now.
+def usable_token(session: Session, token: str, now_ns: int, *, without_tpm: bool) -> JoinTokenRow:
+    """A token that can enrol somebody now: an agent without a TPM only when it was made for that.
 
     Raises:
-        EnrollmentError: TOKEN_UNKNOWN, TOKEN_REUSED, TOKEN_EXPIRED.
+        EnrollmentError: TOKEN_UNKNOWN, TOKEN_REUSED, TOKEN_EXPIRED, TPM_REQUIRED.
     """
     row = session.get(JoinTokenRow, token_sha256(token))
     if row is None:
@@ -30,6 +30,9 @@ def usable_token(session: Session, token: str, now_ns: int) -> JoinTokenRow:
         raise EnrollmentError("TOKEN_REUSED", "token: it was used before; a join token enrols one agent")
     if now_ns >= row.expire_time_ns:
         raise EnrollmentError("TOKEN_EXPIRED", f"token: it ended {(now_ns - row.expire_time_ns) // 10**9} s ago")
+    if without_tpm and session.get(SoftwareTokenRow, row.token_sha256) is None:
+        message = "token: it was made for an agent with a TPM; `jarvisctl enroll token --without-tpm` makes one for others"
+        raise EnrollmentError("TPM_REQUIRED", message)
     return row
 
 
@@ -39,7 +42,7 @@ def enroll_row(session: Session, agent: EnrolledAgent, token: str | None, now_ns
     Raises:
         EnrollmentError: the token's, TOKEN_REQUIRED, or AK_CHANGED.
     """
-    used = None if token is None else usable_token(session, token, now_ns)
+    used = None if token is None else usable_token(session, token, now_ns, without_tpm=not agent.ek_public)
     denial = certificate_rows.open_denial(session, agent.agent_id)
     if denial is not None:  # what was issued before stays refused
         _required(used, agent, "revoked")
@@ -50,13 +53,13 @@ def enroll_row(session: Session, agent: EnrolledAgent, token: str | None, now_ns
         row = new_row(agent, _required(used, agent, "not enrolled").labels, now_ns)
         session.add(row)
         session.flush()
-        told.append(own_events.enrolled(agent.agent_id, agent.hostname, agent.address))
+        told.append(own_events.enrolled(agent.agent_id, agent.hostname, agent.address, has_tpm=bool(agent.ek_public)))
     elif row.state == State.RETIRED:
         readmit_row(row, agent, _required(used, agent, "retired").labels, now_ns)
         readmitted = {"event": str(Event.ENROLLED), "from": str(State.RETIRED), "reason": row.reason, "to": row.state}
         change = AuditEntry(principal=CONTROLLER, action="agent.state", agent_id=agent.agent_id, detail=readmitted)
         audit_log.append(session, change, now_ns)
-        told.append(own_events.enrolled(agent.agent_id, agent.hostname, agent.address))
+        told.append(own_events.enrolled(agent.agent_id, agent.hostname, agent.address, has_tpm=bool(agent.ek_public)))
         after = State(row.state)
         told += own_events.state_events(agent.agent_id, State.RETIRED, after, Event.ENROLLED, reason=row.reason)
     elif row.ak_name != agent.ak_name:

@@ -34,6 +34,12 @@ from jarvis_trust.enrollment import check_enrollment_proof, new_secret
 from jarvis_trust.errors import EnrollmentError, TrustError
 from jarvis_trust.identities import Identity, Role, agent_id_from_ek
 from jarvis_trust.joinfile import check_address
+from jarvis_trust.software_identity import (
+    agent_id_from_software,
+    check_software_enrollment,
+    parse_software_public,
+    software_name,
+)
 from jarvis_trust.tls_certification import NONCE_BYTES, check_certification, check_tls_key
 from jarvis_trust.tpm_structures import TpmPublic, parse_public
 from jarvis_trust.tpm_templates import check_ak_template, check_ek_template
@@ -76,8 +82,14 @@ _CODES = {
     "TLS_KEY_SIGNER_MISMATCH": code_pb2.PERMISSION_DENIED,
     "TLS_KEY_NONCE_MISMATCH": code_pb2.PERMISSION_DENIED,
     "TLS_KEY_NAME_MISMATCH": code_pb2.PERMISSION_DENIED,
+    "AGENT_WITHOUT_TPM": code_pb2.PERMISSION_DENIED,
+    "TPM_REQUIRED": code_pb2.PERMISSION_DENIED,
 }
 """Any other reason is INVALID_ARGUMENT: the message itself is at fault."""
+
+
+_IdentityFacts = tuple[str, bytes, bytes, tuple[TpmPublic, TpmPublic] | None]
+"""Agent id; the key that it is proved by, and its Name; EK and AK."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +98,10 @@ class _Candidate:
 
     params: enrollment_pb2.EnrollParams
     agent_id: str
-    ek: TpmPublic
-    ak: TpmPublic
+    ak_public: bytes
+    ak_name: bytes
+    keys: tuple[TpmPublic, TpmPublic] | None
+    """EK and AK; None of an agent without a TPM, whose identity key is `ak_public`."""
     tls_key: ec.EllipticCurvePublicKey
     """The CSR's."""
     tls: TpmPublic | None
@@ -106,6 +120,8 @@ class EnrollmentPolicy:
     certificate_lifetime: timedelta
     tunnel_address: str
     """host:port, for agents that dial."""
+    without_tpm: Callable[[str, Mapping[str, str]], bool]
+    """Whether the policy in force admits an agent (id, labels) without a TPM."""
 
 
 class EnrollmentService:
@@ -138,8 +154,11 @@ class EnrollmentService:
             yield enrollment_pb2.EnrollResponse(challenge=challenge)
             proof = (await _step(requests, "proof")).proof
             transcript = (candidate.params.SerializeToString(deterministic=True), challenge.SerializeToString(deterministic=True))
-            check_enrollment_proof(secret, *transcript, proof.hmac)
-            _check_tls_key(candidate, challenge.nonce, proof)
+            if candidate.keys is None:
+                check_software_enrollment(candidate.ak_public, *transcript, proof.software_signature)
+            else:
+                check_enrollment_proof(secret, *transcript, proof.hmac)
+                _check_tls_key(candidate, challenge.nonce, proof)
             record, certificate = await self._accept(candidate)
         except TrustError as error:
             await self._audit_refusal(context, error)
@@ -151,20 +170,15 @@ class EnrollmentService:
     async def _candidate(self, request: enrollment_pb2.EnrollRequest) -> _Candidate:
         params = request.params
         _check_texts(params)
-        ek, ak = parse_public(params.ek_public), parse_public(params.ak_public)
-        check_ek_template(ek)
-        check_ak_template(ak)
-        vendors = self._policy.vendors()
-        vendors.check(
-            verify_ek_certificate(params.ek_certificate, tuple(params.ek_chain), vendors.roots, ek, datetime.now(UTC)),
-            ek.spki_der,
+        agent_id, ak_public, ak_name, keys = (
+            self._software_identity(params) if params.software_public else self._tpm_identity(params)
         )
-        agent_id = agent_id_from_ek(ek.spki_der)
         subject = Identity(fleet=self._policy.fleet, role=Role.AGENT, name=agent_id).uri
         known = await self._store.agent(agent_id)
         token: str | None = params.token
+        labels: Mapping[str, str] = {} if known is None else known.labels
         retired = known is not None and known.state is State.RETIRED
-        if known is not None and known.ak_name != ak.name and not retired:
+        if known is not None and known.ak_name != ak_name and not retired:
             raise EnrollmentError("AK_CHANGED", f"ak_public is not the attestation key that agent {agent_id} enrolled with")
         revoked = await self._store.must_be_admitted(subject)
         if known is not None and known.state not in _NEEDS_TOKEN and not revoked:
@@ -173,17 +187,62 @@ class EnrollmentService:
             standing = "is not enrolled" if known is None else "has a revoked certificate" if revoked else f"is {known.state}"
             raise EnrollmentError("TOKEN_REQUIRED", f"token is empty: agent {agent_id} {standing} and needs a join token")
         if token is not None:
-            await self._store.check_token(token)
+            of_token = await self._store.check_token(token, without_tpm=keys is None)
+            labels = of_token if known is None or retired else known.labels
+        if keys is None:
+            self._check_without_tpm(agent_id, labels)
         tls_key = public_key_from_csr(params.csr)
-        if params.carrier == enrollment_pb2.CARRIER_TUNNEL and not params.tls_public:
+        tls = await self._tls_key(params, tls_key, subject, has_tpm=keys is not None)
+        return _Candidate(
+            params=params,
+            agent_id=agent_id,
+            ak_public=ak_public,
+            ak_name=ak_name,
+            keys=keys,
+            tls_key=tls_key,
+            tls=tls,
+            token=token,
+        )
+
+    async def _tls_key(
+        self, params: enrollment_pb2.EnrollParams, tls_key: ec.EllipticCurvePublicKey, subject: str, *, has_tpm: bool
+    ) -> TpmPublic | None:
+        """The TLS key as the TPM shows it; None of one in a file."""
+        if params.carrier == enrollment_pb2.CARRIER_TUNNEL and not params.tls_public and has_tpm:
             message = "tls_public is empty: an agent with the tunnel carrier keeps its TLS key in its TPM"
             raise EnrollmentError("TLS_KEY_REQUIRED", message)
         tls = check_tls_key(params.tls_public, tls_key) if params.tls_public else None
         # A key that the TPM holds cannot have been copied: it is certified again with the token alone.
         if tls is None and await self._store.is_revoked_key(subject, spki_sha256_of_key(tls_key)):
-            message = f"csr holds a key of agent {agent_id} whose certificate was revoked: a new key is accepted"
-            raise EnrollmentError("KEY_REVOKED", message)
-        return _Candidate(params=params, agent_id=agent_id, ek=ek, ak=ak, tls_key=tls_key, tls=tls, token=token)
+            raise EnrollmentError(
+                "KEY_REVOKED", f"csr holds a key of {subject} whose certificate was revoked: a new key is accepted"
+            )
+        return tls
+
+    def _tpm_identity(self, params: enrollment_pb2.EnrollParams) -> _IdentityFacts:
+        ek, ak = parse_public(params.ek_public), parse_public(params.ak_public)
+        check_ek_template(ek)
+        check_ak_template(ak)
+        vendors = self._policy.vendors()
+        vendors.check(
+            verify_ek_certificate(params.ek_certificate, tuple(params.ek_chain), vendors.roots, ek, datetime.now(UTC)),
+            ek.spki_der,
+        )
+        return agent_id_from_ek(ek.spki_der), params.ak_public, ak.name, (ek, ak)
+
+    def _software_identity(self, params: enrollment_pb2.EnrollParams) -> _IdentityFacts:
+        parse_software_public(params.software_public)
+        for field in ("ek_certificate", "ek_chain", "ek_public", "ak_public", "tls_public"):
+            if len(getattr(params, field)):
+                raise EnrollmentError("SOFTWARE_IDENTITY_INVALID", f"{field}: with software_public an empty one is accepted")
+        agent_id = agent_id_from_software(params.software_public)
+        return agent_id, params.software_public, software_name(params.software_public), None
+
+    def _check_without_tpm(self, agent_id: str, labels: Mapping[str, str]) -> None:
+        """The policy's word, at each enrolment and renewal."""
+        if not self._policy.without_tpm(agent_id, labels):
+            message = f"agent {agent_id} has no TPM, and the policy does not admit it without one"
+            raise EnrollmentError("AGENT_WITHOUT_TPM", message)
 
     async def _accept(self, candidate: _Candidate) -> tuple[AgentRecord, bytes]:
         identity = Identity(fleet=self._policy.fleet, role=Role.AGENT, name=candidate.agent_id)
@@ -197,8 +256,8 @@ class EnrollmentService:
                 agent_id=candidate.agent_id,
                 ek_certificate=params.ek_certificate,
                 ek_public=params.ek_public,
-                ak_public=params.ak_public,
-                ak_name=candidate.ak.name,
+                ak_public=candidate.ak_public,
+                ak_name=candidate.ak_name,
                 tls_spki=spki_sha256(certificate),
                 certificate_expire_ns=int(certificate_not_after(certificate).timestamp()) * 10**9,
                 address=params.address,
@@ -254,17 +313,20 @@ async def _step(requests: AsyncIterator[enrollment_pb2.EnrollRequest], wanted: s
 
 def _challenge(candidate: _Candidate) -> tuple[enrollment_pb2.EnrollChallenge, bytes]:
     secret = new_secret()
-    blob, encrypted = make_credential(candidate.ek, candidate.ak.name, secret)
     nonce = secrets.token_bytes(NONCE_BYTES)
+    if candidate.keys is None:
+        return enrollment_pb2.EnrollChallenge(nonce=nonce), b""
+    ek, ak = candidate.keys
+    blob, encrypted = make_credential(ek, ak.name, secret)
     return enrollment_pb2.EnrollChallenge(credential_blob=blob, encrypted_secret=encrypted, nonce=nonce), secret
 
 
 def _check_tls_key(candidate: _Candidate, nonce: bytes, proof: enrollment_pb2.EnrollProof) -> None:
     """What the host says of its TLS key being in its TPM is the AK's word for this challenge."""
-    if candidate.tls is not None:
+    if candidate.tls is not None and candidate.keys is not None:
         check_certification(
             tls=candidate.tls,
-            ak=candidate.ak,
+            ak=candidate.keys[1],
             certify=proof.certify,
             signature=proof.certify_signature,
             nonce=nonce,

@@ -65,7 +65,7 @@ def make_lease(
         tls_spki_sha256=proved.tls_spki,
         firmware_sha256=proved.firmware_sha256,
         session_id=proved.session_id,
-        tpm_reset_count=proved.tpm.reset_count,
+        tpm_reset_count=0 if proved.tpm is None else proved.tpm.reset_count,
         methods=sorted(LEASED_METHODS),
         sequence=sequence,
         audit_head=head.hash,

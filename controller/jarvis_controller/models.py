@@ -83,6 +83,7 @@ class AgentRow(Base):
             assurance=self.assurance,
             carrier=Carrier(self.carrier),
             channel_bound=self.channel_bound,
+            has_tpm=bool(self.ek_public),
         )
 
     def _moment(self) -> TpmMoment | None:
@@ -117,6 +118,16 @@ class BootReportRow(Base):
     """GetBootReportResponse without the log."""
 
 
+class ImaRow(Base):
+    """What is kept of an agent's IMA list, as of its last passed attestation."""
+
+    __tablename__ = "ima_states"
+
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id"), primary_key=True)
+    state: Mapped[bytes] = mapped_column(LargeBinary)
+    """CaseIma."""
+
+
 class JoinTokenRow(Base):
     """A join token; only its hash is known."""
 
@@ -127,6 +138,14 @@ class JoinTokenRow(Base):
     create_time_ns: Mapped[int] = mapped_column(BigInteger)
     expire_time_ns: Mapped[int] = mapped_column(BigInteger)
     used_by: Mapped[str | None] = mapped_column(ForeignKey("agents.agent_id"))
+
+
+class SoftwareTokenRow(Base):
+    """A join token that admits an agent without a TPM."""
+
+    __tablename__ = "software_tokens"
+
+    token_sha256: Mapped[bytes] = mapped_column(ForeignKey("join_tokens.token_sha256"), primary_key=True)
 
 
 class FirmwareRow(Base):

@@ -20,14 +20,15 @@ _SEVERITIES: dict[State, event_pb2.EventSeverity.ValueType] = {
 _TOLD_SERIALS = 10
 
 
-def enrolled(agent_id: str, hostname: str, address: str) -> Event:
+def enrolled(agent_id: str, hostname: str, address: str, *, has_tpm: bool = True) -> Event:
     """An agent joined."""
+    level = {} if has_tpm else {"assurance": "L0"}
     return Event(
         type=event_pb2.EVENT_TYPE_AGENT_ENROLLED,
         severity=event_pb2.EVENT_SEVERITY_INFO,
         agent_id=agent_id,
-        message=f"the agent of {hostname} joined the fleet",
-        detail={"address": address, "hostname": hostname},
+        message=f"the agent of {hostname} joined the fleet" + ("" if has_tpm else " without a TPM"),
+        detail={"address": address, "hostname": hostname, **level},
     )
 
 
@@ -54,9 +55,16 @@ def reported(agent_id: str, reason: str) -> Event:
 
 
 def state_events(
-    agent_id: str, before: State, after: State, happened: Happened, *, reason: str, principal: str = CONTROLLER
+    agent_id: str,
+    before: State,
+    after: State,
+    happened: Happened,
+    *,
+    reason: str,
+    principal: str = CONTROLLER,
+    assurance: str = "",
 ) -> list[Event]:
-    """What an agent's change of state, or its failed attestation, is told as."""
+    """What an agent's change of state, or its failed attestation, is told as; with the level that it was verified at."""
     events = []
     if happened is Happened.ATTESTATION_FAILED and before not in {State.QUARANTINED, State.RETIRED}:
         events.append(
@@ -72,6 +80,8 @@ def state_events(
         detail = {"from": str(before), "reason": reason, "to": str(after)}
         if principal != CONTROLLER:
             detail["principal"] = principal
+        if after is State.VERIFIED and assurance:
+            detail["assurance"] = assurance
         events.append(
             Event(
                 type=event_pb2.EVENT_TYPE_AGENT_STATE_CHANGED,

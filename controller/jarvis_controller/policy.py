@@ -17,12 +17,14 @@ from typing import Final
 from jarvis_trust.boot_reference import BootReference
 from jarvis_trust.ek_certificate import EkCertificateInfo
 from jarvis_trust.errors import EnrollmentError
+from jarvis_trust.ima_log import IMA_PCR
+from jarvis_trust.ima_policy import ImaPolicy
 from jarvis_trust.policy_document import PolicyDocument
 
 from jarvis_controller.case import BootPolicy, ReleaseTrust, VerifierPolicy
 from jarvis_controller.selectors import Selector
 
-LEVELS: Final = ("L1", "L2")
+LEVELS: Final = ("L1", "L2", "L3")
 """What a rule can demand."""
 
 
@@ -65,7 +67,7 @@ class Rule:
     level: str
     """One of LEVELS."""
     references: tuple[BootReference, ...]
-    """Verified; one of them must match. Empty below L2."""
+    """Verified; one of them must match. Empty at L1."""
     require_secure_boot: bool
     interval_s: float
     """Between attestations."""
@@ -100,12 +102,16 @@ class AgentPolicy:
     boot_pcrs: tuple[int, ...]
     boot: BootPolicy | None
     """None: level L1."""
+    ima: ImaPolicy | None
+    """None: below level L3."""
+    without_tpm: bool
+    """It may be without one: then it shows as L0."""
     reported: frozenset[tuple[str, str]]
 
     @property
     def quoted_pcrs(self) -> tuple[int, ...]:
         """What its challenges ask for."""
-        return tuple(sorted((*self.boot_pcrs, self.pcr)))
+        return tuple(sorted((*self.boot_pcrs, self.pcr, *(() if self.ima is None else (IMA_PCR,)))))
 
     def verifier_policy(
         self,
@@ -127,6 +133,8 @@ class AgentPolicy:
             lease_ns=self.lease_ns,
             boot=self.boot,
             reported=self.reported,
+            ima=self.ima,
+            without_tpm=self.without_tpm,
         )
 
 
@@ -150,12 +158,14 @@ class FleetPolicy:
     reported: frozenset[tuple[str, str]]
     """(check, reason) of failures that do not end the trust."""
     without_tpm: WithoutTpm
+    ima: ImaPolicy
+    """What rules of L3 judge IMA's list by."""
 
     def for_agent(self, agent_id: str, labels: Mapping[str, str]) -> AgentPolicy:
         """What is demanded of this agent."""
         rule = next(rule for rule in self.rules if rule.selector.fits(agent_id, labels))
         boot = None
-        if rule.level == "L2":
+        if rule.level != "L1":
             boot = BootPolicy(references=rule.references, pcrs=self.boot_pcrs, require_secure_boot=rule.require_secure_boot)
         return AgentPolicy(
             rule=rule.text,
@@ -166,5 +176,8 @@ class FleetPolicy:
             pcr=self.pcr,
             boot_pcrs=self.boot_pcrs,
             boot=boot,
+            ima=self.ima if rule.level == "L3" else None,
+            # A rule that demands measured boot means it, whoever is named.
+            without_tpm=rule.level == "L1" and self.without_tpm.permits(agent_id, labels),
             reported=self.reported,
         )

@@ -15,18 +15,21 @@ from typing import Final
 from cryptography import x509
 from jarvis.capture.v1 import fleet_pb2
 from jarvis_trust.boot_reference import BootReference, verify_reference
-from jarvis_trust.errors import PolicyError, TrustError
+from jarvis_trust.errors import AttestationError, PolicyError, TrustError
+from jarvis_trust.ima_log import IMA_PCR
+from jarvis_trust.ima_policy import ImaPolicy, parse_allow_list
 from jarvis_trust.policy_document import PolicyDocument, parse_text
 from jarvis_trust.release_root import ReleaseRoot
 
 from jarvis_controller.boot_checks import BOOT_CHECKS
 from jarvis_controller.checks import CHECKS
+from jarvis_controller.ima_checks import IMA_CHECKS
 from jarvis_controller.policy import LEVELS, FleetPolicy, Rule, Vendors, WithoutTpm
 from jarvis_controller.policy_fields import Fields, refused
 from jarvis_controller.selectors import Selector, SelectorError
 from jarvis_controller.verifier import NOT_EVALUATED, REPORTABLE
 
-_CHECK_NAMES: Final = frozenset(name for name, _ in CHECKS + BOOT_CHECKS)
+_CHECK_NAMES: Final = frozenset(name for name, _ in CHECKS + BOOT_CHECKS + IMA_CHECKS)
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _AGENT_ID: Final = re.compile(r"[a-z2-7]{32}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -61,8 +64,13 @@ def parse_policy(document: PolicyDocument, root: ReleaseRoot) -> FleetPolicy:
     times = _times(attestation, {"interval_s": 60.0, "lease_s": 600.0})
     attestation.end()
     rules = _rules(top, _Surroundings(document.files, root, boot_pcrs, times))
+    if any(rule.level == "L3" for rule in rules) and IMA_PCR in (*boot_pcrs, pcr):
+        raise refused(
+            "attestation", f"PCR {IMA_PCR}", "neither pcr nor one of boot_pcrs with a rule of level L3, which IMA is for,"
+        )
     reported = _reported(top.table("failures"))
     without_tpm = _without_tpm(top.table("without_tpm"))
+    ima = _ima(top.table("ima"), document.files)
     top.end()
     return FleetPolicy(
         name=name,
@@ -76,6 +84,7 @@ def parse_policy(document: PolicyDocument, root: ReleaseRoot) -> FleetPolicy:
         rules=rules,
         reported=reported,
         without_tpm=without_tpm,
+        ima=ima,
     )
 
 
@@ -157,13 +166,14 @@ def _rule(fields: Fields, beside: _Surroundings) -> Rule:
     level = fields.choice("level", LEVELS)
     names = fields.texts("references", None, "a path")
     secure = fields.flag("require_secure_boot", default=False)
-    if (level == "L2") is not bool(names):
-        accepted = "at least one signed reference set with level L2" if level == "L2" else "no reference set below level L2"
+    measured = level != "L1"
+    if measured is not bool(names):
+        accepted = f"at least one signed reference set with level {level}" if measured else "no reference set below level L2"
         raise refused(fields.path("references"), list(names), accepted)
-    if level == "L2" and not beside.boot_pcrs:
-        raise refused("attestation.boot_pcrs", [], f"at least one PCR, for {fields.path('level')} = L2")
-    if secure and (level != "L2" or 7 not in beside.boot_pcrs):
-        raise refused(fields.path("require_secure_boot"), True, "false, or level L2 with 7 among attestation.boot_pcrs")
+    if measured and not beside.boot_pcrs:
+        raise refused("attestation.boot_pcrs", [], f"at least one PCR, for {fields.path('level')} = {level}")
+    if secure and (not measured or 7 not in beside.boot_pcrs):
+        raise refused(fields.path("require_secure_boot"), True, "false, or level L2 or L3 with 7 among attestation.boot_pcrs")
     references = tuple(beside.reference(fields.path("references"), name) for name in names)
     times = _times(fields, beside.times)
     fields.end()
@@ -218,6 +228,27 @@ def _without_tpm(fields: Fields) -> WithoutTpm:
             raise refused(fields.path("selector"), text, "at least one label term: a fleet without TPMs has to be labelled so")
     fields.end()
     return WithoutTpm(agents=agents, selector=selector)
+
+
+def _ima(fields: Fields, files: Mapping[str, bytes]) -> ImaPolicy:
+    """What rules of level L3 judge by; fields of a fleet that has no such rule are checked all the same."""
+    allowed: set[tuple[bytes, bytes]] = set()
+    for name in fields.texts("allowed", None, "a path"):
+        try:
+            allowed |= parse_allow_list(_file(files, fields.path("allowed"), name))
+        except AttestationError as error:
+            raise refused(fields.path("allowed"), name, f"a file as sha256sum prints it ({error.message})") from error
+    try:
+        policy = ImaPolicy(
+            paths=fields.texts("paths", None, "an absolute path"),
+            allowed=frozenset(allowed),
+            required=fields.texts("required", None, "an absolute path"),
+            accept_violations=fields.flag("accept_violations", default=False),
+        )
+    except AttestationError as error:
+        raise PolicyError("POLICY_INVALID", f"ima.{error.message}") from error
+    fields.end()
+    return policy
 
 
 def _file(files: Mapping[str, bytes], field: str, name: str) -> bytes:

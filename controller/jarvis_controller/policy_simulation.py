@@ -20,6 +20,7 @@ from google.rpc import code_pb2
 from jarvis.capture.v1 import fleet_pb2, policy_pb2
 from jarvis_trust.ek_certificate import read_ek_certificate, verify_ek_certificate
 from jarvis_trust.errors import AttestationError, TrustError
+from jarvis_trust.ima_log import IMA_PCR
 from jarvis_trust.status import trust_error_status
 from jarvis_trust.tpm_structures import parse_public
 
@@ -57,10 +58,9 @@ class _Side:
     known_firmware: frozenset[tuple[str, str]]
 
     def judge(self, case: KeptCase, demanded: AgentPolicy) -> _Judgement:
-        judged = {demanded.pcr, *(demanded.boot.pcrs if demanded.boot else ())}
-        missing = sorted(judged - set(case.challenge.pcrs))
-        if missing:
-            return _Judgement(verdict=_UNDECIDED, message=f"the evidence that is kept does not quote PCRs {missing}")
+        undecided = _undecided(case, demanded)
+        if undecided:
+            return _Judgement(verdict=_UNDECIDED, message=undecided)
         policy = demanded.verifier_policy(
             releases=self.releases,
             controller_spki=case.policy.controller_spki,
@@ -74,6 +74,20 @@ class _Side:
         if report.verdict is Verdict.FAILED:
             return _Judgement(verdict=_QUARANTINED, failed=failed)
         return _Judgement(verdict=_UNDECIDED, message="the evidence that is kept answers another challenge, or came too late")
+
+
+def _undecided(case: KeptCase, demanded: AgentPolicy) -> str:
+    """What the evidence does not speak of; empty when it says all that is demanded."""
+    if not case.record.has_tpm:
+        return ""
+    judged = {demanded.pcr, *(demanded.boot.pcrs if demanded.boot else ()), *((IMA_PCR,) if demanded.ima else ())}
+    missing = sorted(judged - set(case.challenge.pcrs))
+    if missing:
+        return f"the evidence that is kept does not quote PCRs {missing}"
+    known = case.record.ima
+    if demanded.ima and case.evidence.ima_first_entry and known and known.scope_sha256 != demanded.ima.scope_sha256:
+        return "the evidence that is kept has only a part of the IMA list, and the part before was read for other paths"
+    return ""
 
 
 class Simulation:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jarvis_controller.agent_record import Carrier, TpmMoment
+from jarvis_controller.ima_state import ImaState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,9 @@ class EnrolledAgent:
     agent_id: str
     ek_certificate: bytes
     ek_public: bytes
+    """TPMT_PUBLIC; empty, as the certificate is, of an agent without a TPM."""
     ak_public: bytes
+    """TPMT_PUBLIC; of an agent without a TPM the SubjectPublicKeyInfo of its identity key."""
     ak_name: bytes
     tls_spki: bytes
     """SHA-256 of the SubjectPublicKeyInfo."""
@@ -34,7 +37,8 @@ class PassedAttestation:
 
     ak_name: bytes
     """The key that was judged: compared again when the result is stored."""
-    tpm: TpmMoment
+    tpm: TpmMoment | None
+    """None of an agent without one."""
     boot_id: bytes
     session_id: bytes
     tls_spki: bytes
@@ -45,11 +49,15 @@ class PassedAttestation:
     """The manifest's: file name -> SHA-256 hex."""
     lease_ns: int
     assurance: str
-    """"L1", or "L2" when measured boot was judged too."""
+    """"L1"; "L2" when measured boot was judged too, "L3" when IMA's list was besides; "L0" of an agent without a TPM."""
     reported: str = ""
     """Failures that the policy only has reported, in one line."""
     channel_bound: bool = False
     """The connection itself showed `tls_spki`."""
+    ima: ImaState | None = None
+    """IMA's list up to the quote, to go on from; None when it was not judged."""
+    ima_unquoted: int = 0
+    """Entries that came behind those that PCR 10 had taken when it was quoted; they come again and are judged then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

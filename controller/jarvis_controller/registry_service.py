@@ -104,7 +104,9 @@ class RegistryService:
             command_public_pem=self._settings.command_public_pem.decode("ascii"),
             address=self._settings.advertise_enroll,
         )
-        expire_ns = await self._store.create_token(token, request.labels, lifetime_ns, principal=self._principal(context))
+        expire_ns = await self._store.create_token(
+            token, request.labels, lifetime_ns, principal=self._principal(context), without_tpm=request.without_tpm
+        )
         answer = fleet_pb2.CreateJoinTokenResponse(join_file=join_file.to_json())
         answer.expire_time.FromNanoseconds(expire_ns)
         return answer

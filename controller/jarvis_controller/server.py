@@ -189,6 +189,7 @@ class Controller:
             policy=EnrollmentPolicy(
                 fleet=config.fleet,
                 vendors=lambda: self.policies.current.vendors,
+                without_tpm=lambda agent_id, labels: self.policies.current.for_agent(agent_id, labels).without_tpm,
                 certificate_lifetime=timedelta(hours=config.agent_certificate_h),
                 tunnel_address=config.tunnel_address,
             ),
@@ -315,6 +316,7 @@ class Controller:
     def _connected(self, record: AgentRecord, process_id: bytes) -> None:
         if record.state not in {State.QUARANTINED, State.RETIRED}:
             self.loop.connected(record, process_id)
+
     async def _releases_changed(self) -> None:
         root, revocations = self.releases.root.current, self.releases.revocations
         detail = {"root": root.version, "revocations": 0 if revocations is None else revocations.version}

@@ -30,14 +30,17 @@ from jarvis_controller.audit_checkpoints import Checkpointer, signed_checkpoints
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.enrolled_rows import enroll_row, usable_token
 from jarvis_controller.evidence_rows import EvidenceLimits
+from jarvis_controller.ima_state import ImaState
 from jarvis_controller.models import (
     AgentRow,
     AuditExportRow,
     Base,
     FirmwareRow,
+    ImaRow,
     JoinTokenRow,
     OutcomeRow,
     RequestRow,
+    SoftwareTokenRow,
 )
 from jarvis_controller.policy import FleetPolicy
 from jarvis_controller.records import BootEvidence, EnrolledAgent, PassedAttestation, RequestConflictError
@@ -174,8 +177,11 @@ class Store:
                 "firmware_version": passed.firmware_version,
                 "lease_sequence": row.lease_sequence,
                 "session_id": passed.session_id.hex(),
-                "tpm_reset_count": passed.tpm.reset_count,
             }
+            if passed.tpm is not None:
+                detail["tpm_reset_count"] = passed.tpm.reset_count
+            if passed.ima is not None:
+                detail |= {"ima_entries": passed.ima.entries, "ima_unquoted": passed.ima_unquoted}
             self._apply(
                 session, row, Event.ATTESTATION_PASSED, passed.reported, detail=detail, judged=judged, always_audited=changed
             )
@@ -202,6 +208,15 @@ class Store:
         """The log that the agent showed last; empty when there is none."""
         report = await self.boot_report(agent_id)
         return b"" if report is None else report.boot_log
+
+    async def ima_state(self, agent_id: str) -> ImaState | None:
+        """What is kept of the agent's IMA list; None when there is nothing."""
+
+        def find(session: Session) -> ImaState | None:
+            row = session.get(ImaRow, agent_id)
+            return None if row is None else ImaState.from_message(audit_pb2.CaseIma.FromString(row.state))
+
+        return await self.run(find)
 
     async def next_lease_sequence(self, agent_id: str) -> tuple[int, AuditHead]:
         """Takes the next lease sequence of an agent, for what ends its lease.
@@ -231,7 +246,9 @@ class Store:
     ) -> None:
         before = State(row.state)
         after = transition(before, happened)
-        told = own_events.state_events(row.agent_id, before, after, happened, reason=reason, principal=principal)
+        told = own_events.state_events(
+            row.agent_id, before, after, happened, reason=reason, principal=principal, assurance=row.assurance
+        )
         event_log.append_own(session, told, now_ns=self._now_ns(), keep=self._kept_events)
         if after is before and principal == CONTROLLER and not always_audited:
             if before is State.STALE:
@@ -259,8 +276,13 @@ class Store:
 
     # -- enrolment --
 
-    async def create_token(self, token: str, labels: Mapping[str, str], lifetime_ns: int, *, principal: str) -> int:
-        """Keeps a join token's hash; returns the wall-clock time of its end, ns."""
+    async def create_token(
+        self, token: str, labels: Mapping[str, str], lifetime_ns: int, *, principal: str, without_tpm: bool = False
+    ) -> int:
+        """Keeps a join token's hash; returns the wall-clock time of its end, ns.
+
+        without_tpm: it admits an agent without a TPM too.
+        """
 
         def create(session: Session) -> int:
             now = self._now_ns()
@@ -269,18 +291,22 @@ class Store:
             )
             session.add(row)
             detail = {"expire_time_ns": row.expire_time_ns, "labels": row.labels, "token_sha256": row.token_sha256.hex()}
+            if without_tpm:
+                session.flush()
+                session.add(SoftwareTokenRow(token_sha256=row.token_sha256))
+                detail["without_tpm"] = True
             audit_log.append(session, AuditEntry(principal=principal, action="enroll.token", detail=detail), now)
             return row.expire_time_ns
 
         return await self.run(create)
 
-    async def check_token(self, token: str) -> None:
-        """Refuses a token that could not enrol anybody now.
+    async def check_token(self, token: str, *, without_tpm: bool = False) -> Mapping[str, str]:
+        """The labels that a token gives; refuses a token that could not enrol anybody now.
 
         Raises:
-            EnrollmentError: TOKEN_UNKNOWN, TOKEN_EXPIRED, TOKEN_REUSED.
+            EnrollmentError: TOKEN_UNKNOWN, TOKEN_EXPIRED, TOKEN_REUSED, TPM_REQUIRED.
         """
-        await self.run(lambda session: usable_token(session, token, self._now_ns()))
+        return await self.run(lambda session: dict(usable_token(session, token, self._now_ns(), without_tpm=without_tpm).labels))
 
     async def enroll(self, agent: EnrolledAgent, token: str | None) -> AgentRecord:
         """Stores an agent whose TPM was proved, and consumes the token. A known one keeps its state, unless it was retired.
@@ -471,10 +497,11 @@ def _case(session: Session, case_sha256: bytes) -> fleet_pb2.GetAttestationCaseR
 
 
 def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns: int) -> None:
-    row.tpm_clock = str(passed.tpm.clock)
-    row.tpm_firmware_version = str(passed.tpm.firmware_version)
-    row.reset_count = passed.tpm.reset_count
-    row.restart_count = passed.tpm.restart_count
+    if passed.tpm is not None:
+        row.tpm_clock = str(passed.tpm.clock)
+        row.tpm_firmware_version = str(passed.tpm.firmware_version)
+        row.reset_count = passed.tpm.reset_count
+        row.restart_count = passed.tpm.restart_count
     row.boot_id = passed.boot_id
     row.session_id = passed.session_id
     row.firmware_sha256 = passed.firmware_sha256
@@ -484,6 +511,8 @@ def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns
     row.lease_expire_ns = now_ns + passed.lease_ns
     row.assurance = passed.assurance
     row.channel_bound = passed.channel_bound
+    if passed.ima is not None:
+        session.merge(ImaRow(agent_id=row.agent_id, state=passed.ima.to_message().SerializeToString()))
     _know_objects(session, passed.objects, passed.firmware_version, passed.security_version)
 
 

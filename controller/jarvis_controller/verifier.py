@@ -18,14 +18,18 @@ from enum import StrEnum
 
 from jarvis.capture.v1 import fleet_pb2, trust_pb2
 from jarvis_trust.errors import AttestationError, Finding, TrustError
+from jarvis_trust.ima_log import IMA_PCR
+from jarvis_trust.tpm_structures import QuoteAttest
 
 from jarvis_controller.agent_record import AgentRecord, TpmMoment
 from jarvis_controller.boot_checks import BOOT_CHECKS, check_digest, check_replay
 from jarvis_controller.case import Case, NotEvaluatedError, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.checks import CHECKS
+from jarvis_controller.ima_checks import IMA_CHECKS
 from jarvis_controller.readings import ReadingCache
 from jarvis_controller.records import BootEvidence, PassedAttestation
+from jarvis_controller.software_checks import SOFTWARE_CHECKS
 
 NOT_EVALUATED = "NOT_EVALUATED"
 VERIFIER_ERROR = "VERIFIER_ERROR"
@@ -42,6 +46,11 @@ REPORTABLE: Mapping[str, frozenset[str]] = {
     "firmware-floor": frozenset({"FIRMWARE_BELOW_FLOOR"}),
     "firmware-version": frozenset({"FIRMWARE_VERSION_NOT_ACCEPTED"}),
     "boot-reference": frozenset({"BOOT_REFERENCE_MISMATCH"}),
+    "ima-log": frozenset({"IMA_LOG_MISSING", "IMA_LOG_MISMATCH", "IMA_LOG_INVALID", "IMA_SHA1_EXTENDED"}),
+    "ima-boot": frozenset({"IMA_BOOT_MISMATCH", "IMA_DIGEST_ALGORITHM"}),
+    "ima-agent": frozenset(
+        {"IMA_FILE_UNTRUSTED", "IMA_AGENT_NOT_MEASURED", "IMA_VIOLATION", "IMA_DIGEST_ALGORITHM", "IMA_TOO_MANY_FILES"}
+    ),
 }
 """Check -> its reasons that a policy may have reported only. Every other check proves the quote itself, whose it is, or that the
 firmware is genuine: nobody can choose to look away from those, whatever a policy says."""
@@ -135,7 +144,9 @@ def verify(
         readings: of earlier evidence.
     """
     case = Case(record=record, challenge=challenge, evidence=evidence, policy=policy, readings=readings or ReadingCache(0))
-    done = tuple(_run(name, check, case) for name, check in (checks_for(policy) if checks is None else checks))
+    if checks is None:
+        checks = checks_for(policy, has_tpm=record.has_tpm)
+    done = tuple(_run(name, check, case) for name, check in checks)
     verdict = _verdict(done)
     proved = None
     if verdict is Verdict.PASSED:
@@ -147,12 +158,15 @@ def verify(
     return Report(checks=done, verdict=verdict, proved=proved, boot=_boot(case, done))
 
 
-def checks_for(policy: VerifierPolicy) -> tuple[tuple[str, Callable[[Case], None]], ...]:
-    """Every check that the policy demands, in order."""
+def checks_for(policy: VerifierPolicy, *, has_tpm: bool = True) -> tuple[tuple[str, Callable[[Case], None]], ...]:
+    """Every check that the policy demands, in order. An agent that enrolled with a TPM is never judged as one without."""
+    if not has_tpm:
+        return SOFTWARE_CHECKS
+    ima = () if policy.ima is None else IMA_CHECKS
     if policy.boot is None:
-        return CHECKS
+        return CHECKS + ima
     at = [name for name, _ in CHECKS].index("tpm-firmware") + 1
-    return CHECKS[:at] + BOOT_CHECKS[:-1] + CHECKS[at:] + BOOT_CHECKS[-1:]
+    return CHECKS[:at] + BOOT_CHECKS[:-1] + CHECKS[at:] + BOOT_CHECKS[-1:] + ima
 
 
 def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
@@ -160,7 +174,9 @@ def _boot(case: Case, done: Sequence[Check]) -> BootEvidence | None:
     quoted = {"challenge", "signature", "magic", "type", "qualified-signer", "qualifying-data", "pcr-selection", "pcr-values"}
     if quoted - {check.name for check in done if check.passed} or not case.evidence.boot_log:
         return None
-    values = {pcr: value for pcr, value in case.pcr_values.items() if pcr != case.policy.pcr}
+    # What later stages extend is not in the firmware's log.
+    others = {case.policy.pcr} | (set() if case.policy.ima is None else {IMA_PCR})
+    values = {pcr: value for pcr, value in case.pcr_values.items() if pcr not in others}
     try:
         check_digest(case)
         check_replay(case, values)
@@ -225,28 +241,41 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
 
 def _proved(case: Case, done: Sequence[Check]) -> PassedAttestation:
     """What every check has let pass, read once more; what cannot be read ends the judgement as VERIFIER_ERROR."""
-    quote, manifest, loaded = case.quote, case.manifest, case.last_load
+    manifest, loaded, has_tpm = case.manifest, case.last_load, case.record.has_tpm
     if loaded is None:
         raise NotEvaluatedError("no measurement of the firmware")
+    has_ima = has_tpm and case.policy.ima is not None and not case.failed & {name for name, _ in IMA_CHECKS}
     return PassedAttestation(
         ak_name=case.record.ak_name,
-        tpm=TpmMoment(
-            clock=quote.clock,
-            reset_count=quote.reset_count,
-            restart_count=quote.restart_count,
-            firmware_version=quote.firmware_version,
-        ),
+        tpm=_moment(case.quote) if has_tpm else None,
         boot_id=case.evidence.boot_id,
         session_id=case.evidence.session_id,
-        # Check qualifying-data has found the one that is bound.
-        tls_spki=case.bound_spki or case.record.tls_spkis[0],
+        # Check qualifying-data (software-signature) has found the one that is bound.
+        tls_spki=(case.bound_spki if has_tpm else case.software_spki) or case.record.tls_spkis[0],
         firmware_sha256=loaded.sha256,
         firmware_version=manifest.version,
         security_version=manifest.security_version,
         objects=dict(manifest.objects),
         lease_ns=case.policy.lease_ns,
-        # What is only reported proves nothing: without one of these checks it is no measured boot.
-        assurance="L1" if case.policy.boot is None or case.failed & {name for name, _ in BOOT_CHECKS} else "L2",
+        assurance=_level(case) if has_tpm else "L0",
         reported=_failures(done),
-        channel_bound=case.policy.agent_spki is not None and "channel" not in case.failed,
+        channel_bound=has_tpm and case.policy.agent_spki is not None and "channel" not in case.failed,
+        ima=case.ima_now if has_ima else None,
+        ima_unquoted=len(case.ima_entries) - (case.ima_quoted or 0) if has_ima else 0,
     )
+
+
+def _moment(quote: QuoteAttest) -> TpmMoment:
+    return TpmMoment(
+        clock=quote.clock,
+        reset_count=quote.reset_count,
+        restart_count=quote.restart_count,
+        firmware_version=quote.firmware_version,
+    )
+
+
+def _level(case: Case) -> str:
+    """What was proved. What is only reported proves nothing: each level needs all of its checks, and the level below."""
+    if case.policy.boot is None or case.failed & {name for name, _ in BOOT_CHECKS}:
+        return "L1"
+    return "L2" if case.policy.ima is None or case.failed & {name for name, _ in IMA_CHECKS} else "L3"

@@ -9,6 +9,7 @@ from testbed.attack import (
     commands,
     enrollment,
     evidence,
+    ima,
     policy,
     releases,
     roles,
@@ -16,6 +17,7 @@ from testbed.attack import (
     tls_keys,
     transport,
     tunnel,
+    without_tpm,
 )
 from testbed.attack.model import Attack
 
@@ -31,5 +33,7 @@ ATTACKS: tuple[Attack, ...] = (
     *boot.ATTACKS,
     *policy.ATTACKS,
     *certificates.ATTACKS,
+    *ima.ATTACKS,
+    *without_tpm.ATTACKS,
     *stored.ATTACKS,
 )

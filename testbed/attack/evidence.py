@@ -98,7 +98,9 @@ LIES: dict[str, tuple[str, str]] = {
 _FAST = {"magic-changed", "certify-attestation", "replay", "pcr-superset", "log-cut", "firmware-downgrade", "unrestricted-key"}
 
 
-def _telling(lie: str) -> Callable[[Arena], str]:
+def telling(lie: str) -> Callable[[Arena], str]:
+    """The puppet tells a lie, is quarantined for it, and is released again."""
+
     def run(arena: Arena) -> str:
         prepare(arena)
         arena.lie_file.write_text(lie)
@@ -137,6 +139,6 @@ def prepare(arena: Arena) -> None:
 
 
 ATTACKS = tuple(
-    Attack(name=f"evidence/{lie}", tries=tries, expected=expected, run=_telling(lie), is_fast=lie in _FAST)
+    Attack(name=f"evidence/{lie}", tries=tries, expected=expected, run=telling(lie), is_fast=lie in _FAST)
     for lie, (expected, tries) in LIES.items()
 )

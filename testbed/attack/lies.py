@@ -106,13 +106,7 @@ def install() -> None:
     """Takes the honest answer's place in this process."""
 
     async def evidence(
-        self: Attester,
-        *,
-        nonce: bytes,
-        pcrs: Sequence[int],
-        controller_spki_sha256: bytes,
-        shown_spki_sha256: bytes | None = None,
-        known_boot_log_sha256: bytes = b"",
+        self: Attester, *, nonce: bytes, pcrs: Sequence[int], controller_spki_sha256: bytes, **known: Any
     ) -> Evidence:
         name = _told()
         if not name:
@@ -121,8 +115,7 @@ def install() -> None:
                 nonce=nonce,
                 pcrs=pcrs,
                 controller_spki_sha256=controller_spki_sha256,
-                shown_spki_sha256=shown_spki_sha256,
-                known_boot_log_sha256=known_boot_log_sha256,
+                **known,
             )
             recorded[:] = [answer]
             return answer

@@ -9,6 +9,8 @@ import secrets
 from pathlib import Path
 
 from jarvis.capture.v1.trust_pb2 import Evidence, PcrValue
+from jarvis_trust.ca import generate_key
+from jarvis_trust.software_identity import SoftwareSigner
 from tpm2_pytss.constants import ESYS_TR
 
 from testbed.attack.lies import LIES, Ask, Lie, lie
@@ -242,6 +244,31 @@ def _other_session(ask: Ask) -> Evidence:
 def _other_boot(ask: Ask) -> Evidence:
     ask.said["boot_id"] = secrets.token_bytes(16)
     return ask.evidence()
+
+
+@lie
+def _software_evidence(ask: Ask) -> Evidence:
+    """What an agent without a TPM would answer, by a key of its own."""
+    attester = ask.attester
+    honest = ask.evidence()
+    signature = SoftwareSigner(generate_key()).sign_evidence(
+        nonce=ask.nonce,
+        agent_spki_sha256=attester.agent_spki_sha256(),
+        controller_spki_sha256=ask.controller_spki,
+        agent_id=attester.agent_id,
+        boot_id=attester.boot_id,
+        session_id=attester.session_id,
+        manifest=attester.firmware.manifest,
+        event_log=ask.event_log,
+    )
+    return Evidence(
+        event_log=honest.event_log,
+        manifest=honest.manifest,
+        manifest_signature=honest.manifest_signature,
+        boot_id=honest.boot_id,
+        session_id=honest.session_id,
+        software_signature=signature,
+    )
 
 
 # -- sizes

@@ -189,6 +189,7 @@ def _print_agent(fleet: Fleet, agent: fleet_pb2.Agent) -> None:
         ("assurance", agent.assurance),
     ):
         table.add(name, printable(text) or "-")
+    table.add("TPM", "yes" if agent.has_tpm else "none: level L0")
     table.add("carrier", enum_text(_CARRIER, agent.carrier))
     table.add("connected", _connected(agent))
     table.add("TLS channel", "bound" if agent.channel_bound else "unbound")

@@ -29,6 +29,12 @@ def token(
         list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Given to the agent that uses the file. Repeatable.")
     ] = None,
     lifetime: Annotated[str, typer.Option("--lifetime", metavar="TIME", help="How long it may be used: 1m to 7d.")] = "1h",
+    without_tpm: Annotated[
+        bool,
+        typer.Option(
+            "--without-tpm", help="Admits an agent without a TPM (level L0) too, where the fleet's policy names that agent."
+        ),
+    ] = False,
     path: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write it here, mode 0600, instead of to stdout.")
     ] = None,
@@ -38,7 +44,9 @@ def token(
     Whoever holds the file can enrol a host: treat it as a secret.
     """
     seconds = parse_duration("--lifetime", lifetime, 60, 7 * 86_400)
-    request = fleet_pb2.CreateJoinTokenRequest(labels=parse_labels("--label", label or []), lifetime=to_duration(seconds))
+    request = fleet_pb2.CreateJoinTokenRequest(
+        labels=parse_labels("--label", label or []), lifetime=to_duration(seconds), without_tpm=without_tpm
+    )
     run(context, lambda fleet: _token(fleet, request, path))
 
 

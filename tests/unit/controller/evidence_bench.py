@@ -12,9 +12,12 @@ from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.case import BootPolicy, ReleaseTrust, VerifierPolicy
 from jarvis_controller.challenges import ConsumedChallenge
+from jarvis_controller.ima_state import ImaState
 from jarvis_controller.states import State
 from jarvis_controller.verifier import NOT_EVALUATED, Report, verify
 from jarvis_trust.encoding import instant_ns
+from jarvis_trust.ima_log import IMA_PCR
+from jarvis_trust.ima_policy import ImaPolicy
 from jarvis_trust.revocations import Revocations
 
 from tests.support import ReleaseKey
@@ -75,11 +78,15 @@ class Bench:
     time_ns: int = NOW_NS
     boot: BootPolicy | None = None
     """With one, its PCRs are asked for too."""
+    ima: ImaPolicy | None = None
+    """With one, PCR 10 is asked for too."""
+    known_ima: ImaState | None = None
+    """What the controller kept of the list."""
 
     @property
     def pcrs(self) -> tuple[int, ...]:
         """What the challenge asks for."""
-        return (*(self.boot.pcrs if self.boot else ()), self.tpm.pcr)
+        return (*(self.boot.pcrs if self.boot else ()), *((IMA_PCR,) if self.ima else ()), self.tpm.pcr)
 
     def evidence(self, *, nonce: bytes | None = None, **attest: bytes) -> trust_pb2.Evidence:
         return self.tpm.evidence(
@@ -90,6 +97,7 @@ class Bench:
             manifest_signature=self.release.signature,
             attest=attest,
             pcrs=self.pcrs,
+            known_ima=(self.known_ima.boot_id, self.known_ima.entries) if self.known_ima else (b"", 0),
         )
 
     def signed(self, evidence: trust_pb2.Evidence) -> trust_pb2.Evidence:
@@ -111,12 +119,18 @@ class Bench:
             firmware_versions=self.versions,
             reported=self.reported,
             agent_spki=self.shown_spki,
+            ima=self.ima,
         )
+
+    @property
+    def record(self) -> AgentRecord:
+        """What is on record of the agent."""
+        return record_of(self.tpm, **{"ima": self.known_ima, **self.record_changes})
 
     def judge(self, evidence: trust_pb2.Evidence, *, pcrs: tuple[int, ...] | None = None, **options: Any) -> Report:
         asked = () if self.problem == "CHALLENGE_UNKNOWN" else pcrs or self.pcrs
         challenge = ConsumedChallenge(agent_id=self.tpm.agent_id, nonce=self.nonce, pcrs=asked, problem=self.problem)
-        return verify(record_of(self.tpm, **self.record_changes), challenge, evidence, self.policy, **options)
+        return verify(self.record, challenge, evidence, self.policy, **options)
 
 
 def failed(report: Report) -> set[tuple[str, str]]:

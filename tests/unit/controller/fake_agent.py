@@ -34,13 +34,14 @@ from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import LeaseError, TrustError
 from jarvis_trust.identities import Identity, Role, controller_dns_name
 from jarvis_trust.joinfile import JoinFile
+from jarvis_trust.software_identity import SoftwareSigner
 from jarvis_trust.status import bad_request_status, error_status
 from jarvis_trust.tls_certification import certification_binding
 from jarvis_trust.tpm_structures import parse_public
 from jarvis_trust.tpm_templates import TLS_KEY_ATTRIBUTES
 
 from tests.unit.controller.releases import Release
-from tests.unit.controller.software_tpm import SoftwareTpm, Vendor, ecc_public
+from tests.unit.controller.software_tpm import SoftwareTpm, Vendor, ecc_public, software_evidence
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _ENROLL = "/jarvis.capture.v1.EnrollmentService/Enroll"
@@ -80,6 +81,10 @@ class FakeAgent:
     release: Release
     vendor: Vendor
     tpm: SoftwareTpm = field(default_factory=SoftwareTpm)
+    software: SoftwareSigner | None = None
+    """With one it has no TPM; what it measures is logged all the same."""
+    known_ima: tuple[bytes, int] = (b"", 0)
+    """What the last challenge said of the IMA list."""
     port: int = field(default_factory=free_port)
     carrier: Carrier = Carrier.DIRECT
     tunnel_port: int = 0
@@ -132,7 +137,7 @@ class FakeAgent:
 
     @property
     def agent_id(self) -> str:
-        return self.tpm.agent_id
+        return self.tpm.agent_id if self.software is None else self.software.agent_id
 
     # -- joining --
 
@@ -151,6 +156,10 @@ class FakeAgent:
             hostname=self.hostname,
             version="1.0.0",
         )
+        if self.software is not None:
+            for name in ("ek_certificate", "ek_public", "ak_public"):
+                params.ClearField(name)
+            params.software_public = self.software.spki_der
         self.change_params(params)
         if params.carrier == enrollment_pb2.CARRIER_TUNNEL and not params.tls_public:
             params.tls_public = ecc_public(public_key_of(key), TLS_KEY_ATTRIBUTES)
@@ -165,9 +174,12 @@ class FakeAgent:
             call = method(timeout=20)
             await call.write(enrollment_pb2.EnrollRequest(params=params))
             challenge = await self._answer(call, "challenge")
-            secret = self.tpm.activate(challenge.challenge.credential_blob, challenge.challenge.encrypted_secret)
             transcript = params.SerializeToString(deterministic=True), challenge.challenge.SerializeToString(deterministic=True)
-            proof = enrollment_pb2.EnrollProof(hmac=enrollment_proof(secret, *transcript))
+            if self.software is not None:
+                proof = enrollment_pb2.EnrollProof(software_signature=self.software.sign_enrollment(*transcript))
+            else:
+                secret = self.tpm.activate(challenge.challenge.credential_blob, challenge.challenge.encrypted_secret)
+                proof = enrollment_pb2.EnrollProof(hmac=enrollment_proof(secret, *transcript))
             self._certify(params, challenge.challenge.nonce, proof)
             await call.write(enrollment_pb2.EnrollRequest(proof=proof))
             result: enrollment_pb2.EnrollResult = (await self._answer(call, "result")).result
@@ -295,15 +307,23 @@ class FakeAgent:
     async def _attest(self, request: agent_pb2.AttestRequest, context: Context) -> agent_pb2.AttestResponse:
         self.calls["Attest"] += 1
         self.nonces.add(request.nonce)
-        evidence = self.tpm.evidence(
-            nonce=request.nonce,
-            agent_spki=own_spki_sha256(context) or spki_sha256(self.certificate_pem),
-            controller_spki=controller_spki_sha256(context),
-            manifest=self.release.manifest,
-            manifest_signature=self.release.signature,
-            pcrs=request.pcrs,
-            known_boot_log_sha256=request.known_boot_log_sha256,
-        )
+        self.known_ima = (request.known_ima_boot_id, request.known_ima_entries)
+        channel: dict[str, bytes] = {
+            "nonce": request.nonce,
+            "agent_spki": own_spki_sha256(context) or spki_sha256(self.certificate_pem),
+            "controller_spki": controller_spki_sha256(context),
+        }
+        release = {"manifest": self.release.manifest, "manifest_signature": self.release.signature}
+        if self.software is not None:
+            evidence = software_evidence(self.software, self.tpm, **channel, **release)
+        else:
+            evidence = self.tpm.evidence(
+                **channel,
+                **release,
+                pcrs=request.pcrs,
+                known_boot_log_sha256=request.known_boot_log_sha256,
+                known_ima=self.known_ima,
+            )
         if self.change_evidence is not None:
             evidence = await self.change_evidence(evidence)
         return agent_pb2.AttestResponse(evidence=evidence)

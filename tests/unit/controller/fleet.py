@@ -64,9 +64,10 @@ class TestFleet:
         channel = await self.stack.enter_async_context(self.channel(role))
         return fleet_pb2_grpc.FleetServiceStub(channel)
 
-    async def join_file(self, labels: Mapping[str, str] | None = None) -> JoinFile:
+    async def join_file(self, labels: Mapping[str, str] | None = None, *, without_tpm: bool = False) -> JoinFile:
         stub = await self.stub()
-        answer = await stub.CreateJoinToken(fleet_pb2.CreateJoinTokenRequest(labels=labels or {}))
+        request = fleet_pb2.CreateJoinTokenRequest(labels=labels or {}, without_tpm=without_tpm)
+        answer = await stub.CreateJoinToken(request)
         parsed = JoinFile.from_json(answer.join_file)
         return dataclasses.replace(parsed, address=f"127.0.0.1:{self.controller.enroll_port}")
 
@@ -81,7 +82,7 @@ class TestFleet:
         """A fake agent, joined, serving, and in `state`."""
         options = {"carrier": self.carrier, "tunnel_port": self.controller.tunnel_port, **options}
         agent = kind(release=self.release, vendor=self.vendor, **options)
-        await agent.join(await self.join_file(labels))
+        await agent.join(await self.join_file(labels, without_tpm=agent.software is not None))
         await agent.start()
         self.stack.push_async_callback(agent.stop)
         self.agents.append(agent)

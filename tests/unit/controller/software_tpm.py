@@ -28,9 +28,13 @@ from jarvis.capture.v1 import trust_pb2
 from jarvis_trust.boot_log import parse_boot_log
 from jarvis_trust.eventlog import encode_event, event_digest, load_attempt, trial
 from jarvis_trust.identities import agent_id_from_ek
+from jarvis_trust.ima_log import split_ima_log
 from jarvis_trust.quote import quote_binding
+from jarvis_trust.software_identity import SoftwareSigner
 from jarvis_trust.tpm_structures import TpmPublic, parse_public, qualified_name
 from jarvis_trust.tpm_templates import AK_ATTRIBUTES, EK_ATTRIBUTES, EK_POLICY_SHA256
+
+from testbed.ima import IMA_PCR, Measured, ima_log, pcr_of
 
 LIBRARY = "libjarvis_capture.so"
 MAGIC = bytes.fromhex("ff544347")
@@ -138,6 +142,9 @@ class SoftwareTpm:
     events: list[bytes] = field(default_factory=list)
     boot_log: bytes = b""
     boot_values: dict[int, bytes] = field(default_factory=dict)
+    ima_log: bytes = b""
+    ima_value: bytes = bytes(32)
+    """PCR 10."""
     ak_attributes: int = AK_ATTRIBUTES
     """TPMA_OBJECT of the AK."""
 
@@ -220,8 +227,17 @@ class SoftwareTpm:
         self.boot_log = log
         self.boot_values = parse_boot_log(log).replay(range(14))
 
+    def measure_files(self, *measured: Measured, shown: bool = True) -> None:
+        """What the kernel's IMA does when files are opened; not shown: in the PCR, and not in the list."""
+        log = ima_log(measured)
+        self.ima_value = pcr_of(log, start=self.ima_value)
+        if shown:
+            self.ima_log += log
+
     def value(self, pcr: int) -> bytes:
         """What a PCR holds."""
+        if pcr == IMA_PCR:
+            return self.ima_value
         return self.pcr_value if pcr == self.pcr else self.boot_values.get(pcr, bytes(32))
 
     def restart_process(self) -> None:
@@ -273,6 +289,7 @@ class SoftwareTpm:
         attest: dict[str, bytes] | None = None,
         pcrs: Sequence[int] = (),
         known_boot_log_sha256: bytes = b"",
+        known_ima: tuple[bytes, int] = (b"", 0),
     ) -> trust_pb2.Evidence:
         """An honest agent's evidence, but for the attest fields that are given."""
         log = b"".join(self.events)
@@ -289,6 +306,8 @@ class SoftwareTpm:
         selected = sorted(pcrs or (self.pcr,))
         quoted = self.attest(extra, selected, **(attest or {}))
         boot_log = b"" if selected == [self.pcr] else self.boot_log
+        known = known_ima[1] if known_ima[0] == self.boot_id else 0
+        list_part = self.ima_log[split_ima_log(self.ima_log, known)[1] :] if IMA_PCR in selected else b""
         boot_digest = hashlib.sha256(boot_log).digest() if boot_log else b""
         return trust_pb2.Evidence(
             attest=quoted,
@@ -301,7 +320,42 @@ class SoftwareTpm:
             session_id=self.session_id,
             boot_log=b"" if boot_digest == known_boot_log_sha256 else boot_log,
             boot_log_sha256=boot_digest,
+            ima_log=list_part,
+            ima_first_entry=known if IMA_PCR in selected else 0,
         )
+
+
+def software_evidence(
+    signer: SoftwareSigner,
+    measured: SoftwareTpm,
+    *,
+    nonce: bytes,
+    agent_spki: bytes,
+    controller_spki: bytes,
+    manifest: bytes,
+    manifest_signature: bytes,
+    agent_id: str = "",
+) -> trust_pb2.Evidence:
+    """An honest agent's evidence without a TPM; its event log is what `measured` logged."""
+    log = b"".join(measured.events)
+    signature = signer.sign_evidence(
+        nonce=nonce,
+        agent_spki_sha256=agent_spki,
+        controller_spki_sha256=controller_spki,
+        agent_id=agent_id or signer.agent_id,
+        boot_id=measured.boot_id,
+        session_id=measured.session_id,
+        manifest=manifest,
+        event_log=log,
+    )
+    return trust_pb2.Evidence(
+        event_log=log,
+        manifest=manifest,
+        manifest_signature=manifest_signature,
+        boot_id=measured.boot_id,
+        session_id=measured.session_id,
+        software_signature=signature,
+    )
 
 
 def _kdfa(key: bytes, label: bytes, context: bytes, bits: int) -> bytes:

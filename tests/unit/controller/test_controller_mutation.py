@@ -28,17 +28,19 @@ from jarvis_controller.verifier import NOT_EVALUATED, VERIFIER_ERROR, Report, Ve
 from jarvis_trust.boot_log import parse_boot_log
 from jarvis_trust.boot_reference import record_reference
 from jarvis_trust.eventlog import MAX_LOG_BYTES, encode_event, event_digest, mapping
+from jarvis_trust.ima_policy import ImaPolicy
 from jarvis_trust.release_signatures import encode_signatures, sign_bytes
 from jarvis_trust.revocations import Revocations
 from jarvis_trust.tpm_templates import RESTRICTED
 
 from testbed.boot import boot_log, uefi_boot
+from testbed.ima import Measured, boot_aggregate, ima_log
 from tests.support import ReleaseKey
 from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, failed, record_of
 from tests.unit.controller.releases import GOOD_LIBRARY, Release, make_release
 from tests.unit.controller.software_tpm import LIBRARY, SoftwareTpm, sized
 
-PCRS = tuple(range(9))
+PCRS = tuple(range(10))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,8 @@ def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench
     tpm.measure(release.sha256)
     reference = record_reference(parse_boot_log(tpm.boot_log), name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
     policy = BootPolicy(references=(reference,), pcrs=PCRS, require_secure_boot=True)
-    return Bench(release_key=release_key, release=release, tpm=tpm, boot=policy)
+    tpm.measure_files(boot_aggregate(tpm.boot_values), Measured(path=f"/usr/lib/{LIBRARY}", digest=release.sha256))
+    return Bench(release_key=release_key, release=release, tpm=tpm, boot=policy, ima=ImaPolicy(paths=("/opt/agent/",)))
 
 
 def oversized(bench: Bench) -> trust_pb2.Evidence:
@@ -136,7 +139,7 @@ def another_connection(bench: Bench) -> trust_pb2.Evidence:
 def one_pcr_more(bench: Bench) -> trust_pb2.Evidence:
     """CVE-2024-29039: a genuine quote, of other PCRs than asked for."""
     assert bench.boot is not None
-    quoted = dataclasses.replace(bench, boot=dataclasses.replace(bench.boot, pcrs=(*PCRS, 9)))
+    quoted = dataclasses.replace(bench, boot=dataclasses.replace(bench.boot, pcrs=(*PCRS, 11)))
     return quoted.evidence()
 
 
@@ -230,6 +233,7 @@ def revoked_earlier(bench: Bench) -> trust_pb2.Evidence:
     bench.release = make_release(bench.release_key, library=hashlib.sha256(b"next").digest(), version="1.1.0")
     bench.tpm.restart_process()
     bench.tpm.measure(bench.release.sha256)
+    bench.tpm.measure_files(Measured(path=f"/usr/lib/{LIBRARY}", digest=bench.release.sha256))
     return bench.evidence()
 
 
@@ -249,6 +253,29 @@ def another_process(bench: Bench) -> trust_pb2.Evidence:
 def another_boot(bench: Bench) -> trust_pb2.Evidence:
     """The host came up with another kernel, and says so."""
     bench.tpm.boot(boot_log(uefi_boot(kernel=b"another kernel")))
+    bench.tpm.ima_log, bench.tpm.ima_value = b"", bytes(32)
+    first = boot_aggregate(bench.tpm.boot_values)
+    bench.tpm.measure_files(first, Measured(path=f"/usr/lib/{LIBRARY}", digest=bench.release.sha256))
+    return bench.evidence()
+
+
+def edited_ima_entry(bench: Bench) -> trust_pb2.Evidence:
+    """A file that was opened, and another one in its place in the list."""
+    bench.tpm.measure_files(Measured(path="/root/tool", contents=b"rootkit"), shown=False)
+    bench.tpm.ima_log += ima_log([Measured(path="/root/tool", contents=b"editor")])
+    return bench.evidence()
+
+
+def ima_of_another_boot(bench: Bench) -> trust_pb2.Evidence:
+    """A list whose boot aggregate is of other PCRs, and a PCR 10 that goes with it."""
+    bench.tpm.ima_log, bench.tpm.ima_value = b"", bytes(32)
+    bench.tpm.measure_files(boot_aggregate({}), Measured(path=f"/usr/lib/{LIBRARY}", digest=bench.release.sha256))
+    return bench.evidence()
+
+
+def tampered_agent_file(bench: Bench) -> trust_pb2.Evidence:
+    """A file of the agent that is not as the policy has it."""
+    bench.tpm.measure_files(Measured(path="/opt/agent/attest.py", contents=b"returns what it recorded"))
     return bench.evidence()
 
 
@@ -280,6 +307,9 @@ EVIDENCE: dict[str, tuple[Callable[[Bench], trust_pb2.Evidence], str]] = {
     "firmware": (altered_library, "FIRMWARE_UNTRUSTED_MEASUREMENT"),
     "session": (another_process, "SESSION_MISMATCH"),
     "boot-reference": (another_boot, "BOOT_REFERENCE_MISMATCH"),
+    "ima-log": (edited_ima_entry, "IMA_LOG_MISMATCH"),
+    "ima-boot": (ima_of_another_boot, "IMA_BOOT_MISMATCH"),
+    "ima-agent": (tampered_agent_file, "IMA_FILE_UNTRUSTED"),
 }
 """Check -> what only it refuses, and its reason."""
 

@@ -131,6 +131,13 @@ async def test_enroll_token_writes_the_join_file_for_its_owner_only(controller: 
     assert "s3cret" not in result.out + result.err
 
 
+async def test_enroll_token_is_for_hosts_with_a_tpm_unless_it_is_said(controller: Controller, tmp_path: Path) -> None:
+    for options, expected in (((), False), (("--without-tpm",), True)):
+        result = await controller.ctl("enroll", "token", *options, "-o", str(tmp_path / f"{expected}.json"))
+        assert result.code == 0
+        assert controller.service.requests[-1].without_tpm is expected
+
+
 async def test_enroll_token_never_overwrites_a_file_and_then_spends_no_token(controller: Controller, tmp_path: Path) -> None:
     path = tmp_path / "there"
     path.write_text("mine", encoding="utf-8")

@@ -135,17 +135,25 @@ class CaseAgent(_message.Message):
     TLS_SPKIS_FIELD_NUMBER: _builtins.int
     TPM_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    IMA_FIELD_NUMBER: _builtins.int
+    WITHOUT_TPM_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     ak_public: _builtins.bytes
     """TPMT_PUBLIC."""
     ak_name: _builtins.bytes
     boot_id: _builtins.bytes
     """Of the last passed attestation."""
+    without_tpm: _builtins.bool
+    """Its identity is a software key, in ak_public as SubjectPublicKeyInfo (level L0)."""
     @_builtins.property
     def tls_spkis(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
     def tpm(self) -> Global___CaseTpm:
         """Unset: no attestation had passed before."""
+
+    @_builtins.property
+    def ima(self) -> Global___CaseIma:
+        """Unset: nothing was kept of its IMA list."""
 
     def __init__(
         self,
@@ -156,10 +164,12 @@ class CaseAgent(_message.Message):
         tls_spkis: _abc.Iterable[_builtins.bytes] | None = ...,
         tpm: Global___CaseTpm | None = ...,
         boot_id: _builtins.bytes = ...,
+        ima: Global___CaseIma | None = ...,
+        without_tpm: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["tpm", b"tpm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ima", b"ima", "tpm", b"tpm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "ak_public", b"ak_public", "boot_id", b"boot_id", "tls_spkis", b"tls_spkis", "tpm", b"tpm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "ak_public", b"ak_public", "boot_id", b"boot_id", "ima", b"ima", "tls_spkis", b"tls_spkis", "tpm", b"tpm", "without_tpm", b"without_tpm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,6 +203,82 @@ class CaseTpm(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaseTpm: _TypeAlias = CaseTpm  # noqa: Y015
+
+@_typing.final
+class CaseIma(_message.Message):
+    """What was known of an agent's IMA list: its entries up to the one at which the evidence's part begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_SHA256_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    PCR_FIELD_NUMBER: _builtins.int
+    BOOT_AGGREGATE_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    boot_id: _builtins.bytes
+    scope_sha256: _builtins.bytes
+    """Names the policy's paths by which files were picked."""
+    entries: _builtins.int
+    pcr: _builtins.bytes
+    """PCR 10 of the SHA-256 bank after them."""
+    violations: _builtins.int
+    @_builtins.property
+    def boot_aggregate(self) -> Global___CaseImaFile:
+        """The first entry; unset: it is not one."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseImaFile]:
+        """Those that are judged, each once."""
+
+    def __init__(
+        self,
+        *,
+        boot_id: _builtins.bytes = ...,
+        scope_sha256: _builtins.bytes = ...,
+        entries: _builtins.int = ...,
+        pcr: _builtins.bytes = ...,
+        boot_aggregate: Global___CaseImaFile | None = ...,
+        violations: _builtins.int = ...,
+        files: _abc.Iterable[Global___CaseImaFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["boot_aggregate", b"boot_aggregate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_aggregate", b"boot_aggregate", "boot_id", b"boot_id", "entries", b"entries", "files", b"files", "pcr", b"pcr", "scope_sha256", b"scope_sha256", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseIma: _TypeAlias = CaseIma  # noqa: Y015
+
+@_typing.final
+class CaseImaFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    VIOLATION_FIELD_NUMBER: _builtins.int
+    path: _builtins.bytes
+    algorithm: _builtins.str
+    """Of the digest, e.g. "sha256"."""
+    digest: _builtins.bytes
+    violation: _builtins.bool
+    def __init__(
+        self,
+        *,
+        path: _builtins.bytes = ...,
+        algorithm: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+        violation: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "digest", b"digest", "path", b"path", "violation", b"violation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseImaFile: _TypeAlias = CaseImaFile  # noqa: Y015
 
 @_typing.final
 class CaseChallenge(_message.Message):
@@ -242,6 +328,8 @@ class CasePolicy(_message.Message):
     RELEASE_ROOT_FIELD_NUMBER: _builtins.int
     TIME_NS_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
+    IMA_FIELD_NUMBER: _builtins.int
+    WITHOUT_TPM_FIELD_NUMBER: _builtins.int
     firmware_floor: _builtins.int
     pcr: _builtins.int
     controller_spki_sha256: _builtins.bytes
@@ -255,6 +343,8 @@ class CasePolicy(_message.Message):
     """Of the wall clock, ns since the Unix epoch: what nothing may have expired at."""
     revocations: _builtins.bytes
     """Canonical JSON of the revocation list, as it was signed; empty: there was none."""
+    without_tpm: _builtins.bool
+    """The agent may be without a TPM."""
     @_builtins.property
     def known_firmware(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseFirmware]:
         """Firmware objects of manifests that were verified before."""
@@ -271,6 +361,10 @@ class CasePolicy(_message.Message):
     def reported(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaseReported]:
         """Failures that were only reported."""
 
+    @_builtins.property
+    def ima(self) -> Global___CaseImaPolicy:
+        """Unset: IMA's list was not judged."""
+
     def __init__(
         self,
         *,
@@ -286,10 +380,12 @@ class CasePolicy(_message.Message):
         release_root: _builtins.bytes = ...,
         time_ns: _builtins.int = ...,
         revocations: _builtins.bytes = ...,
+        ima: Global___CaseImaPolicy | None = ...,
+        without_tpm: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "ima", b"ima"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_spki_sha256", b"agent_spki_sha256", "boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "firmware_versions", b"firmware_versions", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_root", b"release_root", "reported", b"reported", "revocations", b"revocations", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_spki_sha256", b"agent_spki_sha256", "boot", b"boot", "controller_spki_sha256", b"controller_spki_sha256", "firmware_floor", b"firmware_floor", "firmware_versions", b"firmware_versions", "ima", b"ima", "known_firmware", b"known_firmware", "lease_ns", b"lease_ns", "pcr", b"pcr", "release_root", b"release_root", "reported", b"reported", "revocations", b"revocations", "time_ns", b"time_ns", "without_tpm", b"without_tpm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,6 +413,37 @@ class CaseReported(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaseReported: _TypeAlias = CaseReported  # noqa: Y015
+
+@_typing.final
+class CaseImaPolicy(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATHS_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    ACCEPT_VIOLATIONS_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bytes
+    """As sha256sum prints them."""
+    accept_violations: _builtins.bool
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def required(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        allowed: _builtins.bytes = ...,
+        required: _abc.Iterable[_builtins.str] | None = ...,
+        accept_violations: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_violations", b"accept_violations", "allowed", b"allowed", "paths", b"paths", "required", b"required"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseImaPolicy: _TypeAlias = CaseImaPolicy  # noqa: Y015
 
 @_typing.final
 class CaseFirmware(_message.Message):

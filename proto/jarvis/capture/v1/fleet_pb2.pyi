@@ -934,6 +934,9 @@ class CreateJoinTokenRequest(_message.Message):
 
     LABELS_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    WITHOUT_TPM_FIELD_NUMBER: _builtins.int
+    without_tpm: _builtins.bool
+    """It admits an agent without a TPM too, where the policy names that agent."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Given to the agent that uses it."""
@@ -947,10 +950,11 @@ class CreateJoinTokenRequest(_message.Message):
         *,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         lifetime: _duration_pb2.Duration | None = ...,
+        without_tpm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "lifetime", b"lifetime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "lifetime", b"lifetime", "without_tpm", b"without_tpm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
