@@ -52,7 +52,7 @@ def parse_policy(document: PolicyDocument, root: ReleaseRoot) -> FleetPolicy:
     """
     top = Fields("", parse_text(document.text))
     name = top.text("name", _NAME, "1-64 of A-Z a-z 0-9 . _ -, alphanumeric at both ends")
-    version = top.integer("version", 1, 2**63 - 1)
+    version = _version(top)
     vendors = _vendors(top.table("vendors"), document.files)
     firmware = top.table("firmware")
     floor = firmware.integer("floor", 0, 2**63 - 1, default=0)
@@ -86,6 +86,19 @@ def parse_policy(document: PolicyDocument, root: ReleaseRoot) -> FleetPolicy:
         without_tpm=without_tpm,
         ima=ima,
     )
+
+
+def version_of(document: PolicyDocument) -> int:
+    """The version alone, whatever else the document says.
+
+    Raises:
+        PolicyError: POLICY_INVALID.
+    """
+    return _version(Fields("", parse_text(document.text)))
+
+
+def _version(top: Fields) -> int:
+    return top.integer("version", 1, 2**63 - 1)
 
 
 def _vendors(fields: Fields, files: Mapping[str, bytes]) -> Vendors:

@@ -11,9 +11,10 @@ policy.applied holds AppliedPolicy, text and files whole, so that nothing else h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -22,11 +23,10 @@ from jarvis.capture.v1 import policy_pb2
 from jarvis_trust.errors import PolicyError
 from jarvis_trust.keyfiles import rename_private, write_private
 from jarvis_trust.policy_document import PolicyDocument, read_document
-from jarvis_trust.release_root import ReleaseRoot
 
 from jarvis_controller.audit_log import CONTROLLER
 from jarvis_controller.policy import FleetPolicy
-from jarvis_controller.policy_file import parse_policy
+from jarvis_controller.policy_file import parse_policy, version_of
 from jarvis_controller.release_policy import ReleasePolicy
 from jarvis_controller.store import Store
 
@@ -39,7 +39,7 @@ class PolicyKeeper:
     """The policy in force. One per controller; used from the event loop."""
 
     def __init__(self, file: Path, directory: Path, releases: ReleasePolicy) -> None:
-        """Reads both files and takes the higher version.
+        """Reads both files and takes the higher version; of the other one nothing else counts.
 
         Args:
             file: the configuration's policy.toml.
@@ -56,24 +56,27 @@ class PolicyKeeper:
         self._lock = asyncio.Lock()
         self.on_applied: Callable[[], None] = lambda: None
         """Called on the event loop when another policy has come into force."""
-        offered = _parse(read_document(file), releases.root, str(file))
-        kept = self._read()
-        self.current = offered
-        self.applied = kept[1] if kept is not None else _message(offered, CONTROLLER)
-        self._is_new = kept is None or offered.version > kept[0].version
+        offered, kept = read_document(file), self._read()
+        with _named(file):
+            version = version_of(offered)
+        self._is_new = kept is None or version > kept.version
         self._had_other = kept is not None
-        if kept is None:
+        if kept is None or self._is_new:
+            with _named(file):
+                self.current = self.judge(offered)
+            self.applied = _message(self.current, CONTROLLER)
             return
-        if kept[0].version == offered.version and kept[0].document.sha256 != offered.document.sha256:
+        with _named(self._path):
+            document = PolicyDocument.from_message(kept.document)
+        if version == kept.version and document.sha256 != offered.sha256:
             message = (
-                f"{file}: version = {offered.version}: another policy of this version is in force; a higher version is accepted, "
-                "or the policy that is in force (`jarvisctl policy show`)"
+                f"{file}: version = {version}: another policy of this version is in force (it differs in "
+                f"{_differing(document, offered)}); "
+                "a higher version is accepted, or the policy that is in force (`jarvisctl policy show`)"
             )
             raise PolicyError("POLICY_VERSION_REUSED", message)
-        if self._is_new:
-            self.applied = _message(offered, CONTROLLER)
-        else:
-            self.current = kept[0]
+        with _named(self._path):
+            self.current, self.applied = self.judge(document), kept
 
     async def start(self, store: Store) -> None:
         """Audits and keeps what came new from the configuration's file. Called once, when the store is open.
@@ -124,21 +127,28 @@ class PolicyKeeper:
         finally:
             beside.unlink(missing_ok=True)
 
-    def _read(self) -> tuple[FleetPolicy, policy_pb2.AppliedPolicy] | None:
+    def _read(self) -> policy_pb2.AppliedPolicy | None:
         try:
-            applied = policy_pb2.AppliedPolicy.FromString(self._path.read_bytes())
+            return policy_pb2.AppliedPolicy.FromString(self._path.read_bytes())
         except FileNotFoundError:
             return None
         except DecodeError as error:
             raise PolicyError("POLICY_INVALID", f"{self._path}: it holds no policy: {error}") from error
-        return _parse(PolicyDocument.from_message(applied.document), self.releases.root, str(self._path)), applied
 
 
-def _parse(document: PolicyDocument, root: ReleaseRoot, where: str) -> FleetPolicy:
+def _differing(one: PolicyDocument, other: PolicyDocument) -> str:
+    """Where two documents are not the same, by name."""
+    names = [name for name in sorted({*one.files, *other.files}) if one.files.get(name) != other.files.get(name)]
+    return ", ".join((["its text"] if one.text != other.text else []) + names)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What a policy is refused for, with the file that it is in."""
     try:
-        return parse_policy(document, root)
+        yield
     except PolicyError as error:
-        raise PolicyError(error.reason, f"{where}: {error.message}") from error
+        raise PolicyError(error.reason, f"{path}: {error.message}") from error
 
 
 def _message(policy: FleetPolicy, principal: str) -> policy_pb2.AppliedPolicy:

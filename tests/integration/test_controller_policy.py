@@ -145,6 +145,19 @@ async def test_a_file_of_a_higher_version_goes_at_the_start_and_one_of_the_same_
     assert Controller(fleet.config).policies.current.version == 3
 
 
+async def test_what_was_applied_and_can_no_longer_be_used_gives_way_to_a_newer_file_only(fleet: TestFleet) -> None:
+    """After an upgrade, or another release key: the way out is a policy of a higher version."""
+    kept = fleet.directory / "policy.applied"
+    await apply(fleet, PolicyText(version=2))
+    applied = policy_pb2.AppliedPolicy.FromString(kept.read_bytes())
+    applied.document.text += "[no-such-table]\n"
+    kept.write_bytes(applied.SerializeToString())
+    with pytest.raises(ConfigError, match=r"policy\.applied: unknown field 'no-such-table'"):
+        Controller(fleet.config)
+    fleet.config.policy.write_text(PolicyText(version=3).toml(ROOTS))
+    assert Controller(fleet.config).policies.current.version == 3
+
+
 async def test_a_version_that_does_not_rise_is_refused_and_the_same_policy_changes_nothing(fleet: TestFleet) -> None:
     await apply(fleet, PolicyText(version=5))
     assert (await apply(fleet, PolicyText(version=5))).version == 5
