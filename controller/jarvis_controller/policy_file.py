@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """policy.toml, judged as a whole: each field is known, of its type and in its range, and fits the others, or nothing is taken.
 
-    PolicyDocument, pinned release key -> parse_policy -> FleetPolicy
+    PolicyDocument, release root -> parse_policy -> FleetPolicy
 
 docs/policy.md and policy.example.toml describe the fields.
 """
@@ -156,7 +156,7 @@ class _Surroundings:
                 self._verified[name] = verify_reference(data, signature, self._root)
             except TrustError as error:
                 raise refused(
-                    field, name, f"a reference set that the release key signed ({error.reason}: {error.message})"
+                    field, name, f"a reference set that the release root's keys signed ({error.reason}: {error.message})"
                 ) from error
         return self._verified[name]
 
