@@ -28,8 +28,9 @@ from testbed.attack.peers import Party, as_reason, call, issue, operator
 from testbed.attack.roles import METHODS
 from testbed.attack.stored import reasons_in
 from testbed.fleet import Fleet, FleetError, program, wait_for
+from testbed.policy import PolicyText
 
-_SETTINGS = {"attest_interval_s": 1, "lease_s": 60}
+_POLICY = PolicyText(interval_s=1, lease_s=60)
 
 
 def _bought(arena: Arena, role: str, name: str) -> Party:
@@ -169,7 +170,7 @@ def _self_made_ca(arena: Arena) -> str:
 
 def _old_ca_after_its_retirement(arena: Arena) -> str:
     """A connection that was opened while the old CA was trusted, and a new one."""
-    with Fleet(directory=arena.directory / "retired-ca", name="retired", settings=_SETTINGS) as fleet:
+    with Fleet(directory=arena.directory / "retired-ca", name="retired", policy=_POLICY) as fleet:
         fleet.start()
         old = FleetCA.load(fleet.controller_directory / "ca")
         thief = operator(old, Role.ADMIN)
@@ -193,7 +194,7 @@ def _old_ca_after_its_retirement(arena: Arena) -> str:
 def _bootstrap_again(arena: Arena) -> str:
     """`init` over a fleet, and over what is left of one whose directory was emptied but for the database."""
     directory = arena.directory / "bootstrap"
-    with Fleet(directory=directory, name="bootstrap", settings=_SETTINGS) as fleet:
+    with Fleet(directory=directory, name="bootstrap", policy=_POLICY) as fleet:
         fleet.start()
         fleet.stop()
         home = fleet.controller_directory

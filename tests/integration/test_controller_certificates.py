@@ -14,6 +14,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from jarvis.capture.v1 import certificate_pb2, certificate_pb2_grpc, fleet_pb2, fleet_pb2_grpc
+from jarvis_agent.tunnel_link import OPEN_TUNNEL
+from jarvis_controller.agent_record import Carrier
 from jarvis_controller.authorities import Stage
 from jarvis_controller.cli import app
 from jarvis_controller.config import ConfigError
@@ -32,7 +34,7 @@ from jarvis_trust.ca import (
 )
 from jarvis_trust.ca_bundle import CaBundle, serial_of
 from jarvis_trust.errors import AuditError
-from jarvis_trust.identities import Identity, Role
+from jarvis_trust.identities import Identity, Role, controller_dns_name
 from jarvis_trust.status import reason_of
 from typer.testing import CliRunner
 
@@ -204,19 +206,44 @@ async def test_what_was_revoked_stays_so_after_a_restart(tmp_path: Path, release
             assert await refusal(stub.ListAgents(fleet_pb2.ListAgentsRequest())) == "CERTIFICATE_REVOKED"
 
 
-async def test_a_revoked_agent_loses_its_lease_and_comes_back_with_a_new_token_and_key(fleet: TestFleet, admin: Operator) -> None:
-    agent = await fleet.add_agent()
-    await revoke(admin, serial=serial_of(load_certificate(agent.certificate_pem)))
-    await fleet.wait_for_state(agent, "STALE")
-    assert agent.lease is not None
-    assert agent.lease.duration_ns == 1
-    outcome = await fleet.controller.attester.attest(agent.agent_id)
-    assert "CERTIFICATE_REVOKED" in outcome.status.message
-    assert agent.join_file is not None
-    assert await refusal(agent.join(agent.join_file, token="")) == "TOKEN_REQUIRED"
-    await agent.join(await fleet.join_file())
-    await agent.restart()
-    await fleet.wait_for_state(agent, "VERIFIED")
+@pytest.mark.parametrize("carrier", list(Carrier))
+async def test_a_revoked_agent_loses_its_lease_and_comes_back_with_a_new_token_and_key(
+    tmp_path: Path, release_key: ReleaseKey, carrier: Carrier
+) -> None:
+    async with running_fleet(tmp_path, release_key, carrier=carrier) as fleet:
+        admin = offline(fleet, Role.ADMIN, "ada")
+        agent, other = await fleet.add_agent(), await fleet.add_agent()
+        await revoke(admin, serial=serial_of(load_certificate(agent.certificate_pem)))
+        await fleet.wait_for_state(agent, "STALE")
+        assert agent.lease is not None
+        assert agent.lease.duration_ns == 1
+        outcome = await fleet.controller.attester.attest(agent.agent_id)
+        assert "CERTIFICATE_REVOKED" in outcome.status.message
+        assert agent.join_file is not None
+        assert await refusal(agent.join(agent.join_file, token="")) == "TOKEN_REQUIRED"
+        await agent.join(await fleet.join_file())
+        await agent.restart()
+        await fleet.wait_for_state(agent, "VERIFIED")
+        assert (await fleet.agent_row(other)).state == fleet_pb2.AGENT_STATE_VERIFIED
+
+
+async def test_a_revoked_agents_tunnel_is_ended_and_not_let_in_again(tmp_path: Path, release_key: ReleaseKey) -> None:
+    async with running_fleet(tmp_path, release_key, carrier=Carrier.TUNNEL) as fleet:
+        admin = offline(fleet, Role.ADMIN, "ada")
+        agent = await fleet.add_agent()
+        assert fleet.controller.client.is_connected(agent.agent_id)
+        await revoke(admin, subject=f"spiffe://{FLEET}/agent/{agent.agent_id}")
+
+        async def is_gone() -> bool:
+            return not fleet.controller.client.is_connected(agent.agent_id)
+
+        await eventually(is_gone, "the tunnel is gone")
+        credentials = grpc.ssl_channel_credentials(agent.ca_pem, agent.key_pem, agent.certificate_pem)
+        options = (("grpc.ssl_target_name_override", controller_dns_name(FLEET)),)
+        address = f"127.0.0.1:{fleet.controller.tunnel_port}"
+        async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+            call: Any = channel.stream_stream(OPEN_TUNNEL)(timeout=20)
+            assert await refusal(call.read()) == "CERTIFICATE_REVOKED"
 
 
 async def test_a_revocation_is_audited_and_told(fleet: TestFleet, admin: Operator) -> None:
