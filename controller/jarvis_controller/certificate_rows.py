@@ -17,8 +17,8 @@ from jarvis_trust.ca import load_certificate, spki_sha256, uri_of_certificate
 from jarvis_trust.ca_bundle import serial_of
 from jarvis_trust.errors import IdentityError
 from jarvis_trust.identities import Identity
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from jarvis_controller import audit_log, event_log, own_events
 from jarvis_controller.audit_log import AuditEntry
@@ -31,8 +31,10 @@ ENROLLMENT = "enrollment"
 """On whose behalf agents get theirs."""
 _EXPIRING_NS = 7 * 86400 * 10**9
 _EXPIRING_SHARE = 5
-KEPT_AFTER_END_NS = 90 * 86400 * 10**9
+KEPT_NS = 90 * 86400 * 10**9
 """How long a certificate that is over stays in the register."""
+AGENTS_KEPT_NS = 14 * 86400 * 10**9
+"""The same of agents, who get one or two a day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +145,13 @@ def revoke(session: Session, order: Revocation, *, now_ns: int, keep_events: int
 
     Raises:
         KeyError: a serial, or an id, under which nothing was ever issued.
+        ValueError: it is the controller's own: agents have no deny-list.
     """
     rows = list(_targets(session, order))
     if not rows:
         raise KeyError(order.serial or order.subject)
+    if rows[0].role in {"controller", AUDIT_ROLE}:
+        raise ValueError(f"{rows[0].subject}: an agent's or operator's is accepted; a change of the CA ends the others")
     subject = order.subject or (rows[0].subject if _takes_the_agent_out(session, rows[0]) else "")
     fresh = [row for row in rows if row.revoke_time_ns is None]
     for row in fresh:
@@ -216,16 +221,15 @@ def open_denial(session: Session, agent_id: str) -> DenialRow | None:
 
 def page(session: Session, criteria: Criteria, trusted: Sequence[str], now_ns: int) -> tuple[list[pb.Certificate], int]:
     """Certificates, newest first, and the row number that the next page begins before (0: there is none)."""
-    newest = _newest(session)
-    chosen = select(CertificateRow).where(CertificateRow.number < criteria.before).order_by(CertificateRow.number.desc())
+    chosen = select(CertificateRow, _is_superseded()).where(CertificateRow.number < criteria.before)
     if criteria.role:
         chosen = chosen.where(CertificateRow.role == criteria.role)
     found: list[pb.Certificate] = []
     last = 0
-    for row in session.scalars(chosen):
+    for row, superseded in session.execute(chosen.order_by(CertificateRow.number.desc()).execution_options(yield_per=500)):
         if len(found) == criteria.limit:
             return found, last
-        message = to_message(row, newest=newest, trusted=trusted, now_ns=now_ns)
+        message = to_message(row, superseded=superseded, trusted=trusted, now_ns=now_ns)
         if criteria.state in {pb.CERTIFICATE_STATE_UNSPECIFIED, message.state}:
             found.append(message)
             last = row.number
@@ -234,20 +238,22 @@ def page(session: Session, criteria: Criteria, trusted: Sequence[str], now_ns: i
 
 def messages(session: Session, rows: Iterable[CertificateRow], trusted: Sequence[str], now_ns: int) -> list[pb.Certificate]:
     """Rows as operators see them."""
-    newest = _newest(session)
-    return [to_message(row, newest=newest, trusted=trusted, now_ns=now_ns) for row in rows]
+    numbers = [row.number for row in rows]
+    chosen = select(CertificateRow, _is_superseded()).where(CertificateRow.number.in_(numbers))
+    found = session.execute(chosen.order_by(CertificateRow.number.desc()))
+    return [to_message(row, superseded=superseded, trusted=trusted, now_ns=now_ns) for row, superseded in found]
 
 
-def in_use(session: Session, issuer: str, now_ns: int) -> list[CertificateRow]:
+def in_use(session: Session, issuer: str, now_ns: int) -> Sequence[CertificateRow]:
     """What a CA issued that is neither over, nor revoked, nor superseded; audit keys apart, whose signatures stay verifiable."""
     chosen = select(CertificateRow).where(
         CertificateRow.issuer == issuer,
         CertificateRow.not_after_ns > now_ns,
         CertificateRow.revoke_time_ns.is_(None),
         CertificateRow.role != AUDIT_ROLE,
+        ~_is_superseded(),
     )
-    newest = _newest(session)
-    return [row for row in session.scalars(chosen) if row.number == newest[row.subject]]
+    return session.scalars(chosen).all()
 
 
 def find(session: Session, serial: str) -> CertificateRow | None:
@@ -255,7 +261,7 @@ def find(session: Session, serial: str) -> CertificateRow | None:
     return session.scalars(select(CertificateRow).where(CertificateRow.serial == serial)).first()
 
 
-def to_message(row: CertificateRow, *, newest: dict[str, int], trusted: Sequence[str], now_ns: int) -> pb.Certificate:
+def to_message(row: CertificateRow, *, superseded: bool, trusted: Sequence[str], now_ns: int) -> pb.Certificate:
     """A row as operators see it."""
     message = pb.Certificate(
         serial=row.serial,
@@ -264,7 +270,7 @@ def to_message(row: CertificateRow, *, newest: dict[str, int], trusted: Sequence
         spki_sha256=row.spki_sha256,
         issuer=row.issuer,
         issued_by=row.issued_by,
-        state=_state(row, newest=newest, trusted=trusted, now_ns=now_ns),
+        state=_state(row, superseded=superseded, trusted=trusted, now_ns=now_ns),
         revoke_reason=row.revoke_reason,
         revoked_by=row.revoked_by,
     )
@@ -281,7 +287,7 @@ def agent_of(subject: str) -> str:
     return subject.rpartition("/agent/")[2] if "/agent/" in subject else ""
 
 
-def _state(row: CertificateRow, *, newest: dict[str, int], trusted: Sequence[str], now_ns: int) -> pb.CertificateState.ValueType:
+def _state(row: CertificateRow, *, superseded: bool, trusted: Sequence[str], now_ns: int) -> pb.CertificateState.ValueType:
     left = row.not_after_ns - now_ns
     if row.revoke_time_ns is not None:
         return pb.CERTIFICATE_STATE_REVOKED
@@ -289,16 +295,18 @@ def _state(row: CertificateRow, *, newest: dict[str, int], trusted: Sequence[str
         return pb.CERTIFICATE_STATE_EXPIRED
     if row.issuer not in trusted:
         return pb.CERTIFICATE_STATE_UNTRUSTED
-    if newest[row.subject] != row.number:
+    if superseded:
         return pb.CERTIFICATE_STATE_SUPERSEDED
     if left < min(_EXPIRING_NS, (row.not_after_ns - row.not_before_ns) // _EXPIRING_SHARE):
         return pb.CERTIFICATE_STATE_EXPIRING
     return pb.CERTIFICATE_STATE_VALID
 
 
-def _newest(session: Session) -> dict[str, int]:
-    rows = session.execute(select(CertificateRow.subject, func.max(CertificateRow.number)).group_by(CertificateRow.subject))
-    return {row[0]: row[1] for row in rows}
+def _is_superseded() -> ColumnElement[bool]:
+    """Whether another certificate was issued to the row's id later."""
+    newer = aliased(CertificateRow)
+    later = select(newer.number).where(newer.subject == CertificateRow.subject, newer.number > CertificateRow.number)
+    return later.correlate(CertificateRow).exists()
 
 
 def _targets(session: Session, order: Revocation) -> Sequence[CertificateRow]:
@@ -313,14 +321,12 @@ def _takes_the_agent_out(session: Session, row: CertificateRow) -> bool:
 
 def _forget_old(session: Session, now_ns: int) -> None:
     """Rows of long ago; never the newest of an id, nor a revoked one, whose key stays refused."""
-    old = select(CertificateRow).where(
-        CertificateRow.not_after_ns < now_ns - KEPT_AFTER_END_NS, CertificateRow.revoke_time_ns.is_(None)
+    is_agents = CertificateRow.role == "agent"
+    is_old = or_(
+        is_agents & (CertificateRow.not_after_ns < now_ns - AGENTS_KEPT_NS),
+        ~is_agents & (CertificateRow.not_after_ns < now_ns - KEPT_NS),
     )
-    newest: dict[str, int] | None = None
-    for row in session.scalars(old.limit(100)):
-        newest = newest or _newest(session)
-        if newest[row.subject] != row.number:
-            session.delete(row)
+    session.execute(delete(CertificateRow).where(is_old, CertificateRow.revoke_time_ns.is_(None), _is_superseded()))
 
 
 def _issuer_id(certificate: x509.Certificate) -> str:

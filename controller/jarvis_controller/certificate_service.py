@@ -91,6 +91,8 @@ class CertificateService:
         except KeyError as error:
             message = f"{'serial' if order.serial else 'subject'} {error.args[0]!r}: no certificate of it was ever issued here"
             raise refuse(code_pb2.NOT_FOUND, "CERTIFICATE_NOT_FOUND", message) from error
+        except ValueError as error:
+            raise bad_field("serial" if order.serial else "subject", str(error)) from error
         agents = {certificate_rows.agent_of(denial.subject) for denial in denials if denial.is_open} - {""}
         # A revoked agent is told over its tunnel that its lease has ended; nothing else goes through it any more.
         self._parts.deny_list.deny(denials, streams=not agents)

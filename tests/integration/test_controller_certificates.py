@@ -148,6 +148,21 @@ async def test_the_register_is_read_in_pages(fleet: TestFleet, admin: Operator) 
     assert found == ["v4", "v3", "v2", "v1", "v0"]
 
 
+async def test_certificates_of_long_ago_leave_the_register_but_the_newest_of_an_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release_key: ReleaseKey
+) -> None:
+    async with running_fleet(tmp_path, release_key) as fleet:
+        admin = offline(fleet, Role.ADMIN, "ada")
+        vera = [await issued(fleet, admin, "viewer", "vera") for _ in range(3)]
+        await revoke(admin, serial=vera[1].serial)
+        late = fleet.controller.store.now_ns() + 200 * 86400 * 10**9
+        monkeypatch.setattr(fleet.controller.store, "now_ns", lambda: late)
+        await issued(fleet, admin, "viewer", "otto")
+        rows = {row.serial: row.state for row in await register(admin, role="viewer")}
+    assert vera[0].serial not in rows
+    assert (rows[vera[1].serial], rows[vera[2].serial]) == (pb.CERTIFICATE_STATE_REVOKED, pb.CERTIFICATE_STATE_EXPIRED)
+
+
 # ---- revocation
 
 
@@ -262,6 +277,7 @@ async def test_what_was_never_issued_cannot_be_revoked(fleet: TestFleet, admin: 
     assert await refusal(revoke(admin, serial="0" * 40)) == "CERTIFICATE_NOT_FOUND"
     assert await refusal(revoke(admin, subject=f"spiffe://{FLEET}/operator/admin/nobody")) == "CERTIFICATE_NOT_FOUND"
     assert await refusal(revoke(admin, serial="xyz")) == "INVALID_ARGUMENT"
+    assert await refusal(revoke(admin, subject=f"spiffe://{FLEET}/controller/main")) == "INVALID_ARGUMENT"
 
 
 async def test_a_stream_ends_with_its_callers_certificate(fleet: TestFleet, admin: Operator) -> None:

@@ -35,15 +35,9 @@ def revoke(
     root: Annotated[
         Path | None, typer.Option("--root", metavar="FILE", help="The release root: also say who is still to sign.")
     ] = None,
-    why: Annotated[
-        str, typer.Option("--why", metavar="TEXT", help="What is wrong with it; shown wherever it is refused.")
-    ] = "",
-    renew: Annotated[
-        bool, typer.Option("--renew", help="Make the next version though nothing is added.")
-    ] = False,
-    expires_days: Annotated[
-        int, typer.Option("--expires-days", metavar="N", help="Until then no newer list is needed.")
-    ] = 365,
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="What is wrong with it; shown wherever it is refused.")] = "",
+    renew: Annotated[bool, typer.Option("--renew", help="Make the next version though nothing is added.")] = False,
+    expires_days: Annotated[int, typer.Option("--expires-days", metavar="N", help="Until then no newer list is needed.")] = 365,
 ) -> None:
     """Adds firmware to the list of revoked ones and signs it; without WHAT, adds a signature to the list as it is."""
     private_pem = read_private(key, "the release key")
