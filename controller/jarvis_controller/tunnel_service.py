@@ -39,6 +39,8 @@ _log = structlog.get_logger()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 CALL_ID_KEY = "jarvis-call-id"
+_MAX_MESSAGE_BYTES = (8 << 20) + 64
+"""One message as an agent's own port may send it, and its wrapping. Flow batches are at most 256 KiB."""
 _HELLO_TIMEOUT_S = 10.0
 _AT_ONCE = 64
 _LONGEST_RETRY_S = 60.0
@@ -143,7 +145,7 @@ class TunnelService:
         call = found[0].attach(call_id)
         with ending_stream(call):
             async for payload in requests:
-                message = parse_request(tunnel_pb2.SendMessagesRequest, payload).message
+                message = parse_request(tunnel_pb2.SendMessagesRequest, payload, most=_MAX_MESSAGE_BYTES).message
                 if not await call.put(message):
                     raise refuse(code_pb2.CANCELLED, "CALL_CANCELLED", f"call {call_id} has ended here")
         return b""  # SendMessagesResponse

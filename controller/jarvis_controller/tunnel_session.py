@@ -291,6 +291,9 @@ def ending_stream(call: StreamCall) -> Iterator[None]:
     """Ends a call whose stream broke in the middle: its agent may not be able to say so."""
     try:
         yield
+    except RpcError:
+        call.end(malformed_answer())  # unless it has ended already: then nobody reads any more, and that is all
+        raise
     except BaseException:
         lost = refuse(code_pb2.UNAVAILABLE, "AGENT_NOT_CONNECTED", "the connection broke in the middle of the stream")
         call.end(lost)

@@ -234,6 +234,15 @@ async def test_a_reader_that_does_not_read_holds_the_agent_back(bed: Bed) -> Non
             )
 
 
+@pytest.mark.parametrize("rpc", STREAMS)
+async def test_messages_as_large_as_a_batch_may_be_come_through(bed: Bed, rpc: str) -> None:
+    direct, tunnel = [await bed.stream(carrier, rpc, b"do large 20") for carrier in Carrier]
+    assert direct == tunnel
+    assert [len(message) for message in tunnel if isinstance(message, bytes)] == [200_000 + len(rpc) + 3] * 10 + [
+        200_000 + len(rpc) + 4
+    ] * 10
+
+
 async def test_a_method_that_is_not_served_is_said_so(bed: Bed) -> None:
     direct, tunnel = [await bed.unary(carrier, "NoSuchMethod", b"") for carrier in Carrier]
     assert direct == tunnel == (code_pb2.UNIMPLEMENTED, "Method not found!", "", [], [])
