@@ -44,6 +44,8 @@ class AgentConfig:
     """TCTI configuration string of the TPM. There is no default search. "none": this agent has no TPM (level L0)."""
     pcr: int = 14
     """PCR (SHA-256 bank) that firmware is measured into, 0..15."""
+    store_pcrs: tuple[int, ...] = (7,)
+    """PCRs that an approval must be over to open the packet stores' master key: 0..23, not `pcr`."""
     boot_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
     """The firmware's TCG event log, sent when the controller asks for PCRs of the boot chain."""
     carrier: str = "tunnel"
@@ -116,6 +118,9 @@ class AgentConfig:
                 problems.append(f"{name}: {values[name]!r} is not accepted{detail}; {_ACCEPTED[name]}")
         if accepted.get("carrier") == "direct" and "advertise" not in values:
             problems.append(f'advertise: is missing; with carrier = "direct" {_ACCEPTED["advertise"]}')
+        store_pcrs = accepted.get("store_pcrs", known["store_pcrs"].default)
+        if accepted.get("pcr", known["pcr"].default) in store_pcrs:
+            problems.append(f"store_pcrs: {list(store_pcrs)} holds `pcr`; {_ACCEPTED['store_pcrs']}")
         if problems:
             raise ConfigError("\n".join(problems))
         return cls(**accepted)
@@ -169,6 +174,14 @@ def _cpus(value: Any, _base: Path) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _pcrs(value: Any, _base: Path) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or any(type(pcr) is not int or not 0 <= pcr <= 23 for pcr in value):
+        raise ValueError
+    if len(set(value)) != len(value):
+        raise ValueError("one is named twice")
+    return tuple(sorted(value))
+
+
 def _arguments(value: Any, _base: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > _EAL_ARGS_MAX or any(not isinstance(text, str) or not text for text in value):
         raise ValueError
@@ -213,6 +226,7 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "floor_nv_index": _integer(0x01800000, 0x01BFFFFF),
     "tcti": _tcti,
     "pcr": _integer(0, 15),
+    "store_pcrs": _pcrs,
     "boot_log": _path,
     "carrier": _carrier,
     "tunnel_address": _host_port,
@@ -241,6 +255,7 @@ _ACCEPTED = {
     "floor_nv_index": "an NV index of the owner's range, 0x01800000..0x01bfffff, is accepted",
     "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321", or "none", is accepted',
     "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
+    "store_pcrs": "a list of at least one PCR 0..23 is accepted, each once, without the one of `pcr`",
     "boot_log": "the path of a file is accepted",
     "carrier": '"tunnel" and "direct" are accepted',
     "tunnel_address": "host:port is accepted, the port 1..65535",

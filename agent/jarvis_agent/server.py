@@ -68,6 +68,7 @@ from jarvis_agent.software_identity import (
     SoftwareWorker,
     load_identity,
 )
+from jarvis_agent.store_key import StoreKey, StorePolicy
 from jarvis_agent.tls_key import TpmTlsKey
 from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
@@ -80,8 +81,6 @@ _LOG = logging.getLogger(__name__)
 DRAIN_S = 5.0
 """How long streams may take to give what is left."""
 STOP_GRACE_S = 1.0
-_FIRST_TLS_KEY = 0
-"""Number of the TPM's TLS key, see tpm_keys.py."""
 
 
 class _Stop(asyncio.Event):
@@ -194,7 +193,7 @@ async def _establish(config: AgentConfig, worker: TpmWorker | SoftwareWorker) ->
     tunnel = TunnelAddress(config.state_directory, is_wanted=config.carrier == "tunnel")
     # A port needs a key in a file; whoever dials has one that never leaves the TPM.
     in_tpm = worker if isinstance(worker, TpmWorker) and tunnel.is_wanted else None
-    key = None if in_tpm is None else await TpmTlsKey.load(in_tpm, _FIRST_TLS_KEY)
+    key = None if in_tpm is None else await TpmTlsKey.open(in_tpm, config.state_directory / "tls")
     tls = TlsState(config.state_directory / "tls", identity=identity, ca_pem=join.ca_pem.encode(), key=key)
     tls.joins_with(join.token, join.ca_pem.encode())
     return _Trusted(
@@ -350,6 +349,7 @@ def build_service(
         tpm_status=watch.status,
         ca_bundle_sha256=lambda: trusted.tls.trust.sha256,
         on_trust=on_trust,
+        store_key=_store_key(trusted),
     )
 
 
@@ -377,6 +377,16 @@ def _core_authority(trusted: _Trusted, loaded: Firmware) -> Authority:
         audit_sequence=high.audit_sequence,
         audit_head=high.audit_head,
     )
+
+
+def _store_key(trusted: _Trusted) -> StoreKey:
+    policy = StorePolicy(
+        agent_id=trusted.tpm.agent_id,
+        command_public_pem=trusted.join.command_public_pem.encode(),
+        pcrs=trusted.config.store_pcrs,
+        firmware_pcr=trusted.config.pcr,
+    )
+    return StoreKey(trusted.worker, trusted.config.state_directory / "store", policy)
 
 
 def _confirm_release(releases: Releases, journal: EventJournal) -> bool:
@@ -414,6 +424,7 @@ def _open_journal(trusted: _Trusted) -> EventJournal:
 
 async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_ns: int) -> None:
     service = build_service(trusted, start_time_ns, stop.restart, enroller.trust_is)
+    await service.store_key.open()
     serving = _serving(trusted, service)
     await serving.start()
     renewal = asyncio.create_task(enroller.keep_renewed())
@@ -428,6 +439,7 @@ async def _serve(trusted: _Trusted, enroller: Enroller, stop: _Stop, start_time_
         await serving.announce_end()
         await _drain(service, serving)
         await keeper
+        service.store_key.close()
 
 
 def _serving(trusted: _Trusted, service: AgentService) -> Serving:

@@ -52,6 +52,7 @@ from jarvis_agent.lease import LeaseKeeper
 from jarvis_agent.peer import controller_spki_sha256, own_spki_sha256
 from jarvis_agent.releases import DEFAULT_TRIAL_S, Releases
 from jarvis_agent.rpc_errors import firmware_untrusted
+from jarvis_agent.store_key import StoreKey
 
 _LOG = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class AgentService:
     """Of the CAs that this agent trusts."""
     on_trust: Callable[[bytes], None]
     """Told what each lease says the fleet's CAs are."""
+    store_key: StoreKey
     answers: AnswerCache = field(default_factory=AnswerCache)
     is_draining: bool = False
     """Set when the agent stops: streams end, new commands are refused."""
@@ -210,6 +212,7 @@ class AgentService:
     async def _get_agent_info(self, payload: bytes, _context: Context) -> bytes:
         _parse(pb.GetAgentInfoRequest, payload)
         tpm_state, tpm_message = self.tpm_status()
+        store_key_state, store_key_message = self.store_key.status()
         return pb.GetAgentInfoResponse(
             agent_id=self.agent_id,
             version=__version__,
@@ -220,8 +223,9 @@ class AgentService:
             start_time=wire.timestamp(self.start_time_ns),
             firmware=self.firmware.status(),
             tpm_state=tpm_state,
-            tpm_message=tpm_message,
             ca_bundle_sha256=self.ca_bundle_sha256(),
+            tpm_message=tpm_message or (store_key_message and f"store key: {store_key_message}"),
+            store_key_state=store_key_state,
         ).SerializeToString()
 
     async def _verify_firmware(self, payload: bytes, _context: Context) -> bytes:
@@ -246,6 +250,8 @@ class AgentService:
         self.on_trust(Lease.FromString(request.lease.lease).ca_bundle_sha256)  # its signature holds
         if not self.leases.sequence:
             _LOG.warning("lease %d: the controller ended it; work is paused until it gives another", lease.sequence)
+        if request.HasField("store_approval"):
+            self.store_key.offer(request.store_approval)
         return pb.RenewLeaseResponse(sequence=lease.sequence).SerializeToString()
 
     async def _get_status(self, payload: bytes, _context: Context) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from jarvis.capture.v1.trust_pb2 import StoreApproval
 from jarvis_trust.tpm_structures import parse_attest_quote, parse_ecdsa_signature
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2_RH, TPM2_SE, TPM2_ST
@@ -37,6 +38,7 @@ from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 from jarvis_agent.errors import TpmError
 from jarvis_agent.nv_floor import NvFloor
 from jarvis_agent.tpm_keys import AK_TEMPLATE, PrimaryKey, tls_key_template
+from jarvis_agent.tpm_seal import SealedBlob, seal, unseal
 
 _LOG = logging.getLogger(__name__)
 
@@ -247,6 +249,25 @@ class TpmDevice:
             yield floor
         finally:
             floor.close()
+
+    def seal(self, secret: bytes, auth_policy: bytes) -> SealedBlob:
+        """Seals at most 128 bytes under a policy digest (tpm_seal)."""
+        self._make_room()
+        return seal(self._esapi, secret, auth_policy)
+
+    def unseal(self, blob: SealedBlob, approval: StoreApproval) -> bytes:
+        """What was sealed, in the boot state that the approval is for (tpm_seal).
+
+        Raises:
+            TpmError: STORE_KEY_SEALED, the PCRs are in another state.
+        """
+        self._make_room()
+        return unseal(self._esapi, blob, approval)
+
+    def _make_room(self) -> None:
+        """Sealing takes two of the three slots; the keys are made again when they are next used."""
+        for key in (self._ak, *self._tls_keys.values()):
+            key.flush()
 
     def clock(self) -> ClockInfo:
         """TPM2_ReadClock."""

@@ -96,6 +96,15 @@ class CommandSigner:
         data = lease.SerializeToString(deterministic=True)
         return SignedLease(lease=data, signature=self._key.sign(lease_signing_bytes(data)))
 
+    def endorse(self, tag: str, data: bytes) -> bytes:
+        """A signature over other data of the fleet's than leases and commands, under a domain tag of its own.
+
+        Args:
+            tag: of the kind of data; never one of leases or commands.
+            data: what is endorsed.
+        """
+        return self._key.sign(framed(tag, data))
+
     def authorize(
         self,
         *,
@@ -146,6 +155,15 @@ def command_public_raw(public_pem: bytes) -> bytes:
         IdentityError: KEY_INVALID when it is not an Ed25519 public key in PEM.
     """
     return _command_key(public_pem).public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def verify_endorsement(command_public_pem: bytes, tag: str, data: bytes, signature: bytes) -> bool:
+    """Whether the fleet's command key has endorsed this data under this tag.
+
+    Raises:
+        IdentityError: KEY_INVALID when the pinned key is not Ed25519.
+    """
+    return _verifies(command_public_pem, signature, framed(tag, data))
 
 
 def verify_lease(signed: SignedLease, command_public_pem: bytes) -> Lease:

@@ -74,6 +74,10 @@ class EnrollmentError(TrustError):
     """A join file or an enrolment proof that is not acceptable."""
 
 
+class StoreKeyError(TrustError):
+    """An approval that opens no store, or a store key that cannot be used."""
+
+
 class LeaseError(TrustError):
     """A lease that gives no right."""
 

@@ -113,13 +113,22 @@ class AgentClient:
             await self._unary(self._connect(agent), "GetAgentInfo", request.SerializeToString(), ()),
         )
 
-    async def renew_lease(self, agent: AgentRecord, lease: trust_pb2.SignedLease, *, ends: bool = False) -> None:
-        """Hands a lease over; with `ends`, one that ends what the agent holds, which a revoked agent is told too.
+    async def renew_lease(
+        self,
+        agent: AgentRecord,
+        lease: trust_pb2.SignedLease,
+        *,
+        approval: trust_pb2.StoreApproval | None = None,
+        ends: bool = False,
+    ) -> None:
+        """Hands a lease over, with an approval of the boot state that was proved.
+
+        With `ends`, one that ends what the agent holds, which a revoked agent is told too.
 
         Raises:
             RpcError: the agent did not take it.
         """
-        request = agent_pb2.RenewLeaseRequest(lease=lease)
+        request = agent_pb2.RenewLeaseRequest(lease=lease, store_approval=approval)
         await self._unary(self._connect(agent, even_revoked=ends), "RenewLease", request.SerializeToString(), ())
 
     async def status(self, agent: AgentRecord) -> agent_pb2.GetStatusResponse:

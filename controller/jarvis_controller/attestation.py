@@ -41,6 +41,7 @@ from jarvis_controller.rpc_status import OK, RpcError
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.states import Event, IllegalTransitionError, State
 from jarvis_controller.store import Store
+from jarvis_controller.store_approvals import StoreApprovals
 from jarvis_controller.verifier import Check, Verdict, verify
 
 _log = structlog.get_logger()
@@ -106,6 +107,7 @@ class Attester:
         leases: LeaseBook,
         feed: StateFeed,
         policies: PolicyKeeper,
+        approvals: StoreApprovals,
         concurrency: int,
         ca_sha256: Callable[[], bytes] = bytes,
     ) -> None:
@@ -118,6 +120,7 @@ class Attester:
             leases: those in force.
             feed: told of every change.
             policies: says what is demanded.
+            approvals: opens store keys.
             concurrency: attestations under way at once.
             ca_sha256: of the CAs that leases say are trusted now.
         """
@@ -128,6 +131,7 @@ class Attester:
         self._feed = feed
         self._policies = policies
         self._ca_sha256 = ca_sha256
+        self._approvals = approvals
         self._challenges = ChallengeStore()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._revocations: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -308,10 +312,11 @@ class Attester:
             ca_sha256=self._ca_sha256(),
             issue_time_ns=time.time_ns(),
         )
+        approval = self._approvals.approve(agent.agent_id, judged.report, judged.evidence)
         self._leases.sending(lease)
         problem = ""
         try:
-            await self._client.renew_lease(record, lease)
+            await self._client.renew_lease(record, lease, approval=approval)
         except RpcError as error:
             problem = f"the lease was not accepted: {describe(error.status)}"
         # A quarantine may have come while the lease was under way, and have missed it at the agent.

@@ -80,6 +80,9 @@ class ControllerConfig:
     """MiB of it that are kept at most; the oldest go first. 16..1048576."""
     audit_checkpoint_s: float = 300.0
     """Seconds after which entries that no checkpoint covers are signed, 1..3600."""
+    store_pcrs: tuple[int, ...] = (7,)
+    """PCRs that a boot state is, for the approvals that open agents' store keys: 0..23, ascending. Given where the policy has
+    them quoted (boot_pcrs); must hold what agents demand (their store_pcrs). Empty = none is given."""
 
     def __post_init__(self) -> None:
         try:
@@ -92,6 +95,9 @@ class ControllerConfig:
             if not low <= value <= high:
                 raise ConfigError(f"{field} = {value}: {low}..{high} is accepted")
         self._check_syslog()
+        pcrs = self.store_pcrs
+        if list(pcrs) != sorted(set(pcrs)) or not set(pcrs) <= set(range(24)):
+            raise ConfigError(f"store_pcrs = {list(pcrs)}: different PCRs 0..23, ascending, are accepted")
         for field in ("listen", "enroll_listen", "advertise_enroll", "tunnel_listen"):
             _check_address(field, getattr(self, field))
         if self.advertise_tunnel:
@@ -199,7 +205,7 @@ def _convert(name: str, value: Any, hint: Any, base: Path) -> Any:
         return value
     if hint is str and isinstance(value, str):
         return value
-    wanted = _WANTED.get(hint, "a list of paths")
+    wanted = _WANTED.get(hint, "a list")
     raise ConfigError(f"{name} = {value!r}: {wanted} is accepted")
 
 

@@ -75,6 +75,7 @@ from jarvis_controller.rpc_status import RpcError
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.states import State
 from jarvis_controller.store import Store
+from jarvis_controller.store_approvals import StoreApprovals
 from jarvis_controller.tls import ControllerCredentials, controller_identity
 from jarvis_controller.tunnel_carrier import TunnelCarrier
 from jarvis_controller.tunnel_service import TunnelService, TunnelSettings
@@ -106,6 +107,7 @@ class Controller:
             self.issuer = Issuer(self.authorities)
             self.issuer.collect_spooled(directory)
             signer = CommandSigner(load_private_key(directory / COMMAND_KEY_FILE))
+            approvals = StoreApprovals.open(directory, signer, config.store_pcrs)
             audit_key = audit_signer(directory, self.issuer, config.name)
             self.releases = ReleasePolicy(
                 root_path=config.release_root, revocations_path=config.revocations, state_directory=directory
@@ -141,6 +143,7 @@ class Controller:
             leases=self.leases,
             feed=self.feed,
             policies=self.policies,
+            approvals=approvals,
             concurrency=config.attest_concurrency,
             ca_sha256=lambda: self.credentials.current.ca_sha256,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed.boot import boot_log, play, uefi_boot
-from testbed.fleet import FIRMWARE, Agent, Fleet
+from testbed.fleet import FIRMWARE, Agent, Fleet, wait_for
 from testbed.policy import PolicyText
 
 PCRS = list(range(9))
@@ -50,6 +50,7 @@ def test_a_recorded_and_signed_boot_makes_level_2_and_another_boot_is_quarantine
     assert "nearest is golden version 1" in row["reason"]
     assert fleet.wait_for_state(golden, "verified")["assurance"] == "L2"
     assert fleet.rows("boot", "show", golden.agent_id)[0]["reference"] == "golden version 1"
+    wait_for("the store key to open", lambda: "store's master key is open" in golden.log.read_text(), log=golden.log)
 
     _reboot_into(golden, boot_log(uefi_boot(kernel=b"vmlinuz", secure_boot=False)))
     row = fleet.wait_for_state(golden, "quarantined")

@@ -270,6 +270,7 @@ class StoreApproval(_message.Message):
     POLICY_REF_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     POLICY_KEY_FIELD_NUMBER: _builtins.int
+    ENDORSEMENT_FIELD_NUMBER: _builtins.int
     approved_policy: _builtins.bytes
     """Digest of a policy session after TPM2_PolicyPCR over them, 32 bytes."""
     policy_ref: _builtins.bytes
@@ -277,6 +278,8 @@ class StoreApproval(_message.Message):
     """TPMT_SIGNATURE over SHA-256(approved_policy || policy_ref)."""
     policy_key: _builtins.bytes
     """TPMT_PUBLIC of the key."""
+    endorsement: _builtins.bytes
+    """Ed25519 signature by the fleet's command key over policy_key, under a domain tag of its own."""
     @_builtins.property
     def pcrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """PCRs of the SHA-256 bank that the state is of, ascending."""
@@ -289,10 +292,11 @@ class StoreApproval(_message.Message):
         policy_ref: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         policy_key: _builtins.bytes = ...,
+        endorsement: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_policy", b"approved_policy", "pcrs", b"pcrs", "policy_key", b"policy_key", "policy_ref", b"policy_ref", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_policy", b"approved_policy", "endorsement", b"endorsement", "pcrs", b"pcrs", "policy_key", b"policy_key", "policy_ref", b"policy_ref", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
