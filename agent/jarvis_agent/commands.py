@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jarvis_agent import __version__
+from jarvis_agent.tpm_commands import tpm_app
 
 if TYPE_CHECKING:
     from jarvis_native.engine import Statistic
@@ -31,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(tpm_app)
 
 
 class Output(StrEnum):

@@ -44,6 +44,12 @@ class AgentConfig:
     """TCTI configuration string of the TPM. There is no default search. "none": this agent has no TPM (level L0)."""
     pcr: int = 14
     """PCR (SHA-256 bank) that firmware is measured into, 0..15."""
+    ak_handle: int | None = None
+    """Persistent handle, 0x81000000..0x817fffff, that the attestation key is kept at; unset: it is made at each start."""
+    ek_handle: int | None = None
+    """The same of the endorsement key."""
+    tls_key_handle: int | None = None
+    """The same of the TLS key, with carrier tunnel."""
     store_pcrs: tuple[int, ...] = (7,)
     """PCRs that an approval must be over to open the packet stores' master key: 0..23, not `pcr`."""
     boot_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
@@ -121,6 +127,9 @@ class AgentConfig:
         store_pcrs = accepted.get("store_pcrs", known["store_pcrs"].default)
         if accepted.get("pcr", known["pcr"].default) in store_pcrs:
             problems.append(f"store_pcrs: {list(store_pcrs)} holds `pcr`; {_ACCEPTED['store_pcrs']}")
+        used = [(name, accepted[name]) for name in ("ak_handle", "ek_handle", "tls_key_handle") if accepted.get(name)]
+        for position, (name, handle) in enumerate(used):
+            problems += [f"{other}: {same:#010x} is {name} too" for other, same in used[position + 1 :] if same == handle]
         if problems:
             raise ConfigError("\n".join(problems))
         return cls(**accepted)
@@ -174,6 +183,15 @@ def _cpus(value: Any, _base: Path) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _handle(value: Any, base: Path) -> int | None:
+    if value == "":
+        return None
+    text = _text(value, base)
+    if re.fullmatch(r"0x81[0-7][0-9a-fA-F]{5}", text) is None:
+        raise ValueError
+    return int(text, 16)
+
+
 def _pcrs(value: Any, _base: Path) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or any(type(pcr) is not int or not 0 <= pcr <= 23 for pcr in value):
         raise ValueError
@@ -214,6 +232,8 @@ def _tcti(value: Any, base: Path) -> str:
     return text
 
 
+_HANDLE_ACCEPTED = 'a persistent handle of the owner such as "0x81010002" is accepted, "0x81000000" to "0x817fffff"'
+
 _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "fleet": _fleet,
     "join_file": _path,
@@ -226,6 +246,9 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "floor_nv_index": _integer(0x01800000, 0x01BFFFFF),
     "tcti": _tcti,
     "pcr": _integer(0, 15),
+    "ak_handle": _handle,
+    "ek_handle": _handle,
+    "tls_key_handle": _handle,
     "store_pcrs": _pcrs,
     "boot_log": _path,
     "carrier": _carrier,
@@ -255,6 +278,9 @@ _ACCEPTED = {
     "floor_nv_index": "an NV index of the owner's range, 0x01800000..0x01bfffff, is accepted",
     "tcti": 'a TCTI string such as "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321", or "none", is accepted',
     "pcr": "an integer 0..15 is accepted (user space can reset 16 and 23)",
+    "ak_handle": _HANDLE_ACCEPTED,
+    "ek_handle": _HANDLE_ACCEPTED,
+    "tls_key_handle": _HANDLE_ACCEPTED,
     "store_pcrs": "a list of at least one PCR 0..23 is accepted, each once, without the one of `pcr`",
     "boot_log": "the path of a file is accepted",
     "carrier": '"tunnel" and "direct" are accepted',

@@ -62,6 +62,7 @@ from jarvis_agent.releases import Releases, restart_process
 from jarvis_agent.service import AgentService
 from jarvis_agent.software_identity import (
     NO_TPM,
+    AbsentStoreKey,
     AbsentTpm,
     ConfiguredFloor,
     SoftwareEventLog,
@@ -73,6 +74,7 @@ from jarvis_agent.tls_key import TpmTlsKey
 from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
 from jarvis_agent.tpm_device import TpmDevice
+from jarvis_agent.tpm_handles import KeyHandles
 from jarvis_agent.tpm_watch import TpmWatch
 from jarvis_agent.tunnel_address import TunnelAddress
 
@@ -138,7 +140,7 @@ async def _run(config: AgentConfig) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     start_time_ns = time.time_ns()
-    worker = SoftwareWorker() if config.tcti == NO_TPM else TpmWorker.for_tcti(config.tcti)
+    worker = SoftwareWorker() if config.tcti == NO_TPM else TpmWorker.for_tcti(config.tcti, KeyHandles.of(config))
     try:
         trusted = await _establish(config, worker)
         if trusted.releases.is_on_trial and trusted.firmware.firmware is None:
@@ -379,7 +381,9 @@ def _core_authority(trusted: _Trusted, loaded: Firmware) -> Authority:
     )
 
 
-def _store_key(trusted: _Trusted) -> StoreKey:
+def _store_key(trusted: _Trusted) -> StoreKey | AbsentStoreKey:
+    if not isinstance(trusted.worker, TpmWorker):
+        return AbsentStoreKey()
     policy = StorePolicy(
         agent_id=trusted.tpm.agent_id,
         command_public_pem=trusted.join.command_public_pem.encode(),

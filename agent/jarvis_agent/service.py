@@ -52,6 +52,7 @@ from jarvis_agent.lease import LeaseKeeper
 from jarvis_agent.peer import controller_spki_sha256, own_spki_sha256
 from jarvis_agent.releases import DEFAULT_TRIAL_S, Releases
 from jarvis_agent.rpc_errors import firmware_untrusted
+from jarvis_agent.software_identity import AbsentStoreKey
 from jarvis_agent.store_key import StoreKey
 
 _LOG = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class AgentService:
     """Of the CAs that this agent trusts."""
     on_trust: Callable[[bytes], None]
     """Told what each lease says the fleet's CAs are."""
-    store_key: StoreKey
+    store_key: StoreKey | AbsentStoreKey
     answers: AnswerCache = field(default_factory=AnswerCache)
     is_draining: bool = False
     """Set when the agent stops: streams end, new commands are refused."""

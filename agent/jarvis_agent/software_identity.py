@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jarvis.capture.v1 import agent_pb2 as pb
+from jarvis.capture.v1.trust_pb2 import StoreApproval
 from jarvis_trust.ca import generate_key
-from jarvis_trust.errors import AttestationError
+from jarvis_trust.errors import AttestationError, StoreKeyError
 from jarvis_trust.eventlog import parse_log
 from jarvis_trust.keyfiles import load_private_key, write_private
 from jarvis_trust.software_identity import SoftwareSigner
@@ -76,6 +77,31 @@ class AbsentTpm:
 
     def check_reset_count(self, _reset_count: int) -> None:
         """There is no count."""
+
+
+class AbsentStoreKey:
+    """Takes a StoreKey's place: no TPM, nothing to seal a key in."""
+
+    def status(self) -> tuple[pb.StoreKeyState.ValueType, str]:
+        """State, and why it is not READY."""
+        return pb.STORE_KEY_STATE_ABSENT, "this agent has no TPM to seal a store's key in"
+
+    def master(self) -> bytes:
+        """There is none.
+
+        Raises:
+            StoreKeyError: STORE_KEY_ABSENT.
+        """
+        raise StoreKeyError("STORE_KEY_ABSENT", self.status()[1])
+
+    async def open(self) -> None:
+        """There is nothing to open."""
+
+    def offer(self, _approval: StoreApproval) -> None:
+        """No approval helps."""
+
+    def close(self) -> None:
+        """There is nothing to wipe."""
 
 
 class ConfiguredFloor:

@@ -23,7 +23,8 @@ from typing import Generic, TypeVar
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 
 from jarvis_agent.errors import TpmError
-from jarvis_agent.tpm_device import TpmDevice
+from jarvis_agent.tpm_device import TRANSIENT, TpmDevice
+from jarvis_agent.tpm_handles import KeyHandles
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,9 +68,9 @@ class TpmWorker:
         self._thread.start()
 
     @classmethod
-    def for_tcti(cls, tcti: str) -> TpmWorker:
+    def for_tcti(cls, tcti: str, handles: KeyHandles = TRANSIENT) -> TpmWorker:
         """A worker for the TPM that a TCTI configuration string names; the loader's default search is never used."""
-        return cls(lambda: TpmDevice(tcti))
+        return cls(lambda: TpmDevice(tcti, handles))
 
     def submit(self, priority: TpmPriority, operation: Callable[[TpmDevice], T]) -> Future[T]:
         """Queues an operation. Its future fails with TpmError when the TPM is lost or refuses."""

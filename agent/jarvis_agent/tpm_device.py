@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -37,7 +37,8 @@ from tpm2_pytss.utils import NoSuchIndex, NVReadEK, create_ek_template
 
 from jarvis_agent.errors import TpmError
 from jarvis_agent.nv_floor import NvFloor
-from jarvis_agent.tpm_keys import AK_TEMPLATE, PrimaryKey, tls_key_template
+from jarvis_agent.tpm_handles import KeyHandles, PersistentKeys
+from jarvis_agent.tpm_keys import AK_TEMPLATE, Made, PrimaryKey, tls_key_template
 from jarvis_agent.tpm_seal import SealedBlob, seal, unseal
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ _LOG = logging.getLogger(__name__)
 EK_TEMPLATE = "EK-RSA2048"
 """Template L-1 of the TCG EK Credential Profile: one EK algorithm, so that one TPM is one agent."""
 
+TRANSIENT = KeyHandles()
+"""No key is kept."""
 NV_FIRST = 0x01C00000
 EK_CHAIN_FIRST, EK_CHAIN_LAST = 0x01C00100, 0x01C001FF
 """NV indices of the TCG: EK certificates, and the intermediates of their chain (one or more, concatenated over the indices)."""
@@ -95,11 +98,12 @@ class TpmDevice:
     That is what fits: a TPM has at least three slots, and the third one serves whatever else is in hand.
     """
 
-    def __init__(self, tcti: str) -> None:
+    def __init__(self, tcti: str, handles: KeyHandles = TRANSIENT) -> None:
         """Connects.
 
         Args:
             tcti: TCTI configuration string, e.g. "device:/dev/tpmrm0" or "swtpm:host=127.0.0.1,port=2321".
+            handles: where keys are kept in the TPM.
 
         Raises:
             TSS2_Exception: nobody answers there.
@@ -108,7 +112,9 @@ class TpmDevice:
         # Without a resource manager (swtpm) objects of an agent that was killed stay loaded and fill the TPM's three slots.
         if tcti.startswith("swtpm:"):
             self._flush_leftovers()
-        self._ak = PrimaryKey(self._esapi, AK_TEMPLATE)
+        self._kept_at = handles
+        self.kept = PersistentKeys(self._esapi, handles)
+        self._ak = PrimaryKey(self._esapi, AK_TEMPLATE, keep=self._keeping(handles.ak, "ak_handle", "attestation key"))
         self._tls_keys: dict[int, PrimaryKey] = {}
 
     def close(self) -> None:
@@ -134,7 +140,7 @@ class TpmDevice:
         nv = _NvReader(self._esapi, self._handles(NV_FIRST))
         certificate, template = create_ek_template(EK_TEMPLATE, nv)
         chain = b"".join(nv(index) for index in nv.indices if EK_CHAIN_FIRST <= index <= EK_CHAIN_LAST)
-        with self._primary(template) as (_, public):
+        with self._endorsement_key(template) as (_, public):
             certificates = split_der(certificate or b"")
             return EndorsementIdentity(
                 certificate=certificates[0] if certificates else b"", chain=tuple(split_der(chain)), public=public
@@ -235,7 +241,7 @@ class TpmDevice:
         if blob_size != len(credential_blob) or secret_size != len(encrypted_secret):
             raise TpmError("TPM_COMMAND_FAILED", "the enrolment challenge has bytes behind its TPM structures")
         _, template = create_ek_template(EK_TEMPLATE, _NvReader(self._esapi, self._handles(NV_FIRST)))
-        with self._primary(template) as (endorsement_key, _), self._endorsement_session() as session:
+        with self._endorsement_key(template) as (endorsement_key, _), self._endorsement_session() as session:
             result = self._esapi.activate_credential(
                 self._ak.handle(), endorsement_key, blob, secret, session1=ESYS_TR.PASSWORD, session2=session
             )
@@ -282,13 +288,20 @@ class TpmDevice:
         if number not in self._tls_keys:
             for key in self._tls_keys.values():
                 key.flush()
-            self._tls_keys = {number: PrimaryKey(self._esapi, tls_key_template(number))}
+            keep = self._keeping(self._kept_at.tls_key, "tls_key_handle", f"TLS key {number}")
+            self._tls_keys = {number: PrimaryKey(self._esapi, tls_key_template(number), keep=keep)}
         return self._tls_keys[number]
 
-    def _primary(self, template: TPM2B_PUBLIC) -> _TransientKey:
-        handle, public, *_ = self._esapi.create_primary(None, template, ESYS_TR.ENDORSEMENT)
-        area = public.publicArea
-        return _TransientKey(self._esapi, handle, bytes(area.marshal()))
+    def _endorsement_key(self, template: TPM2B_PUBLIC) -> _EndorsementKey:
+        return _EndorsementKey(
+            PrimaryKey(self._esapi, template, keep=self._keeping(self._kept_at.ek, "ek_handle", "endorsement key"))
+        )
+
+    def _keeping(self, handle: int | None, field: str, key: str) -> Callable[[Callable[[], Made]], Made] | None:
+        """How a key with a handle is got; None for one without."""
+        if handle is None:
+            return None
+        return lambda make: self.kept.keep(handle, field=field, key=key, make=make)
 
     def _endorsement_session(self) -> _Session:
         """A policy session that satisfies the L-1 template's policy: PolicySecret(endorsement hierarchy)."""
@@ -313,17 +326,17 @@ class TpmDevice:
                 self._esapi.flush_context(self._esapi.tr_from_tpmpublic(handle))
 
 
-class _TransientKey:
-    """A loaded primary, flushed at the end of its `with` block."""
+class _EndorsementKey:
+    """The endorsement key, its slot freed at the end of its `with` block."""
 
-    def __init__(self, esapi: ESAPI, handle: ESYS_TR, public: bytes) -> None:
-        self._esapi, self._handle, self._public = esapi, handle, public
+    def __init__(self, key: PrimaryKey) -> None:
+        self._key = key
 
     def __enter__(self) -> tuple[ESYS_TR, bytes]:
-        return self._handle, self._public
+        return self._key.handle(), self._key.public()
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._esapi.flush_context(self._handle)
+        self._key.flush()
 
 
 class _Session:

@@ -36,6 +36,8 @@ from tpm2_pytss.types import (
 )
 
 T = TypeVar("T")
+Made = tuple[ESYS_TR, bytes]
+"""A loaded key and its TPMT_PUBLIC."""
 
 _RC_MASK = 0xFFF
 _RC_REFERENCES = range(0x910, 0x917)
@@ -86,9 +88,16 @@ def tls_key_template(number: int) -> TPM2B_PUBLIC:
 class PrimaryKey:
     """A primary of the endorsement hierarchy, made when it is first used and loaded from then on. Used on the TPM's thread."""
 
-    def __init__(self, esapi: ESAPI, template: TPM2B_PUBLIC) -> None:
-        """Nothing is made yet."""
-        self._esapi, self._template = esapi, template
+    def __init__(self, esapi: ESAPI, template: TPM2B_PUBLIC, *, keep: Callable[[Callable[[], Made]], Made] | None = None) -> None:
+        """Nothing is made yet.
+
+        Args:
+            esapi: connected.
+            template: of the key.
+            keep: gets the key from the handle where it is kept, or puts it there; it is given how to make the key. None: the key
+                is transient.
+        """
+        self._esapi, self._template, self._keep = esapi, template, keep
         self._handle: ESYS_TR | None = None
         self._public = b""
 
@@ -100,10 +109,7 @@ class PrimaryKey:
     def handle(self) -> ESYS_TR:
         """The loaded key; `use` is safer, because whoever resets or flushes the TPM takes it away."""
         if self._handle is None:
-            handle, public, *_ = self._esapi.create_primary(None, self._template, ESYS_TR.ENDORSEMENT)
-            area = public.publicArea
-            self._public = bytes(area.marshal())
-            self._handle = handle
+            self._handle, self._public = self._make() if self._keep is None else self._keep(self._make)
         return self._handle
 
     def use(self, operation: Callable[[ESYS_TR], T]) -> T:
@@ -117,7 +123,12 @@ class PrimaryKey:
             return operation(self.handle())
 
     def flush(self) -> None:
-        """Frees its slot; the next use makes it again."""
-        if self._handle is not None:
+        """Frees its slot; the next use makes it again. A key that is kept at a handle has none."""
+        if self._handle is not None and self._keep is None:
             handle, self._handle = self._handle, None
             self._esapi.flush_context(handle)
+
+    def _make(self) -> Made:
+        handle, public, *_ = self._esapi.create_primary(None, self._template, ESYS_TR.ENDORSEMENT)
+        area = public.publicArea
+        return handle, bytes(area.marshal())

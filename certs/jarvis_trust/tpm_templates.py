@@ -58,7 +58,7 @@ def check_tls_key_template(public: TpmPublic) -> None:
     Raises:
         AttestationError: TLS_KEY_TEMPLATE_WRONG, naming every field that differs.
     """
-    _check_signing_key("TLS_KEY", public, TLS_KEY_ATTRIBUTES)
+    _check_signing_key("TLS key", public, TLS_KEY_ATTRIBUTES)
 
 
 def check_ek_template(public: TpmPublic) -> None:
@@ -101,7 +101,7 @@ def _check(what: str, public: TpmPublic, *, attributes: int, fields: tuple[tuple
     wrong = [f"{name} is {found!r}, {accepted!r} is accepted" for name, found, accepted in fields if found != accepted]
     wrong += _attribute_differences(public.attributes, attributes)
     if wrong:
-        raise AttestationError(f"{what}_TEMPLATE_WRONG", f"{what.replace('_', ' ')} public area: {'; '.join(wrong)}")
+        raise AttestationError(f"{what.upper().replace(' ', '_')}_TEMPLATE_WRONG", f"{what} public area: {'; '.join(wrong)}")
 
 
 def _attribute_differences(found: int, accepted: int) -> list[str]:

@@ -18,6 +18,7 @@ from jarvis_agent.server import read_tpm_identity
 from jarvis_agent.tls_key import SoftwareTlsKey, TlsKey, TpmTlsKey
 from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
+from jarvis_agent.tunnel_address import TunnelAddress
 from jarvis_trust.ca import FleetCA, generate_key, load_certificate, public_key_from_csr, public_key_of
 from jarvis_trust.errors import TrustError
 from jarvis_trust.identities import Identity, Role
@@ -153,7 +154,14 @@ async def test_an_agent_enrols_with_a_tls_key_that_its_attestation_key_certifies
     identity = Identity(fleet=FLEET, role=Role.AGENT, name=tpm.agent_id)
     tls = TlsState(tmp_path / "tls", identity=identity, ca_pem=join.ca_pem.encode(), key=key)
     enroller = Enroller(
-        join=join, address=join.address, advertise="127.0.0.1:1", tpm=tpm, worker=worker, tls=tls, first_retry_s=0.1
+        join=join,
+        address=join.address,
+        advertise="127.0.0.1:1",
+        tpm=tpm,
+        worker=worker,
+        tls=tls,
+        tunnel=TunnelAddress(tmp_path, is_wanted=False),
+        first_retry_s=0.1,
     )
     issued = await enroller.enroll(token=join.token)
     assert load_certificate(issued.certificate_pem).public_key() == parse_public(key.tpm_public).key

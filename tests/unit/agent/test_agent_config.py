@@ -38,6 +38,7 @@ def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> 
         "firmware_floor",
         "tcti",
         "pcr",
+        "store_pcrs",
         "listen",
         "carrier",
         "tunnel_retry_s",
@@ -46,7 +47,8 @@ def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> 
         "flow_log_records",
         "log_format",
     ):
-        assert shown[name] == getattr(with_defaults, name) == getattr(config, name), name
+        value = tuple(shown[name]) if isinstance(shown[name], list) else shown[name]
+        assert value == getattr(with_defaults, name) == getattr(config, name), name
     assert Path(shown["state_directory"]) == with_defaults.state_directory
 
 
@@ -68,6 +70,12 @@ def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> 
         ("tcti", "swtpm"),
         ("pcr", 16),
         ("pcr", 23),
+        ("ak_handle", 0x81010002),
+        ("ek_handle", "0x81800000"),
+        ("tls_key_handle", "81010003"),
+        ("store_pcrs", []),
+        ("store_pcrs", [7, 7]),
+        ("store_pcrs", [24]),
         ("enroll_retry_s", 0),
         ("worker_cpus", [-1]),
         ("worker_cpus", "0"),
@@ -85,6 +93,19 @@ def test_a_bad_value_is_named_with_what_would_be_accepted(field: str, value: obj
         AgentConfig.from_mapping(GOOD | {field: value}, base=tmp_path)
     assert str(refused.value).startswith(f"{field}: {value!r} is not accepted")
     assert "accepted" in str(refused.value).split(";")[-1]
+
+
+def test_handles_are_read_and_each_key_has_its_own(tmp_path: Path) -> None:
+    config = AgentConfig.from_mapping(GOOD | {"ak_handle": "0x81010002", "ek_handle": ""}, base=tmp_path)
+    assert (config.ak_handle, config.ek_handle, config.tls_key_handle) == (0x81010002, None, None)
+    with pytest.raises(ConfigError, match="tls_key_handle: 0x81010002 is ak_handle too"):
+        AgentConfig.from_mapping(GOOD | {"ak_handle": "0x81010002", "tls_key_handle": "0x81010002"}, base=tmp_path)
+
+
+def test_the_store_key_never_hangs_on_the_pcr_that_every_start_extends(tmp_path: Path) -> None:
+    for values in ({"store_pcrs": [7, 14]}, {"pcr": 7}):
+        with pytest.raises(ConfigError, match=r"store_pcrs: .* holds `pcr`"):
+            AgentConfig.from_mapping(GOOD | values, base=tmp_path)
 
 
 def test_missing_and_unknown_fields_are_all_named_at_once(tmp_path: Path) -> None:
