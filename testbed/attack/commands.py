@@ -30,6 +30,7 @@ from jarvis_trust.tpm_structures import parse_attest_quote
 from testbed.attack.arena import Arena
 from testbed.attack.model import Attack
 from testbed.attack.peers import call
+from testbed.fleet import Agent
 
 _ADMIN = "spiffe://arena/operator/admin/ada"
 _START = AGENT_SERVICE + "StartCapture"
@@ -38,7 +39,7 @@ _PAYLOAD = agent_pb2.StartCaptureRequest(spec=CaptureSpec(files=["nosuch.pcap"])
 _HOUR_NS = 3600 * 10**9
 
 
-def _genuine(arena: Arena, signer: CommandSigner | None = None, **changes: Any) -> trust_pb2.CommandAuthorization:
+def genuine(arena: Arena, signer: CommandSigner | None = None, **changes: Any) -> trust_pb2.CommandAuthorization:
     """What the controller would sign for the victim now, with any field of it changed before it is signed."""
     fields: dict[str, Any] = {
         "agent_id": arena.victim.agent_id,
@@ -60,14 +61,14 @@ def _send(arena: Arena, *authorizations: bytes, method: str = _START, payload: b
 
 def _signed(**changes: Any) -> Callable[[Arena], str]:
     """Signed with the fleet's key, for something else."""
-    return lambda arena: _send(arena, _genuine(arena, **changes).SerializeToString())
+    return lambda arena: _send(arena, genuine(arena, **changes).SerializeToString())
 
 
 def _altered(field: str, value: Any) -> Callable[[Arena], str]:
     """Changed after it was signed."""
 
     def run(arena: Arena) -> str:
-        authorization = _genuine(arena)
+        authorization = genuine(arena)
         setattr(authorization, field, value)
         return _send(arena, authorization.SerializeToString())
 
@@ -75,40 +76,40 @@ def _altered(field: str, value: Any) -> Callable[[Arena], str]:
 
 
 def _other_key(arena: Arena) -> str:
-    return _send(arena, _genuine(arena, CommandSigner(generate_command_key()[0])).SerializeToString())
+    return _send(arena, genuine(arena, CommandSigner(generate_command_key()[0])).SerializeToString())
 
 
 def _for_the_honest(arena: Arena) -> str:
     agent = arena.honest.agent
     fields: dict[str, Any] = {"agent_id": agent.agent_id, "session_id": arena.info_of(agent).session_id}
-    return _send(arena, _genuine(arena, **fields).SerializeToString())
+    return _send(arena, genuine(arena, **fields).SerializeToString())
 
 
 def _other_payload(arena: Arena) -> str:
     payload = agent_pb2.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])).SerializeToString()
-    return _send(arena, _genuine(arena).SerializeToString(), payload=payload)
+    return _send(arena, genuine(arena).SerializeToString(), payload=payload)
 
 
 def _twice(arena: Arena) -> str:
-    authorization = _genuine(arena, method=_METRICS, payload=b"").SerializeToString()
+    authorization = genuine(arena, method=_METRICS, payload=b"").SerializeToString()
     _send(arena, authorization, method=_METRICS, payload=b"")
     return _send(arena, authorization, method=_METRICS, payload=b"")
 
 
 def _request_id_again(arena: Arena) -> str:
     request_id = str(uuid.uuid4())
-    _send(arena, _genuine(arena, request_id=request_id).SerializeToString())
+    _send(arena, genuine(arena, request_id=request_id).SerializeToString())
     payload = agent_pb2.StartCaptureRequest(spec=CaptureSpec(interfaces=["lo"])).SerializeToString()
-    authorization = _genuine(arena, request_id=request_id, payload=payload)
+    authorization = genuine(arena, request_id=request_id, payload=payload)
     return _send(arena, authorization.SerializeToString(), payload=payload)
 
 
 def _of_an_old_lease(arena: Arena) -> str:
-    return _send(arena, _genuine(arena, lease_sequence=arena.status_of(arena.victim).lease_sequence + 5).SerializeToString())
+    return _send(arena, genuine(arena, lease_sequence=arena.status_of(arena.victim).lease_sequence + 5).SerializeToString())
 
 
 def _two(arena: Arena) -> str:
-    authorization = _genuine(arena).SerializeToString()
+    authorization = genuine(arena).SerializeToString()
     return _send(arena, authorization, authorization)
 
 
@@ -152,11 +153,11 @@ _COMMANDS: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
 # -- leases
 
 
-def _quoted(arena: Arena) -> trust_pb2.Lease:
-    """The lease that the victim would take now, for a quote that the attacker asked for itself."""
-    nonce, victim = secrets.token_bytes(32), arena.victim
+def quoted(arena: Arena, agent: Agent | None = None) -> trust_pb2.Lease:
+    """The lease that an agent, the victim when none is named, would take now: for a quote that the attacker asked for itself."""
+    nonce, victim = secrets.token_bytes(32), agent or arena.victim
     request = agent_pb2.AttestRequest(nonce=nonce, pcrs=[14])
-    with arena.to_agent(arena.controller) as channel:
+    with arena.to_agent(arena.controller, victim) as channel:
         _, answer = call(channel, AGENT_SERVICE + "Attest", request.SerializeToString())
     evidence = agent_pb2.AttestResponse.FromString(answer).evidence
     held = json.loads((victim.directory / "state" / "lease.json").read_text())
@@ -192,7 +193,7 @@ def _lease(change: Callable[[trust_pb2.Lease], None]) -> Callable[[Arena], str]:
     """A lease that the fleet's key signed, wrong in one field."""
 
     def run(arena: Arena) -> str:
-        lease = _quoted(arena)
+        lease = quoted(arena)
         change(lease)
         return _renew(arena, _sign_raw(arena, lease.SerializeToString(deterministic=True)))
 
@@ -204,17 +205,17 @@ def _set(field: str, value: Any) -> Callable[[Arena], str]:
 
 
 def _forged(arena: Arena) -> str:
-    return _renew(arena, CommandSigner(generate_command_key()[0]).sign_lease(_quoted(arena)))
+    return _renew(arena, CommandSigner(generate_command_key()[0]).sign_lease(quoted(arena)))
 
 
 def _of_the_honest(arena: Arena) -> str:
-    lease = _quoted(arena)
+    lease = quoted(arena)
     lease.agent_id = arena.honest.agent.agent_id
     return _renew(arena, arena.signer.sign_lease(lease))
 
 
 def _altered_lease(arena: Arena) -> str:
-    signed = arena.signer.sign_lease(_quoted(arena))
+    signed = arena.signer.sign_lease(quoted(arena))
     return _renew(arena, trust_pb2.SignedLease(lease=signed.lease + b"\x40\x7f", signature=signed.signature))
 
 
