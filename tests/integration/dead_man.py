@@ -30,7 +30,7 @@ class Subject:
     """The capture, its authority, and a thread that counts while it is let run."""
 
     def __init__(self, directory: Path, interface: str) -> None:
-        firmware = load_firmware(directory, release_key=(directory / "release.pub").read_bytes())
+        firmware = load_firmware(directory, release_root=(directory / "root.json").read_bytes())
         self.interface = interface
         self.commander = Commander(firmware)
         self.engine = PacketCaptureEngine(interface, backend="afpacket", packet_ring_mb=1, firmware=firmware)
