@@ -182,6 +182,8 @@ class Fleet:
     policy: PolicyText = field(default_factory=PolicyText)
     firmware: Path = FIRMWARE
     """What agents get a copy of: signed with the same release key as what was built."""
+    release_root: Path = FIRMWARE / "root.json"
+    """Pinned by the controller, and by each agent as a file of its own."""
     wrapper: Sequence[str] = ()
     """Command line that the controller's is put behind."""
     carrier: str = "tunnel"
@@ -220,7 +222,7 @@ class Fleet:
     def _init_controller(self) -> None:
         command = [
             program("jarvis-controller"), "init", str(self.controller_directory), "--fleet", self.name,
-            "--host", self.place.address, "--ek-root", str(self.vendor.roots), "--release-root", str(FIRMWARE / "root.json"),
+            "--host", self.place.address, "--ek-root", str(self.vendor.roots), "--release-root", str(self.release_root),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -285,6 +287,7 @@ class Fleet:
         directory = self.directory / name
         (directory / "replay").mkdir(parents=True)
         shutil.copytree(self.firmware, directory / "firmware", ignore=shutil.ignore_patterns("root.json"))
+        shutil.copyfile(self.release_root, directory / "root.json")
         if join_file is None:
             join_file = directory / "join.json"
             label_options = [option for key, value in (labels or {}).items() for option in ("--label", f"{key}={value}")]
@@ -322,7 +325,7 @@ class Fleet:
             fleet=self.name,
             state_directory=str(directory / "state"),
             firmware_directory=str(directory / "firmware"),
-            release_root=str(FIRMWARE / "root.json"),
+            release_root=str(directory / "root.json"),
             tcti="none" if without_tpm else tpm.tcti,
             join_file=str(join_file),
             carrier=agent.carrier,

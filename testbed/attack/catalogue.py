@@ -14,6 +14,7 @@ from testbed.attack import (
     policy,
     releases,
     roles,
+    signatures,
     stored,
     tls_keys,
     transport,
@@ -37,5 +38,6 @@ ATTACKS: tuple[Attack, ...] = (
     *certificates.ATTACKS,
     *ima.ATTACKS,
     *without_tpm.ATTACKS,
+    *signatures.ATTACKS,
     *stored.ATTACKS,
 )
