@@ -15,7 +15,9 @@ from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.verifier import Verdict
 from jarvis_trust.boot_log import parse_boot_log
 from jarvis_trust.boot_reference import record_reference
+from jarvis_trust.encoding import instant_ns
 from jarvis_trust.errors import AttestationError
+from jarvis_trust.revocations import Revocations
 
 from testbed.boot import boot_log, uefi_boot
 from tests.support import ReleaseKey
@@ -107,7 +109,23 @@ def too_late(bench: Bench) -> trust_pb2.Evidence:
     return bench.evidence()
 
 
-@pytest.mark.parametrize("spoilt", [another_log, another_magic, without_signature, foreign_firmware, below_the_floor, too_late])
+def revoked(bench: Bench) -> trust_pb2.Evidence:
+    digests = {bench.release.sha256.hex(): "CVE-2026-0001"}
+    bench.revocations = Revocations(
+        version=3, created="2026-11-22T10:00:00Z", expires="2027-11-22T10:00:00Z", digests=digests
+    )
+    return bench.evidence()
+
+
+def expired(bench: Bench) -> trust_pb2.Evidence:
+    bench.time_ns = instant_ns("2100-01-01T00:00:00Z")
+    return bench.evidence()
+
+
+SPOILT = [another_log, another_magic, without_signature, foreign_firmware, below_the_floor, revoked, expired, too_late]
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
 def test_what_did_not_pass_fails_again_for_the_same_reasons(bench: Bench, spoilt: Callable[[Bench], trust_pb2.Evidence]) -> None:
     judged, case = case_of(bench, spoilt(bench))
     assert judged.report.verdict is not Verdict.PASSED
