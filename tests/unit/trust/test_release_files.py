@@ -31,7 +31,7 @@ def make_manifest(version: str = "1.0.0") -> Manifest:
         architecture="x86_64",
         objects={name: hashlib.sha256(data).hexdigest() for name, data in OBJECTS.items()},
         created="2026-11-22T10:00:00Z",
-        expires="2027-11-22T10:00:00Z",
+        expires="2100-01-01T00:00:00Z",
     )
 
 
