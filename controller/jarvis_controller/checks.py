@@ -266,7 +266,7 @@ def _revoked(case: Case) -> None:
     manifest = established("manifest", lambda: case.manifest)
     events = established("event-log", lambda: case.events)
     named = [(MANIFEST_FILE, hashlib.sha256(case.evidence.manifest).hexdigest()), *manifest.objects.items()]
-    measured = [(event.subject, event.sha256.hex()) for event in events if event.type == "load-attempt"]
+    measured = [(event.subject, event.sha256.hex()) for event in events if event.type != "mapping"]
     revocations.check([*named, *measured])
 
 

@@ -21,6 +21,7 @@ from jarvis_controller.agent_record import Carrier
 from jarvis_controller.rpc_status import status_of
 from jarvis_trust.firmware import MANIFEST_FILE, SIGNATURE_FILE
 from jarvis_trust.identities import Role
+from jarvis_trust.revocations import Revocations
 from jarvis_trust.status import field_violations, reason_of
 
 from testbed.policy import PolicyText
@@ -171,6 +172,30 @@ async def test_an_agent_that_comes_back_as_something_else_is_quarantined_and_sto
     assert results(events) == {one.agent_id: ("FAILED", "AGENT_QUARANTINED")}
     assert events[-1].ended.stopped
     assert (await fleet.agent_row(two)).state == fleet_pb2.AGENT_STATE_VERIFIED
+
+
+async def test_an_agent_whose_new_release_is_revoked_under_way_is_quarantined_and_stops_the_roll_out(
+    fleet: TestFleet, release: Release
+) -> None:
+    hold = asyncio.Event()
+    one, two = await agents(fleet, 2, hold=hold)
+    await add(fleet, release)
+    rolling = asyncio.ensure_future(roll_out(fleet, order(release, one, two)))
+
+    async def activated() -> bool:
+        return one.activations == 1
+
+    await eventually(activated, "the first agent activates")
+    fleet.controller.releases.revocations = Revocations(
+        version=1, created="2026-11-22T10:00:00Z", expires="2100-01-01T00:00:00Z", digests={release.sha256.hex(): "CVE-2026-0001"}
+    )
+    hold.set()
+    assert results(await rolling) == {one.agent_id: ("FAILED", "AGENT_QUARANTINED")}
+    assert "FIRMWARE_REVOKED" in (await fleet.agent_row(one)).reason
+    stub = await service(fleet)
+    (listed,) = (await stub.ListReleases(release_pb2.ListReleasesRequest())).releases
+    assert listed.refused_reason == "FIRMWARE_REVOKED"
+    assert await refusal(stub.RollOutRelease(order(release, two))) == "FIRMWARE_REVOKED"
 
 
 async def test_an_agent_that_does_not_come_back_is_a_failure(fleet: TestFleet, release: Release) -> None:

@@ -14,6 +14,7 @@ from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.agent_record import TpmMoment
 from jarvis_controller.checks import CHECKS
 from jarvis_controller.verifier import VERIFIER_ERROR, Verdict
+from jarvis_trust.revocations import Revocations
 
 from tests.support import ReleaseKey
 from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, failed
@@ -368,6 +369,17 @@ def test_a_release_on_trial_must_be_a_known_one_and_is_not_taken_for_what_runs(b
     assert failed(report) == set()
     assert report.proved is not None
     assert report.proved.firmware_sha256 == bench.release.sha256
+
+
+def test_a_revoked_release_that_was_only_tried_is_refused_too(bench: Bench) -> None:
+    tried = hashlib.sha256(b"the next library").digest()
+    bench.known = frozenset({("libjarvis_capture.so", tried.hex())})
+    bench.tpm.measure(tried, is_trial=True)
+    assert failed(bench.judge(bench.evidence())) == set()
+    bench.revocations = Revocations(
+        version=1, created="2026-11-22T10:00:00Z", expires="2027-11-22T10:00:00Z", digests={tried.hex(): "CVE-2026-0001"}
+    )
+    assert failed(bench.judge(bench.evidence())) == {("firmware-revoked", "FIRMWARE_REVOKED")}
 
 
 def test_the_firmware_that_runs_must_be_what_its_own_manifest_names(bench: Bench, release_key: ReleaseKey) -> None:
