@@ -79,8 +79,8 @@ def _other_key(arena: Arena) -> str:
     return _send(arena, genuine(arena, CommandSigner(generate_command_key()[0])).SerializeToString())
 
 
-def _for_the_honest(arena: Arena) -> str:
-    agent = arena.honest.agent
+def _for_the_puppet(arena: Arena) -> str:
+    agent = arena.puppet
     fields: dict[str, Any] = {"agent_id": agent.agent_id, "session_id": arena.info_of(agent).session_id}
     return _send(arena, genuine(arena, **fields).SerializeToString())
 
@@ -119,7 +119,7 @@ def _unsigned(method: str) -> Callable[[Arena], str]:
 
 _COMMANDS: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "another-key": ("COMMAND_SIGNATURE_INVALID", "a command signed with a key of one's own", _other_key),
-    "for-another-agent": ("COMMAND_SIGNATURE_INVALID", "a command that was signed for another agent", _for_the_honest),
+    "for-another-agent": ("COMMAND_SIGNATURE_INVALID", "a command that was signed for another agent", _for_the_puppet),
     "for-another-method": ("COMMAND_SIGNATURE_INVALID", "a signed GetMetrics sent as StartCapture", _signed(method=_METRICS)),
     "for-another-process": ("COMMAND_SIGNATURE_INVALID", "a command for the process before", _signed(session_id=bytes(16))),
     "for-another-payload": ("COMMAND_SIGNATURE_INVALID", "a signed command with another request under it", _other_payload),
