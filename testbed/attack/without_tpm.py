@@ -7,6 +7,7 @@ Enrolments are tried at the arena's own controller, which names no such agent, a
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,6 +35,15 @@ def _software_params(arena: Arena) -> EnrollParams:
 
 
 def _not_named(arena: Arena) -> str:
+    path = arena.directory / "join-without-tpm.json"
+    arena.fleet.jarvisctl("enroll", "token", "--without-tpm", "-o", str(path))
+    params = _software_params(arena)
+    params.token = json.loads(path.read_text())["token"]
+    path.unlink()
+    return say(arena, params)
+
+
+def _token_for_a_tpm(arena: Arena) -> str:
     return say(arena, _software_params(arena))
 
 
@@ -102,6 +112,7 @@ def _exposed_key(arena: Arena) -> str:
 
 _TABLE: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "not-named": ("AGENT_WITHOUT_TPM", "a host without a TPM that the policy does not name", _not_named),
+    "token-for-a-tpm": ("TPM_REQUIRED", "a host without a TPM, with a join token made for one that has it", _token_for_a_tpm),
     "beside-a-tpm": ("SOFTWARE_IDENTITY_INVALID", "a software key that is to prove what a TPM's keys claim", _beside_a_tpm),
     "other-curve": ("SOFTWARE_IDENTITY_INVALID", "an identity key of another curve", _other_curve),
     "second-encoding": ("SOFTWARE_IDENTITY_INVALID", "a second encoding of a key, for a second id", _trailing),

@@ -96,7 +96,7 @@ def test_no_tpm_is_a_choice_and_never_the_default(tmp_path: Path) -> None:
         "fleet": "lab.example",
         "join_file": "join.json",
         "advertise": "host:7443",
-        "release_key": "release.pub",
+        "release_root": "root.json",
         "firmware_directory": "firmware",
     }
     assert AgentConfig.from_mapping(fields, base=tmp_path).tcti == "device:/dev/tpmrm0"
