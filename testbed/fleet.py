@@ -146,6 +146,11 @@ class Agent:
             command = ["unshare", "--mount", "sh", "-c", script, str(shown), *command]
         self.process = self.place.start(command, self.log, env)
 
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command of jarvis-agent with this configuration."""
+        command = self.place.command(program("jarvis-agent"), *arguments, "--config", str(self.config))
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
     def reboot(self) -> None:
         """Ends the agent and boots its host: the TPM is reset, the boot id is another. `start` follows."""
         self.stop()

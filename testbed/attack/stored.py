@@ -148,8 +148,8 @@ def _altered_library_lied_about(fleet: Fleet, agent: Agent) -> str:
 def _tpm_reset_under_it(fleet: Fleet, agent: Agent) -> str:
     """TPM Genie: the TPM is reset while the host runs on. The agent measures itself again; the controller sees the reset."""
     agent.tpm.reboot()
-    wait_for("the agent to notice", lambda: fleet.rows("agents", "list")[0]["state"] != "verified", seconds=30)
-    return reasons_in(fleet.wait_for_state(agent, "quarantined", seconds=30)["reason"])
+    wait_for("the agent to notice", lambda: fleet.rows("agents", "list")[0]["state"] != "verified", seconds=60)
+    return reasons_in(fleet.wait_for_state(agent, "quarantined", seconds=60)["reason"])
 
 
 _TABLE: dict[str, tuple[str, str, Callable[[Fleet, Agent], str]]] = {
