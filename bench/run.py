@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import dpdk, floods, instructions, live, meters, start_up, stream, verification
+from bench import dpdk, floods, instructions, joining, live, meters, start_up, stream, verification
 from bench.captures import capture_file
 from bench.peers import NFSTREAM, OURS
 
@@ -46,6 +46,7 @@ JOBS: dict[str, Job] = {
     "floods": lambda arguments, console: floods.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
     "stream": lambda _arguments, console: stream.report(console),
     "verification": lambda arguments, console: verification.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
+    "joining": lambda arguments, console: joining.report(console, rounds=arguments.rounds),
     "live": lambda arguments, console: live.report(console, rounds=arguments.rounds),
     "dpdk": lambda arguments, console: dpdk.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
     "instructions": lambda _arguments, console: instructions.report(console),

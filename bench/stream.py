@@ -43,7 +43,8 @@ class Pass:
     messages: int
 
 
-def _channel(config: Path) -> grpc.aio.Channel:
+def open_channel(config: Path) -> grpc.aio.Channel:
+    """To the controller, as the operator of this jarvisctl.toml."""
     settings = tomllib.loads(config.read_text())
 
     def read(key: str) -> bytes:
@@ -59,7 +60,7 @@ async def read_everything(config: Path, agent_id: str) -> Pass:
     request = fleet_pb2.WatchFlowsRequest()
     request.selector.agent_ids.append(agent_id)
     request.subscription.max_batch_records = 5000
-    async with _channel(config) as channel:
+    async with open_channel(config) as channel:
         watch = channel.unary_stream(
             WATCH, request_serializer=fleet_pb2.WatchFlowsRequest.SerializeToString, response_deserializer=None
         )
