@@ -7,10 +7,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from jarvis.capture.v1.agent_pb2 import STORE_KEY_STATE_ABSENT, TPM_STATE_ABSENT
+from jarvis.capture.v1.trust_pb2 import StoreApproval
 from jarvis_agent.config import AgentConfig
-from jarvis_agent.software_identity import NO_TPM, NoTpm, SoftwareEventLog, SoftwareWorker, load_identity
+from jarvis_agent.errors import TpmError
+from jarvis_agent.software_identity import (
+    NO_TPM,
+    AbsentStoreKey,
+    AbsentTpm,
+    ConfiguredFloor,
+    NoTpm,
+    SoftwareEventLog,
+    SoftwareWorker,
+    load_identity,
+)
 from jarvis_agent.tpm import TpmPriority
-from jarvis_trust.errors import IdentityError
+from jarvis_trust.errors import IdentityError, StoreKeyError
 from jarvis_trust.eventlog import load_attempt, parse_log
 from jarvis_trust.software_identity import check_software_enrollment, software_evidence_holds
 
@@ -101,3 +113,17 @@ def test_no_tpm_is_a_choice_and_never_the_default(tmp_path: Path) -> None:
     }
     assert AgentConfig.from_mapping(fields, base=tmp_path).tcti == "device:/dev/tpmrm0"
     assert AgentConfig.from_mapping({**fields, "tcti": "none"}, base=tmp_path).tcti == NO_TPM
+
+
+async def test_what_takes_the_tpms_places_says_that_there_is_none() -> None:
+    assert AbsentTpm().status()[0] == TPM_STATE_ABSENT
+    with pytest.raises(TpmError, match="without a TPM"):
+        await AbsentTpm().run(TpmPriority.QUOTE, lambda device: device)
+    assert ConfiguredFloor(7).in_force() == (7, "of firmware_floor")
+    key = AbsentStoreKey()
+    await key.open()
+    key.offer(StoreApproval(pcrs=[7]))
+    assert key.status()[0] == STORE_KEY_STATE_ABSENT
+    with pytest.raises(StoreKeyError) as refused:
+        key.master()
+    assert refused.value.reason == "STORE_KEY_ABSENT"
