@@ -129,11 +129,15 @@ def _facts(config: AgentConfig, device: TpmDevice) -> dict[str, Any]:
 def _load(path: Path) -> AgentConfig:
     from jarvis_agent.config import AgentConfig  # noqa: PLC0415 - only for these commands
     from jarvis_agent.errors import ConfigError  # noqa: PLC0415 - only for these commands
+    from jarvis_agent.software_identity import NO_TPM  # noqa: PLC0415 - only for these commands
 
     try:
-        return AgentConfig.load(path)
+        config = AgentConfig.load(path)
     except ConfigError as error:
         _fail(str(error), 2)
+    if config.tcti == NO_TPM:
+        _fail(f"tcti: {NO_TPM!r}: this agent runs without a TPM; the TCTI string of one is accepted here", 2)
+    return config
 
 
 def _on_tpm(config: AgentConfig, operation: Callable[[TpmDevice], T]) -> T:

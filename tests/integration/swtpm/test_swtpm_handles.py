@@ -152,3 +152,18 @@ async def test_an_agent_with_handles_is_the_same_agent_and_its_commands_show_and
     assert run("clear-handles").stdout.count("is empty") == 3
     with TpmDevice(tpm.tcti) as device:
         assert device.kept.look(AK) is None
+
+
+@pytest.mark.parametrize("command", ["show", "clear-handles", "rotate-tls-key"])
+def test_without_a_tpm_the_commands_say_so(command: str, make_agent: MakeAgent) -> None:
+    agent = make_agent(tcti="none")
+    config = str(agent.directory / "agent.toml")
+    done = subprocess.run(
+        [sys.executable, "-m", "jarvis_agent", "tpm", command, "--config", config],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tcti: 'none': this agent runs without a TPM" in done.stderr
