@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
-from google.rpc import code_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from jarvis.capture.v1 import capture_pb2, fleet_pb2, tunnel_pb2
 from jarvis_agent.tunnel import Tunnel, TunnelRetry
 from jarvis_agent.tunnel_link import CALL_ID_KEY, CHANNEL_OPTIONS, OPEN_TUNNEL, SEND_MESSAGES, Dialled
@@ -360,9 +360,9 @@ async def newcomer(fleet: TestFleet) -> Tunnel:
     await store.enroll(
         EnrolledAgent(
             agent_id=agent_id,
-            ek_certificate=b"",
-            ek_public=b"",
-            ak_public=b"",
+            ek_certificate=b"of a TPM",
+            ek_public=b"that nobody",
+            ak_public=b"will see",
             ak_name=secrets.token_bytes(34),
             tls_spki=spki_sha256(who.certificate_pem),
             certificate_expire_ns=2**62,
@@ -393,15 +393,26 @@ async def newcomer(fleet: TestFleet) -> Tunnel:
 async def test_one_that_is_sent_away_is_told_when_to_come_back(tmp_path: Path, release_key: ReleaseKey) -> None:
     async with running_fleet(tmp_path, release_key, carrier=Carrier.TUNNEL, tunnel_hellos_per_s=1.0) as fleet:
         who = certified(fleet, Role.AGENT, "a" * 32)
-        statuses: list[status_pb2.Status] = []
+
+        async def knock(channel: grpc.aio.Channel) -> status_pb2.Status:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.stream_stream(OPEN_TUNNEL)(timeout=30).read()  # who is let in is waited for: nothing is said
+            return status_of(refused.value)
+
         async with who.channel(fleet) as channel:
-            for _ in range(4):
-                call: Any = channel.stream_stream(OPEN_TUNNEL)(timeout=10)
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await call.write(HELLO)
-                with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await call.read()
-                statuses.append(status_of(refused.value))
-        reasons = [reason_of(status) for status in statuses]
-        assert reasons == ["AGENT_NOT_FOUND", "TUNNEL_BUSY", "TUNNEL_BUSY", "TUNNEL_BUSY"]
-        assert all(any("RetryInfo" in detail.type_url for detail in status.details) for status in statuses[1:])
+            knocking = [asyncio.ensure_future(knock(channel)) for _ in range(20)]
+            done, let_in = await asyncio.wait(knocking, timeout=5.0)
+            for task in let_in:
+                task.cancel()
+            await asyncio.gather(*let_in, return_exceptions=True)
+        statuses = [task.result() for task in done]
+        assert statuses, "not everybody is let in at once"
+        assert {reason_of(status) for status in statuses} == {"TUNNEL_BUSY"}
+        waits = [info.retry_delay.ToTimedelta().total_seconds() for status in statuses if (info := retry_info(status))]
+        assert len(waits) == len(statuses)
+        assert len(set(waits)) == len(waits), "each has a place in time of its own"
+
+
+def retry_info(status: status_pb2.Status) -> error_details_pb2.RetryInfo | None:
+    info = error_details_pb2.RetryInfo()
+    return next((info for detail in status.details if detail.Unpack(info)), None)
