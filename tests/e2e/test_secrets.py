@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed.fleet import FIRMWARE, Fleet, FleetError, program, wait_for
+from testbed.policy import PolicyText
 
 PRIVATE = re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\n(.*?)-----END", re.DOTALL)
 
@@ -20,7 +21,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A fleet that had a busy and unlucky life: enrolment, capture, a refused token, a refused agent, a quarantine."""
     if not (FIRMWARE / "manifest.sig").exists():
         pytest.fail(f"{FIRMWARE} holds no signed firmware: run `make setup`")
-    with Fleet(directory=tmp_path_factory.mktemp("fleet"), settings={"attest_interval_s": 1, "lease_s": 5}) as fleet:
+    with Fleet(directory=tmp_path_factory.mktemp("fleet"), policy=PolicyText(interval_s=1, lease_s=5)) as fleet:
         fleet.start()
         first = fleet.add_agent("first")
         fleet.wait_for_state(first, "verified")
