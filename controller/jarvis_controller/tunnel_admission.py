@@ -2,6 +2,7 @@
 """How many tunnels may begin: so many a second and so many at once; who is not let in is told when to come back.
 
     thousands of agents at once -> the first few are let in -> each other one gets a place in time of its own, 1/rate apart
+    one agent over and over     -> held back by a bucket of its own key, before it can take a place of anybody else's
 
 So a fleet that lost its controller comes back in as many seconds as it takes, and asks little more often than it is let in.
 Sans-I/O: times are seconds of any steady clock.
@@ -10,6 +11,7 @@ Sans-I/O: times are seconds of any steady clock.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 
 _DRAW = random.SystemRandom().uniform
@@ -59,3 +61,25 @@ class Admission:
     def leave(self) -> None:
         """One that was let in has begun, or failed to."""
         self._beginning -= 1
+
+
+class AdmissionPerKey:
+    """One small bucket for each TLS key: whoever opens tunnels in a loop, or begins many and says nothing, is alone in waiting.
+
+    By key and not by id, so that who has an agent's name but not its key does not hold that agent up. Used from the event loop
+    only. Keys that were not seen for the longest are forgotten; there are as many as certificates were issued.
+    """
+
+    def __init__(self, make: Callable[[], Admission], *, most: int = 16_384) -> None:
+        """Args: make: a key's bucket, full; most: keys that are remembered."""
+        self._make = make
+        self._most = most
+        self._known: OrderedDict[bytes, Admission] = OrderedDict()
+
+    def of(self, key: bytes) -> Admission:
+        """The bucket of a key."""
+        found = self._known.pop(key, None) or self._make()
+        self._known[key] = found
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
+        return found

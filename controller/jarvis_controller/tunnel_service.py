@@ -31,7 +31,7 @@ from jarvis_controller.authorization import caller_of
 from jarvis_controller.rpc_status import RpcError, bad_field, parse_request, refuse
 from jarvis_controller.states import State
 from jarvis_controller.store import Store
-from jarvis_controller.tunnel_admission import Admission
+from jarvis_controller.tunnel_admission import Admission, AdmissionPerKey
 from jarvis_controller.tunnel_carrier import TunnelCarrier
 from jarvis_controller.tunnel_session import TunnelSession, ending_stream
 
@@ -44,6 +44,8 @@ _MAX_MESSAGE_BYTES = (8 << 20) + 64
 _HELLO_TIMEOUT_S = 10.0
 _AT_ONCE = 64
 _LONGEST_RETRY_S = 60.0
+_OWN_PER_S, _OWN_BURST, _OWN_AT_ONCE = 1.0, 16.0, 4
+"""The same for one TLS key: a tunnel, its renewal, and some that broke."""
 _SWEEP_S = 10.0
 _VERSION = re.compile(r"[!-~]{1,64}")
 _CALL_ID = re.compile(r"[1-9][0-9]{0,18}")
@@ -102,6 +104,7 @@ class TunnelService:
         self._refused = refused
         self._ids = itertools.count(1)
         self._newcomers, self._attested = _admission(settings.per_s), _admission(settings.per_s)
+        self._by_key = AdmissionPerKey(_own_admission)
 
     async def run(self) -> None:
         """Ends tunnels whose certificates are over, until it is cancelled."""
@@ -116,11 +119,12 @@ class TunnelService:
     async def open_tunnel(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """OpenTunnel."""
         peer = self._peer(context)
-        admission = self._admit(peer.agent_id)
+        admissions = self._admit(peer)
         try:
             session, record = await self._begin(requests, context, peer)
         finally:
-            admission.leave()
+            for admission in admissions:
+                admission.leave()
         reader = asyncio.ensure_future(self._read(requests, session))
         try:
             self._carrier.put(session)
@@ -159,14 +163,17 @@ class TunnelService:
         not_after_s = certificate_not_after(leaf).timestamp()
         return _Peer(agent_id=identity.name, uri=identity.uri, spki=spki_sha256(leaf), not_after_s=not_after_s)
 
-    def _admit(self, agent_id: str) -> Admission:
-        admission = self._attested if self._holds_lease(agent_id) else self._newcomers
-        wait_s = admission.enter(time.monotonic())
-        if wait_s:
-            message = f"too many agents come at once; this one is expected in {wait_s:.1f} s"
-            status = error_status(code_pb2.RESOURCE_EXHAUSTED, "TUNNEL_BUSY", message, retry_after_ns=int(wait_s * 1e9))
-            raise RpcError(status)
-        return admission
+    def _admit(self, peer: _Peer) -> tuple[Admission, Admission]:
+        """Lets it in by its own bucket and then by everybody's: what one key asks for too often is not taken from the others."""
+        now_s = time.monotonic()
+        own = self._by_key.of(peer.spki)
+        if wait_s := own.enter(now_s):
+            raise _busy(f"this agent begins too many tunnels; its next one is expected in {wait_s:.1f} s", wait_s)
+        shared = self._attested if self._holds_lease(peer.agent_id) else self._newcomers
+        if wait_s := shared.enter(now_s):
+            own.leave()
+            raise _busy(f"too many agents come at once; this one is expected in {wait_s:.1f} s", wait_s)
+        return own, shared
 
     async def _begin(self, requests: AsyncIterator[bytes], context: Context, peer: _Peer) -> tuple[TunnelSession, AgentRecord]:
         hello = await _hello(requests)
@@ -210,6 +217,15 @@ class TunnelService:
 
 def _admission(per_s: float) -> Admission:
     return Admission(per_s=per_s, burst=per_s, at_once=_AT_ONCE, longest_s=_LONGEST_RETRY_S)
+
+
+def _own_admission() -> Admission:
+    return Admission(per_s=_OWN_PER_S, burst=_OWN_BURST, at_once=_OWN_AT_ONCE, longest_s=_LONGEST_RETRY_S)
+
+
+def _busy(message: str, wait_s: float) -> RpcError:
+    status = error_status(code_pb2.RESOURCE_EXHAUSTED, "TUNNEL_BUSY", message, retry_after_ns=int(wait_s * 1e9))
+    return RpcError(status)
 
 
 _LEFT = "AGENT_NOT_CONNECTED"

@@ -416,3 +416,21 @@ async def test_one_that_is_sent_away_is_told_when_to_come_back(tmp_path: Path, r
 def retry_info(status: status_pb2.Status) -> error_details_pb2.RetryInfo | None:
     info = error_details_pb2.RetryInfo()
     return next((info for detail in status.details if detail.Unpack(info)), None)
+
+
+async def test_one_agent_that_says_nothing_in_many_tunnels_takes_no_place_from_the_others(fleet: TestFleet) -> None:
+    """Each tunnel that is begun has seconds for its hello: one agent's silence must not be everybody's wait."""
+    silent = of(await fleet.add_agent())
+    async with silent.channel(fleet) as channel:
+        begun: list[Any] = [channel.stream_stream(OPEN_TUNNEL)(timeout=20) for _ in range(100)]
+        reasons = [asyncio.ensure_future(ended(call)) for call in begun]
+
+        async def most_were_refused() -> bool:
+            return sum(done.done() for done in reasons) >= 80
+
+        await eventually(most_were_refused, "most of them are sent away")
+        assert {done.result() for done in reasons if done.done()} == {"TUNNEL_BUSY"}
+        assert await opened(fleet, certified(fleet, Role.AGENT, "b" * 32), HELLO) == "AGENT_NOT_FOUND", "a newcomer is heard"
+        for call in begun:
+            call.cancel()
+        await asyncio.gather(*reasons, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 
-from jarvis_controller.tunnel_admission import Admission
+from jarvis_controller.tunnel_admission import Admission, AdmissionPerKey
 
 
 def admission(*, per_s: float = 10.0, burst: float = 5.0, at_once: int = 100, longest_s: float = 60.0) -> Admission:
@@ -51,3 +51,15 @@ def test_two_thousand_that_keep_their_appointments_are_in_after_as_long_as_it_ta
     assert asked < 3 * 2000
     per_second = [sum(second <= time < second + 1 for time in let_in) for second in range(40)]
     assert max(per_second) <= 201, "a full bucket and a second's refill"
+
+
+def test_each_key_has_a_bucket_of_its_own_and_the_ones_seen_longest_ago_are_forgotten() -> None:
+    gates = AdmissionPerKey(lambda: admission(burst=1.0), most=2)
+    first = gates.of(b"one")
+    assert first.enter(0.0) == 0.0
+    assert gates.of(b"one").enter(0.0) > 0.0, "the same bucket, now empty"
+    assert gates.of(b"two").enter(0.0) == 0.0
+    assert gates.of(b"one") is first
+    gates.of(b"three")
+    assert gates.of(b"one") is first
+    assert gates.of(b"two").enter(0.0) == 0.0, "it was forgotten"
