@@ -5,7 +5,8 @@
                                                                             └ what was captured before is started again
 
 The agent says what it did; what runs there afterwards is the quote's word: the firmware digest of a passed attestation of another
-session than before. An agent's capture is started again on behalf of whoever started it, by the controller's own audit log.
+session than before. An agent's capture is started again as it was commanded and on behalf of whoever did, by the controller's
+own audit log (commanded_captures.py): the agent says no more than on which of the commanded interfaces it was.
 """
 
 from __future__ import annotations
@@ -244,20 +245,25 @@ class AgentUpdater:
         _set(outcome, pb.ROLL_OUT_RESULT_ROLLED_BACK, error_status(code_pb2.ABORTED, reason, message))
 
     async def _start_again(self, agent_id: str, capture: capture_pb2.CaptureStatus) -> status_pb2.Status:
-        spec = capture_pb2.CaptureSpec.FromString(capture.spec.SerializeToString())
-        if capture.interfaces:  # they may have changed since its start
-            spec.ClearField("interfaces")
-            spec.interfaces.extend(interface.name for interface in capture.interfaces)
-        principal = await self._store.capture_principal(agent_id) or self._order.principal
-        request = agent_pb2.StartCaptureRequest(spec=spec)
-        command = Command(rpc="StartCapture", request=request, principal=principal, request_id=str(uuid.uuid4()))
+        """Signs what somebody commanded, not what the agent says: it would have packets looked at that nobody asked for."""
+        commanded = await self._store.commanded_capture(agent_id)
+        spec = None if commanded is None else commanded.spec_on([interface.name for interface in capture.interfaces])
         status = OK
-        try:
-            agent_pb2.StartCaptureResponse.FromString(await self._commander.call(agent_id, command))
-        except RpcError as error:
-            status = error.status
-        except DecodeError:
-            status = malformed_answer().status
+        if commanded is None or spec is None:
+            message = (
+                "the agent says that it ran a capture, or an interface of one, that nobody commanded: it is not started again"
+            )
+            status = error_status(code_pb2.FAILED_PRECONDITION, "CAPTURE_NOT_COMMANDED", message)
+        else:
+            request = agent_pb2.StartCaptureRequest(spec=spec)
+            command = Command(rpc="StartCapture", request=request, principal=commanded.principal, request_id=str(uuid.uuid4()))
+            try:
+                agent_pb2.StartCaptureResponse.FromString(await self._commander.call(agent_id, command))
+            except RpcError as error:
+                status = error.status
+            except DecodeError:
+                status = malformed_answer().status
+        principal = self._order.principal if commanded is None else commanded.principal
         detail = {"message": _text(status), "ordered_by": self._order.principal, "previous_capture_id": capture.capture_id}
         await self._audit("capture.restart", principal, agent_id, detail)
         return status

@@ -7,7 +7,6 @@ go through the store's one thread, so the chain never forks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,14 +87,6 @@ def verify(session: Session) -> None:
 def hash_at(session: Session, sequence: int) -> bytes:
     """The stored hash of one entry; empty when there is none."""
     return session.scalars(select(AuditRow.hash).where(AuditRow.sequence == sequence)).first() or b""
-
-
-def last_principal(session: Session, agent_id: str, action: str) -> str:
-    """Who did this to an agent last, with success; empty when nobody did."""
-    rows = session.scalars(
-        select(AuditRow).where(AuditRow.agent_id == agent_id, AuditRow.action == action).order_by(AuditRow.sequence.desc())
-    )
-    return next((row.principal for row in rows if json.loads(row.detail).get("code") == "OK"), "")
 
 
 def all_events(session: Session, *, after: int = 0) -> Iterator[fleet_pb2.AuditEvent]:

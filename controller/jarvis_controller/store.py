@@ -28,6 +28,7 @@ from jarvis_controller.agent_record import AgentRecord
 from jarvis_controller.attestation_case import Judged
 from jarvis_controller.audit_checkpoints import Checkpointer, signed_checkpoints
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
+from jarvis_controller.commanded_captures import CommandedCapture, last_commanded
 from jarvis_controller.enrolled_rows import enroll_row, usable_token
 from jarvis_controller.evidence_rows import EvidenceLimits
 from jarvis_controller.ima_state import ImaState
@@ -439,9 +440,9 @@ class Store:
         """A collector has taken everything up to this entry."""
         await self.run(lambda session: session.merge(AuditExportRow(target=target, sequence=sequence)))
 
-    async def capture_principal(self, agent_id: str) -> str:
-        """On whose behalf the agent's last capture was started; empty when the log holds none."""
-        return await self.run(lambda session: audit_log.last_principal(session, agent_id, "capture.start"))
+    async def commanded_capture(self, agent_id: str) -> CommandedCapture | None:
+        """The capture that the agent was last told to run; None when there is none, or it was stopped."""
+        return await self.run(lambda session: last_commanded(session, agent_id))
 
     async def verify_audit(self) -> None:
         """Recomputes the chain and checks its checkpoints; from then on it is signed, or not any more.

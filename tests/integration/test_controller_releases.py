@@ -124,8 +124,8 @@ async def test_agents_are_updated_and_what_they_captured_goes_on_for_whom_it_was
     start = fleet_pb2.StartCapturesRequest(selector=fleet_pb2.AgentSelector(agent_ids=[one.agent_id]), spec=spec)
     _ = [outcome async for outcome in operator.StartCaptures(start)]
     starter = one.principals[-1]
-    one.capture.interfaces.add(name="eth0")
-    one.capture.interfaces.add(name="eth1")
+    update = fleet_pb2.FleetUpdateInterfacesRequest(selector=start.selector, add=["eth1"])
+    _ = [outcome async for outcome in operator.UpdateInterfaces(update)]
     added = await add(fleet, release)
     assert (added.version, added.size) == ("2.0.0", len(NEW_LIBRARY) + len(release.manifest) + len(release.signature))
     request = order(release, one, two)
@@ -143,6 +143,42 @@ async def test_agents_are_updated_and_what_they_captured_goes_on_for_whom_it_was
     assert one.principals[-1] == starter
     again = await roll_out(fleet, order(release, one, two))
     assert set(results(again).values()) == {("CURRENT", "")}
+
+
+@pytest.mark.parametrize("interface", ["", "eth9"])
+async def test_what_an_agent_says_that_it_captured_is_not_commanded_unless_somebody_did(
+    fleet: TestFleet, release: Release, interface: str
+) -> None:
+    """The core runs what the controller signs: a lying agent must not have it sign what nobody asked for."""
+    (one,) = await agents(fleet, 1)
+    if interface:
+        operator = await fleet.stub(Role.OPERATOR)
+        spec = capture_pb2.CaptureSpec(interfaces=["eth0"], filter="tcp")
+        start = fleet_pb2.StartCapturesRequest(selector=fleet_pb2.AgentSelector(agent_ids=[one.agent_id]), spec=spec)
+        _ = [outcome async for outcome in operator.StartCaptures(start)]
+        one.capture.interfaces.add(name=interface)
+    one.capture.state = capture_pb2.CAPTURE_STATE_RUNNING
+    one.capture.spec.CopyFrom(capture_pb2.CaptureSpec(interfaces=["eth9"]))
+    await add(fleet, release)
+    events = await roll_out(fleet, order(release, one))
+    assert results(events) == {one.agent_id: ("UPDATED", "")}
+    (outcome,) = [event.agent for event in events if event.HasField("agent")]
+    assert reason_of(outcome.capture) == "CAPTURE_NOT_COMMANDED"
+    assert one.capture.state == capture_pb2.CAPTURE_STATE_UNSPECIFIED
+    assert "CAPTURE_NOT_COMMANDED" in (await audited(fleet, "capture.restart"))[0][1]["message"]
+
+
+async def test_a_capture_is_started_again_as_it_was_commanded(fleet: TestFleet, release: Release) -> None:
+    (one,) = await agents(fleet, 1)
+    operator = await fleet.stub(Role.OPERATOR)
+    spec = capture_pb2.CaptureSpec(interfaces=["eth0", "eth1"], filter="tcp")
+    start = fleet_pb2.StartCapturesRequest(selector=fleet_pb2.AgentSelector(agent_ids=[one.agent_id]), spec=spec)
+    _ = [outcome async for outcome in operator.StartCaptures(start)]
+    one.capture.spec.filter = ""
+    one.capture.interfaces.add(name="eth1")
+    await add(fleet, release)
+    await roll_out(fleet, order(release, one))
+    assert (list(one.capture.spec.interfaces), one.capture.spec.filter) == (["eth1"], "tcp")
 
 
 async def test_an_agent_that_goes_back_stays_verified_and_its_reason_is_told(fleet: TestFleet, release: Release) -> None:
