@@ -199,6 +199,15 @@ def denials(session: Session, now_ns: int) -> list[Denial]:
     ]
 
 
+def is_denied(session: Session, serial: str, subject: str, issue_ns: int) -> bool:
+    """Whether a certificate that need not be in the register is refused now, by its serial or its id."""
+    row = find(session, serial)
+    if row is not None:
+        return row.revoke_time_ns is not None
+    denial = session.get(DenialRow, subject)
+    return denial is not None and issue_ns < denial.time_ns
+
+
 def denied_keys(session: Session, subject: str) -> frozenset[bytes]:
     """SPKI digests of the id's revoked certificates: a key that may be stolen is certified no more."""
     chosen = select(CertificateRow.spki_sha256).where(

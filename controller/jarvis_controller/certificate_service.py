@@ -28,7 +28,7 @@ from jarvis_controller.attestation import Attester
 from jarvis_controller.authorization import caller_of
 from jarvis_controller.capture_request import check_page_size, check_reason
 from jarvis_controller.certificate_rows import Criteria, Denial, Revocation
-from jarvis_controller.deny_list import DenyList
+from jarvis_controller.deny_list import DenyList, Peer
 from jarvis_controller.issuer import Issuer
 from jarvis_controller.rotation import Order, Rotation
 from jarvis_controller.rpc_status import bad_field, refuse
@@ -119,7 +119,7 @@ class CertificateService:
             identity = Identity(fleet=caller.fleet, role=role, name=request.name)
         except IdentityError as error:
             raise bad_field("name", error.message) from error
-        message, pem = await self._issue(identity, request.csr, lifetime, by=caller.uri)
+        message, pem = await self._issue(identity, request.csr, lifetime, by=self._peer(context))
         return pb.IssueOperatorCertificateResponse(certificate=message, certificate_pem=pem, ca_pem=self._parts.issuer.ca_pem)
 
     async def renew_operator_certificate(
@@ -127,16 +127,14 @@ class CertificateService:
     ) -> pb.RenewOperatorCertificateResponse:
         """RenewOperatorCertificate."""
         caller = self._caller(context)
-        peer = self._parts.deny_list.admit(context)
-        if peer is None or not caller.role.is_operator:
-            raise refuse(code_pb2.PERMISSION_DENIED, "ROLE_DENIED", f"{caller.uri} is no operator")
+        peer = self._peer(context)
         shown = peer.certificate.not_valid_after_utc - peer.certificate.not_valid_before_utc - BACKDATING
         lifetime = shown
         if request.HasField("lifetime"):
             lifetime = _lifetime(request.lifetime, self._parts.least_lifetime)
             if lifetime > shown:
                 raise bad_field("lifetime", f"{lifetime}: at most that of the certificate shown, {shown}, is accepted")
-        message, pem = await self._issue(caller, request.csr, lifetime, by=caller.uri)
+        message, pem = await self._issue(caller, request.csr, lifetime, by=peer)
         return pb.RenewOperatorCertificateResponse(certificate=message, certificate_pem=pem, ca_pem=self._parts.issuer.ca_pem)
 
     async def get_authorities(self, _request: pb.GetAuthoritiesRequest, _context: Context) -> pb.GetAuthoritiesResponse:
@@ -155,6 +153,14 @@ class CertificateService:
 
     def _caller(self, context: Context) -> Identity:
         return caller_of(context, self._parts.issuer.fleet)
+
+    def _peer(self, context: Context) -> Peer:
+        """The operator's leaf."""
+        caller = self._caller(context)
+        peer = self._parts.deny_list.admit(context)
+        if peer is None or not caller.role.is_operator:
+            raise refuse(code_pb2.PERMISSION_DENIED, "ROLE_DENIED", f"{caller.uri} is no operator")
+        return peer
 
     async def _read(self, operation: Callable[[Session, tuple[str, ...], int], Any]) -> Any:
         trusted = tuple(ca_id(certificate) for certificate in self._parts.issuer.authorities.bundle.certificates)
@@ -187,7 +193,7 @@ class CertificateService:
             return
         await self._parts.attester.revoke(record, principal=order.principal)
 
-    async def _issue(self, identity: Identity, csr: bytes, lifetime: timedelta, *, by: str) -> tuple[pb.Certificate, bytes]:
+    async def _issue(self, identity: Identity, csr: bytes, lifetime: timedelta, *, by: Peer) -> tuple[pb.Certificate, bytes]:
         try:
             key = public_key_from_csr(csr)
         except IdentityError as error:
@@ -195,15 +201,23 @@ class CertificateService:
         if await self._store.is_revoked_key(identity.uri, spki_sha256_of_key(key)):
             message = f"csr holds a key of {identity.uri} whose certificate was revoked: a new key is accepted"
             raise refuse(code_pb2.PERMISSION_DENIED, "KEY_REVOKED", message)
-        pem = self._parts.issuer.issue(identity, key, lifetime, by=by)
+        pem = self._parts.issuer.issue(identity, key, lifetime, by=by.subject)
         await self._parts.issuer.record(self._store)
         serial = serial_of(load_certificate(pem))
 
-        def find(session: Session, trusted: tuple[str, ...], now_ns: int) -> pb.Certificate:
+        def find(session: Session, trusted: tuple[str, ...], now_ns: int) -> pb.Certificate | None:
+            # Whoever asked may have been revoked while this was under way: then the certificate is not handed out. A revocation
+            # that comes later than this look finds it in the register.
+            if certificate_rows.is_denied(session, by.serial, by.subject, by.issue_ns):
+                return None
             row = certificate_rows.find(session, serial)
             return certificate_rows.messages(session, [] if row is None else [row], trusted, now_ns)[0]
 
-        return await self._read(find), pem
+        message = await self._read(find)
+        if message is None:
+            refusal = f"the certificate {by.serial} of {by.subject} was revoked while another one was asked for with it"
+            raise refuse(code_pb2.UNAUTHENTICATED, "CERTIFICATE_REVOKED", refusal)
+        return message, pem
 
 
 def _lifetime(duration: Duration, least: timedelta) -> timedelta:

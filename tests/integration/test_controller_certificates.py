@@ -306,6 +306,30 @@ async def test_a_renewal_keeps_name_and_role(fleet: TestFleet, admin: Operator) 
     assert spki_sha256(answer.certificate_pem) == spki_sha256(vera.pem)
 
 
+@pytest.mark.parametrize("by", ["serial", "subject"])
+@pytest.mark.parametrize("call", ["RenewOperatorCertificate", "IssueOperatorCertificate"])
+async def test_a_certificate_that_was_asked_for_before_the_revocation_does_not_outlive_it(
+    fleet: TestFleet, admin: Operator, monkeypatch: pytest.MonkeyPatch, by: str, call: str
+) -> None:
+    """Who holds a stolen key can ask for the next certificate in a loop: one request is always under way."""
+    eve = await issued(fleet, admin, "admin", "eve", hours=2)
+    store = fleet.controller.store
+    is_revoked_key = store.is_revoked_key
+
+    async def slow(subject: str, spki: bytes) -> bool:
+        answer = await is_revoked_key(subject, spki)
+        monkeypatch.setattr(store, "is_revoked_key", is_revoked_key)
+        await revoke(admin, **({"serial": eve.serial} if by == "serial" else {"subject": f"spiffe://{FLEET}/operator/admin/eve"}))
+        return answer
+
+    monkeypatch.setattr(store, "is_revoked_key", slow)
+    csr = make_csr(generate_key())
+    request = pb.RenewOperatorCertificateRequest(csr=csr)
+    if call.startswith("Issue"):
+        request = pb.IssueOperatorCertificateRequest(csr=csr, name="mallory", role="admin")
+    assert await refusal(getattr(eve.certificates, call)(request)) == "CERTIFICATE_REVOKED"
+
+
 async def test_a_renewal_cannot_lengthen_a_certificate(fleet: TestFleet, admin: Operator) -> None:
     vera = await issued(fleet, admin, "viewer", "vera", hours=2)
     request = pb.RenewOperatorCertificateRequest(csr=make_csr(vera.key))
