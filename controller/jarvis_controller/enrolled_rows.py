@@ -66,6 +66,8 @@ def enroll_row(session: Session, agent: EnrolledAgent, token: str | None, now_ns
         message = f"ak_public is not the attestation key that agent {agent.agent_id} enrolled with"
         raise EnrollmentError("AK_CHANGED", message)
     else:
+        if row.state == State.QUARANTINED:  # it may have become so while it proved its TPM
+            _required(used, agent, "QUARANTINED")
         renew_row(row, agent)
         if denial is not None:
             row.previous_tls_spki = b""

@@ -136,7 +136,8 @@ async def test_an_unknown_agent_cannot_enrol_without_a_token(store: Store) -> No
 async def test_enrolling_again_keeps_state_labels_and_the_key_before(store: Store) -> None:
     await enrol(store)
     await store.change_state(AGENT, Event.QUARANTINE_ORDERED, "because", principal=ADMIN)
-    record = await store.enroll(enrolled(tls_spki=b"\x09" * 32, address="10.0.0.9:7443"), None)
+    await store.create_token("another", {"role": "db"}, HOUR_NS, principal=ADMIN)
+    record = await store.enroll(enrolled(tls_spki=b"\x09" * 32, address="10.0.0.9:7443"), "another")
     assert (record.state, record.reason, record.labels) == (State.QUARANTINED, "because", {"role": "web"})
     assert record.tls_spkis == (b"\x09" * 32, b"\x01" * 32)
     assert record.address == "10.0.0.9:7443"
@@ -157,6 +158,18 @@ async def test_a_passed_attestation_verifies_and_takes_the_next_lease_sequence(s
     assert second.tpm == passed().tpm
     assert await store.known_firmware(5) == {("libjarvis_capture.so", "04" * 32)}
     assert await store.known_firmware(6) == frozenset()
+
+
+async def test_an_agent_quarantined_while_it_proved_its_tpm_needs_a_token(store: Store) -> None:
+    """The handler looked a minute earlier; the transaction decides."""
+    before = await enrol(store)
+    await store.change_state(AGENT, Event.ATTESTATION_FAILED, "FIRMWARE_UNTRUSTED_MEASUREMENT: ...")
+    with pytest.raises(EnrollmentError, match="QUARANTINED and needs a join token") as refused:
+        await store.enroll(enrolled(tls_spki=b"\x09" * 32, address="10.0.0.9:7443"), None)
+    assert refused.value.reason == "TOKEN_REQUIRED"
+    after = await store.agent(AGENT)
+    assert after is not None
+    assert (after.address, after.tls_spkis) == (before.address, before.tls_spkis)
 
 
 async def test_a_pass_changes_nothing_for_an_agent_quarantined_meanwhile(store: Store) -> None:
