@@ -22,8 +22,9 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 from jarvis.capture.v1 import agent_pb2, capture_pb2
 from jarvis.capture.v1 import release_pb2 as pb
+from jarvis_trust.errors import TrustError
 from jarvis_trust.release_files import StoredRelease
-from jarvis_trust.status import error_status, reason_of
+from jarvis_trust.status import error_status, reason_of, trust_error_status
 
 from jarvis_controller.agent_client import AgentClient, Command
 from jarvis_controller.agent_record import AgentRecord
@@ -135,7 +136,7 @@ class AgentUpdater:
             message = "it replays capture files, which would begin again: roll out when the replay is over"
             _set(outcome, pb.ROLL_OUT_RESULT_SKIPPED, error_status(code_pb2.FAILED_PRECONDITION, "REPLAY_RUNNING", message))
             return
-        if not await self._deliver(agent.agent_id, outcome):
+        if not (await self._is_good_still(outcome) and await self._deliver(agent.agent_id, outcome)):
             return
         began = time.monotonic()
         if not await self._activate(agent.agent_id, outcome):
@@ -144,6 +145,15 @@ class AgentUpdater:
         if record is not None and runs:
             outcome.capture.CopyFrom(await self._start_again(record.agent_id, status.capture))
             outcome.capture_gap.FromNanoseconds(round((time.monotonic() - began) * 1e9))
+
+    async def _is_good_still(self, outcome: pb.RollOutAgent) -> bool:
+        """A roll-out may take days: what was revoked meanwhile, or is below a floor that rose, would quarantine who gets it."""
+        try:
+            await self._releases.get(self._order.release.sha256)
+        except TrustError as error:
+            _set(outcome, pb.ROLL_OUT_RESULT_ROLLED_BACK, trust_error_status(code_pb2.FAILED_PRECONDITION, error))
+            return False
+        return True
 
     def _is_there(self, record: AgentRecord, status: agent_pb2.GetStatusResponse) -> bool:
         """The digest was quoted; which of two releases with the same library it is, the agent says."""

@@ -234,6 +234,25 @@ async def test_an_agent_whose_new_release_is_revoked_under_way_is_quarantined_an
     assert await refusal(stub.RollOutRelease(order(release, two))) == "FIRMWARE_REVOKED"
 
 
+async def test_a_release_that_is_revoked_under_way_reaches_no_further_agent(fleet: TestFleet, release: Release) -> None:
+    hold = asyncio.Event()
+    one, two = await agents(fleet, 2, hold=hold)
+    await add(fleet, release)
+    rolling = asyncio.ensure_future(roll_out(fleet, order(release, one, two, max_failures=5, concurrency=1)))
+
+    async def activated() -> bool:
+        return one.activations == 1
+
+    await eventually(activated, "the first agent activates")
+    fleet.controller.releases.revocations = Revocations(
+        version=1, created="2026-11-22T10:00:00Z", expires="2100-01-01T00:00:00Z", digests={release.sha256.hex(): "CVE-2026-0001"}
+    )
+    hold.set()
+    assert results(await rolling)[two.agent_id] == ("ROLLED_BACK", "FIRMWARE_REVOKED")
+    assert (two.staged, two.activations) == ({}, 0)
+    assert (await fleet.agent_row(two)).state == fleet_pb2.AGENT_STATE_VERIFIED
+
+
 async def test_an_agent_that_does_not_come_back_is_a_failure(fleet: TestFleet, release: Release) -> None:
     (one,) = await agents(fleet, 1, fate=fates.VANISHES)
     await add(fleet, release)
