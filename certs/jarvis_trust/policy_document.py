@@ -76,7 +76,7 @@ def parse_text(text: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits, and for arrays that deep
         raise PolicyError("POLICY_INVALID", f"not TOML: {error}") from error
 
 

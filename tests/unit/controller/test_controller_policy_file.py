@@ -146,6 +146,15 @@ def test_a_bad_field_is_named_with_its_value_and_what_is_accepted(
 
 
 @pytest.mark.parametrize("pcr", [16, 23, "true", '"14"'])
+@pytest.mark.parametrize(
+    "text", ["version = " + "9" * 5000, "a = " + "[" * 20_000, "a = {b = " * 20_000], ids=["digits", "arrays", "tables"]
+)
+def test_what_the_parser_itself_cannot_bear_is_no_policy(release_key: ReleaseKey, text: str) -> None:
+    with pytest.raises(PolicyError, match="not TOML") as refused:
+        parse_policy(PolicyDocument(text=text, files={}), release_key.release_root)
+    assert refused.value.reason == "POLICY_INVALID"
+
+
 def test_firmware_is_measured_into_a_pcr_that_user_space_cannot_reset(
     files: dict[str, bytes], release_key: ReleaseKey, pcr: object
 ) -> None:
