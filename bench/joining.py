@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 from jarvis.capture.v1 import fleet_pb2
 from jarvis_agent.enroll import Enroller
-from jarvis_agent.server import read_tpm_identity
+from jarvis_agent.establish import read_tpm_identity
 from jarvis_agent.tls_key import TpmTlsKey
 from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker

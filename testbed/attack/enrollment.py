@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 from jarvis.capture.v1.enrollment_pb2 import EnrollParams, EnrollProof, EnrollRequest, EnrollResponse
-from jarvis_agent.server import read_tpm_identity
+from jarvis_agent.establish import read_tpm_identity
 from jarvis_agent.tpm_device import TpmDevice
 from jarvis_agent.tpm_keys import AK_TEMPLATE
 from jarvis_trust.ca import generate_key, make_csr

@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 from jarvis_agent.enroll import Enroller
 from jarvis_agent.errors import TpmError
-from jarvis_agent.server import read_tpm_identity
+from jarvis_agent.establish import read_tpm_identity
 from jarvis_agent.tls_key import SoftwareTlsKey, TlsKey, TpmTlsKey
 from jarvis_agent.tls_state import TlsState
 from jarvis_agent.tpm import TpmPriority, TpmWorker
