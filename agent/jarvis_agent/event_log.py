@@ -22,6 +22,7 @@ from typing import Protocol
 
 from jarvis_trust.errors import AttestationError
 from jarvis_trust.eventlog import FirmwareEvent, encode_event, event_digest, parse_log, replay
+from jarvis_trust.keyfiles import sync_directory
 
 from jarvis_agent.errors import EventLogError
 from jarvis_agent.tpm_device import TpmDevice
@@ -165,7 +166,7 @@ class EventLog:
 
     def _create(self) -> None:
         self.path.touch(mode=0o600, exist_ok=False)
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
 
     def _set_aside(self) -> None:
         number = len(list(self._directory.glob(f"{self.path.name}.restart-*"))) + 1
@@ -193,11 +194,3 @@ def _append(path: Path, line: bytes) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -84,35 +84,22 @@ class MeasurementContext:
 
     def record_load_attempt(self, measured: MeasuredObject) -> None:
         """Logs and extends; blocks until the TPM has it. Called before anything is judged."""
-
-        def operation(device: TpmDevice) -> None:
-            self.event_log.record(
-                device,
-                load_attempt(
-                    object_name=measured.name,
-                    sha256=measured.sha256,
-                    time=datetime.now(UTC),
-                    boot_id=self.boot_id,
-                    session_id=self.session_id,
-                ),
-            )
-
-        self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
+        self._record(load_attempt, measured)
 
     def record_trial(self, measured: MeasuredObject) -> None:
         """As record_load_attempt, for an object that another process is about to try (trial.py)."""
+        self._record(trial, measured)
 
+    def _record(self, describe: Callable[..., dict[str, str]], measured: MeasuredObject) -> None:
         def operation(device: TpmDevice) -> None:
-            self.event_log.record(
-                device,
-                trial(
-                    object_name=measured.name,
-                    sha256=measured.sha256,
-                    time=datetime.now(UTC),
-                    boot_id=self.boot_id,
-                    session_id=self.session_id,
-                ),
+            content = describe(
+                object_name=measured.name,
+                sha256=measured.sha256,
+                time=datetime.now(UTC),
+                boot_id=self.boot_id,
+                session_id=self.session_id,
             )
+            self.event_log.record(device, content)
 
         self.worker.submit(TpmPriority.MEASUREMENT, operation).result()
 

@@ -348,14 +348,7 @@ class AgentService:
 
     async def _stage_release(self, payload: bytes, _context: Context) -> bytes:
         request = _parse(pb.StageReleaseRequest, payload)
-        part = Part(
-            manifest_sha256=request.manifest_sha256,
-            file_name=request.file_name,
-            offset=request.offset,
-            data=request.data,
-            size=request.size,
-        )
-        return pb.StageReleaseResponse(received=await self.releases.stage(part)).SerializeToString()
+        return pb.StageReleaseResponse(received=await self.releases.stage(Part.of(request))).SerializeToString()
 
     async def _activate_release(self, payload: bytes, _context: Context) -> bytes:
         request = _parse(pb.ActivateReleaseRequest, payload)

@@ -118,6 +118,29 @@ def instant_ns(value: str) -> int:
     return int(whole.timestamp()) * 10**9 + int(fraction)
 
 
+def check_version(version: object) -> None:
+    """A version that rises with every issue, 1..2**32-1.
+
+    Raises:
+        ValueError: it is none; the sentence names the field.
+    """
+    if type(version) is not int or not 1 <= version < 2**32:
+        raise ValueError(f"version is {str(version)[:40]}; an integer from 1 to 4294967295 is accepted")
+
+
+def check_span(created: object, expires: object) -> None:
+    """The fields `created` and `expires` of something signed: instants, in this order.
+
+    Raises:
+        ValueError: they are not; the sentence names the field.
+    """
+    for field, value in (("created", created), ("expires", expires)):
+        if not is_rfc3339_utc(value):
+            raise ValueError(f"{field} is {str(value)[:40]!r}; RFC 3339 in UTC such as 2026-11-22T10:00:00Z is accepted")
+    if instant_ns(str(expires)) <= instant_ns(str(created)):
+        raise ValueError(f"expires is {expires}; later than created ({created}) is accepted")
+
+
 def rfc3339_utc(instant: datetime) -> str:
     """An aware datetime as RFC 3339 in UTC, to the microsecond where it has one."""
     if instant.tzinfo is None:

@@ -34,7 +34,7 @@ def write_private(path: Path, data: bytes) -> None:
         path.hardlink_to(temporary)  # fails where a rename would replace
     finally:
         temporary.unlink()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def replace_private(path: Path, data: bytes) -> None:
@@ -51,7 +51,7 @@ def rename_private(temporary: Path, path: Path) -> None:
         OSError: the file system's own reason.
     """
     temporary.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def replace_public(path: Path, data: bytes) -> None:
@@ -60,7 +60,20 @@ def replace_public(path: Path, data: bytes) -> None:
     write_private(temporary, data)
     temporary.chmod(0o644)
     temporary.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """What was renamed or made in it is on disk when this returns.
+
+    Raises:
+        OSError: the file system's own reason.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def read_private(path: Path) -> bytes:
@@ -106,11 +119,3 @@ def load_private_key(path: Path) -> bytes:
 def _open_without_waiting(path: str, flags: int) -> int:
     # A FIFO in the file's place would otherwise make us wait for a writer.
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

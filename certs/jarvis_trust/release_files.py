@@ -21,9 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from jarvis.capture.v1.agent_pb2 import StageReleaseRequest
+from jarvis.capture.v1.release_pb2 import AddReleaseRequest
+
 from jarvis_trust.encoding import is_sha256_hex
 from jarvis_trust.errors import FirmwareError, TrustError
 from jarvis_trust.firmware import MANIFEST_FILE, MAX_MANIFEST_BYTES, SIGNATURE_FILE, Manifest
+from jarvis_trust.keyfiles import sync_directory
 
 MAX_SIGNATURE_BYTES = 64 * 1024
 MAX_OBJECT_BYTES = 256 << 20
@@ -67,6 +71,17 @@ class Part:
     offset: int
     data: bytes
     size: int
+
+    @classmethod
+    def of(cls, request: StageReleaseRequest | AddReleaseRequest) -> Part:
+        """The part that a request brings."""
+        return cls(
+            manifest_sha256=request.manifest_sha256,
+            file_name=request.file_name,
+            offset=request.offset,
+            data=request.data,
+            size=request.size,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +300,7 @@ class ReleaseFiles:
             if found != expected:
                 self._refuse_file(partial, found, expected)
         partial.replace(target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
 
     def _refuse_file(self, partial: Path, found: str, expected: str) -> NoReturn:
         partial.unlink()
@@ -327,11 +342,3 @@ def _hash(path: Path) -> tuple[str, int]:
 def _open_plain(path: str, flags: int) -> int:
     """No link is followed, and no FIFO waited for."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

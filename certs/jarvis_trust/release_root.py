@@ -27,7 +27,15 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from jarvis_trust.encoding import canonical_json, check_keys, instant_ns, is_rfc3339_utc, parse_json_object, rfc3339_utc
+from jarvis_trust.encoding import (
+    canonical_json,
+    check_keys,
+    check_span,
+    check_version,
+    instant_ns,
+    parse_json_object,
+    rfc3339_utc,
+)
 from jarvis_trust.errors import FirmwareError
 from jarvis_trust.release_signatures import (
     Signature,
@@ -71,13 +79,11 @@ class RootVersion:
     """By their ids. Read-only."""
 
     def __post_init__(self) -> None:
-        if type(self.version) is not int or not 1 <= self.version < 2**32:
-            raise _invalid(f"version is {str(self.version)[:40]}; an integer from 1 to 4294967295 is accepted")
-        for field, value in (("created", self.created), ("expires", self.expires)):
-            if not is_rfc3339_utc(value):
-                raise _invalid(f"{field} is {str(value)[:40]!r}; RFC 3339 in UTC such as 2026-11-22T10:00:00Z is accepted")
-        if instant_ns(self.expires) <= instant_ns(self.created):
-            raise _invalid(f"expires is {self.expires}; later than created ({self.created}) is accepted")
+        try:
+            check_version(self.version)
+            check_span(self.created, self.expires)
+        except ValueError as error:
+            raise _invalid(str(error)) from error
         if not 1 <= len(self.keys) <= MAX_KEYS:
             raise _invalid(f"there are {len(self.keys)} keys; 1 to {MAX_KEYS} are accepted")
         if type(self.threshold) is not int or not 1 <= self.threshold <= len(self.keys):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from jarvis_trust.encoding import canonical_json, check_keys, instant_ns, is_rfc3339_utc, is_sha256_hex, parse_json_object
+from jarvis_trust.encoding import canonical_json, check_keys, check_span, check_version, is_sha256_hex, parse_json_object
 from jarvis_trust.errors import FirmwareError
 from jarvis_trust.release_root import ReleaseRoot, check_not_expired
 from jarvis_trust.release_signatures import (
@@ -52,13 +52,11 @@ class Revocations:
     """SHA-256 (64 lower-case hex digits) of an object or a manifest.json -> why, at most 200 characters. Read-only."""
 
     def __post_init__(self) -> None:
-        if type(self.version) is not int or not 1 <= self.version < 2**32:
-            raise _invalid(f"version is {str(self.version)[:40]}; an integer from 1 to 4294967295 is accepted")
-        for field, value in (("created", self.created), ("expires", self.expires)):
-            if not is_rfc3339_utc(value):
-                raise _invalid(f"{field} is {str(value)[:40]!r}; RFC 3339 in UTC such as 2026-11-22T10:00:00Z is accepted")
-        if instant_ns(self.expires) <= instant_ns(self.created):
-            raise _invalid(f"expires is {self.expires}; later than created ({self.created}) is accepted")
+        try:
+            check_version(self.version)
+            check_span(self.created, self.expires)
+        except ValueError as error:
+            raise _invalid(str(error)) from error
         if not isinstance(self.digests, Mapping) or len(self.digests) > MAX_REVOKED:
             raise _invalid(f"digests does not map at most {MAX_REVOKED} digests to reasons")
         for digest, why in self.digests.items():

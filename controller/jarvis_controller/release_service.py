@@ -92,15 +92,8 @@ class ReleaseService:
 
     async def add_release(self, request: pb.AddReleaseRequest, context: Context) -> pb.AddReleaseResponse:
         """AddRelease."""
-        part = Part(
-            manifest_sha256=request.manifest_sha256,
-            file_name=request.file_name,
-            offset=request.offset,
-            data=request.data,
-            size=request.size,
-        )
         try:
-            received, release = await self._releases.add(part)
+            received, release = await self._releases.add(Part.of(request))
         except (PartError, TrustError) as error:
             raise _refused(error) from error
         if release is not None:
