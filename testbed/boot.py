@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jarvis_trust.boot_log import EventType, parse_boot_log
+from jarvis_trust.boot_reference import BootReference, record_reference, sign_reference
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG
 from tpm2_pytss.types import TPML_DIGEST_VALUES, TPMT_HA, TPMU_HA
@@ -89,6 +90,17 @@ def boot_log(
         log += b"".join(struct.pack("<H", algorithm) + digests[algorithm] for algorithm in algorithms)
         log += struct.pack("<I", len(measurement.data)) + measurement.data
     return log
+
+
+def reference_of(log: bytes, *, pcrs: Iterable[int], name: str = "good", version: int = 1) -> BootReference:
+    """The reference set that a log matches."""
+    return record_reference(parse_boot_log(log), name=name, version=version, created="2026-11-22T10:00:00Z", pcrs=tuple(pcrs))
+
+
+def signed_reference(log: bytes, private_pem: bytes, *, pcrs: Iterable[int], version: int = 1) -> dict[str, bytes]:
+    """The same, as good.json and good.json.sig: what a policy names, and what lies beside it."""
+    data, signature = sign_reference(reference_of(log, pcrs=pcrs, version=version), private_pem)
+    return {"good.json": data, "good.json.sig": signature}
 
 
 def play(tcti: str, log: bytes) -> None:

@@ -10,13 +10,12 @@ import dataclasses
 import struct
 from collections.abc import Callable
 
-from jarvis_trust.boot_log import EventType, parse_boot_log
-from jarvis_trust.boot_reference import record_reference, sign_reference
+from jarvis_trust.boot_log import EventType
 
 from testbed.attack.arena import RELEASE_KEY, Arena
 from testbed.attack.model import Attack
 from testbed.attack.stored import reasons_in
-from testbed.boot import Measurement, boot_log, uefi_boot
+from testbed.boot import Measurement, boot_log, signed_reference, uefi_boot
 from testbed.fleet import Fleet
 from testbed.policy import PolicyText
 
@@ -28,15 +27,14 @@ def fleet_of(arena: Arena) -> Fleet:
     """The fleet that demands measured boot; started by the first attack on it, ended with the arena."""
     if (fleet := arena.other_fleets.get("boot")) is not None:
         return fleet
-    reference = record_reference(parse_boot_log(_GOOD), name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=_PCRS)
-    data, signature = sign_reference(reference, RELEASE_KEY.read_bytes())
-    path = arena.directory / "good.json"
-    path.write_bytes(data)
-    path.with_name("good.json.sig").write_bytes(signature)
+    for name, data in signed_reference(_GOOD, RELEASE_KEY.read_bytes(), pcrs=_PCRS).items():
+        (arena.directory / name).write_bytes(data)
     fleet = Fleet(
         directory=arena.directory / "boot-fleet",
         name="boot",
-        policy=PolicyText(interval_s=1, lease_s=60, boot_pcrs=_PCRS, references=[str(path)], require_secure_boot=True),
+        policy=PolicyText(
+            interval_s=1, lease_s=60, boot_pcrs=_PCRS, references=[str(arena.directory / "good.json")], require_secure_boot=True
+        ),
     )
     fleet.__enter__()
     arena.other_fleets["boot"] = fleet

@@ -13,13 +13,12 @@ from functools import cache
 from pathlib import Path
 
 from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference, sign_reference
 from jarvis_trust.firmware import MANIFEST_FILE, Manifest
 
 from testbed.attack.arena import RELEASE_KEY, Arena
 from testbed.attack.model import Attack
 from testbed.attack.stored import reasons_in
-from testbed.boot import boot_log, uefi_boot
+from testbed.boot import boot_log, signed_reference, uefi_boot
 from testbed.fleet import FIRMWARE, Fleet
 from testbed.ima import Measured, boot_aggregate, ima_log
 from testbed.policy import PolicyText
@@ -52,11 +51,9 @@ def fleet_of(arena: Arena) -> Fleet:
     """The fleet that demands IMA; started by the first attack on it, ended with the arena."""
     if (fleet := arena.other_fleets.get("ima")) is not None:
         return fleet
-    reference = record_reference(parse_boot_log(_BOOT), name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=_PCRS)
-    data, signature = sign_reference(reference, RELEASE_KEY.read_bytes())
+    for name, data in signed_reference(_BOOT, RELEASE_KEY.read_bytes(), pcrs=_PCRS).items():
+        (arena.directory / f"ima-{name}").write_bytes(data)
     path = arena.directory / "ima-good.json"
-    path.write_bytes(data)
-    path.with_name("ima-good.json.sig").write_bytes(signature)
     allowed = arena.directory / "agent.sha256"
     fleet = Fleet(
         directory=arena.directory / "ima-fleet",

@@ -12,15 +12,13 @@ import subprocess
 from collections.abc import Callable
 
 from jarvis.capture.v1 import policy_pb2
-from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference, sign_reference
 from jarvis_trust.release_signatures import generate_release_key
 
 from testbed.attack.arena import Arena
 from testbed.attack.model import Attack
 from testbed.attack.peers import call
 from testbed.attack.stored import reasons_in
-from testbed.boot import boot_log, uefi_boot
+from testbed.boot import boot_log, signed_reference, uefi_boot
 from testbed.fleet import Fleet, FleetError, program, wait_for
 from testbed.policy import PolicyText
 
@@ -59,11 +57,9 @@ def _look_away(failure: str) -> Callable[[Arena], str]:
 
 def _foreign_set(arena: Arena) -> str:
     private_pem, _ = generate_release_key()
-    log = parse_boot_log(boot_log(uefi_boot(kernel=b"a rootkit")))
-    reference = record_reference(log, name="good", version=2, created="2026-11-22T10:00:00Z", pcrs=_PCRS)
-    data, signature = sign_reference(reference, private_pem)
+    files = signed_reference(boot_log(uefi_boot(kernel=b"a rootkit")), private_pem, pcrs=_PCRS, version=2)
     text = dataclasses.replace(_next(arena), boot_pcrs=_PCRS, references=["good.json"])
-    return _apply(arena, text, {"good.json": data, "good.json.sig": signature})
+    return _apply(arena, text, files)
 
 
 def _no_vendor(arena: Arena) -> str:

@@ -21,14 +21,12 @@ from jarvis_controller.config import ConfigError
 from jarvis_controller.event_log import Criteria, page
 from jarvis_controller.rpc_status import status_of
 from jarvis_controller.server import Controller
-from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference, sign_reference
 from jarvis_trust.identities import Identity, Role
 from jarvis_trust.policy_document import read_document
 from jarvis_trust.status import reason_of
 from jarvis_trust.tpm_structures import parse_public
 
-from testbed.boot import boot_log, uefi_boot
+from testbed.boot import boot_log, signed_reference, uefi_boot
 from testbed.policy import PolicyText
 from tests.support import ReleaseKey
 from tests.unit.controller.fake_agent import FakeAgent
@@ -49,10 +47,8 @@ UNDECIDED = policy_pb2.SIMULATED_VERDICT_UNDECIDED
 async def fleet(tmp_path: Path, release_key: ReleaseKey) -> AsyncIterator[TestFleet]:
     """One that records measured boot; good.json is a reference set beside policy.toml."""
     async with running_fleet(tmp_path, release_key, policy=PolicyText(boot_pcrs=PCRS)) as made:
-        reference = record_reference(parse_boot_log(GOOD), name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-        data, signature = sign_reference(reference, release_key.private_pem)
-        (made.directory / "good.json").write_bytes(data)
-        (made.directory / "good.json.sig").write_bytes(signature)
+        for name, data in signed_reference(GOOD, release_key.private_pem, pcrs=PCRS).items():
+            (made.directory / name).write_bytes(data)
         yield made
 
 

@@ -12,11 +12,18 @@ from jarvis_controller.store import Store
 
 from tests.support import ReleaseKey
 from tests.unit.controller.releases import Release, make_release
+from tests.unit.controller.software_tpm import SoftwareTpm
 
 
 @pytest.fixture(scope="session")
 def release(release_key: ReleaseKey) -> Release:
     return make_release(release_key)
+
+
+@pytest.fixture(scope="session")
+def keys() -> SoftwareTpm:
+    """Of the TPMs of a session's benches: for its keys alone, which take time to make."""
+    return SoftwareTpm()
 
 
 @pytest_asyncio.fixture

@@ -20,6 +20,7 @@ from jarvis_trust.ima_log import IMA_PCR
 from jarvis_trust.ima_policy import ImaPolicy
 from jarvis_trust.revocations import Revocations
 
+from testbed.boot import boot_log, reference_of, uefi_boot
 from tests.support import ReleaseKey
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import SoftwareTpm
@@ -131,6 +132,22 @@ class Bench:
         asked = () if self.problem == "CHALLENGE_UNKNOWN" else pcrs or self.pcrs
         challenge = ConsumedChallenge(agent_id=self.tpm.agent_id, nonce=self.nonce, pcrs=asked, problem=self.problem)
         return verify(self.record, challenge, evidence, self.policy, **options)
+
+
+def bench_of(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench:
+    """A host that runs the release."""
+    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
+    tpm.measure(release.sha256)
+    return Bench(release_key=release_key, release=release, tpm=tpm)
+
+
+def measured_bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm, *, pcrs: tuple[int, ...]) -> Bench:
+    """The same under firmware that measured; the policy demands the boot that it was, secure boot on."""
+    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
+    tpm.boot(boot_log(uefi_boot()))
+    tpm.measure(release.sha256)
+    policy = BootPolicy(references=(reference_of(tpm.boot_log, pcrs=pcrs),), pcrs=pcrs, require_secure_boot=True)
+    return Bench(release_key=release_key, release=release, tpm=tpm, boot=policy)
 
 
 def failed(report: Report) -> set[tuple[str, str]]:

@@ -10,18 +10,15 @@ import pytest
 from jarvis.capture.v1 import audit_pb2, trust_pb2
 from jarvis_controller.agent_record import TpmMoment
 from jarvis_controller.attestation_case import AttestedCase, Judged, Replay, replay
-from jarvis_controller.case import BootPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.verifier import Verdict
-from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference
 from jarvis_trust.encoding import instant_ns
 from jarvis_trust.errors import AttestationError
 from jarvis_trust.revocations import Revocations
 
 from testbed.boot import boot_log, uefi_boot
 from tests.support import ReleaseKey
-from tests.unit.controller.evidence_bench import Bench, record_of
+from tests.unit.controller.evidence_bench import Bench, measured_bench, record_of
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import SoftwareTpm
 
@@ -29,21 +26,12 @@ PCRS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
 NOW_NS = 1_795_000_000_000_000_000
 
 
-@pytest.fixture(scope="module")
-def keys() -> SoftwareTpm:
-    return SoftwareTpm()
-
-
 @pytest.fixture
 def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench:
-    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
-    tpm.boot(boot_log(uefi_boot()))
-    tpm.measure(release.sha256)
-    log = parse_boot_log(boot_log(uefi_boot()))
-    reference = record_reference(log, name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-    policy = BootPolicy(references=(reference,), pcrs=PCRS, require_secure_boot=True)
-    moment = TpmMoment(clock=1, reset_count=0, restart_count=0, firmware_version=tpm.firmware_version)
-    return Bench(release_key=release_key, release=release, tpm=tpm, boot=policy, record_changes={"tpm": moment})
+    bench = measured_bench(release_key, release, keys, pcrs=PCRS)
+    moment = TpmMoment(clock=1, reset_count=0, restart_count=0, firmware_version=bench.tpm.firmware_version)
+    bench.record_changes["tpm"] = moment
+    return bench
 
 
 def case_of(bench: Bench, evidence: trust_pb2.Evidence) -> tuple[Judged, AttestedCase]:
@@ -111,9 +99,7 @@ def too_late(bench: Bench) -> trust_pb2.Evidence:
 
 def revoked(bench: Bench) -> trust_pb2.Evidence:
     digests = {bench.release.sha256.hex(): "CVE-2026-0001"}
-    bench.revocations = Revocations(
-        version=3, created="2026-11-22T10:00:00Z", expires="2027-11-22T10:00:00Z", digests=digests
-    )
+    bench.revocations = Revocations(version=3, created="2026-11-22T10:00:00Z", expires="2027-11-22T10:00:00Z", digests=digests)
     return bench.evidence()
 
 

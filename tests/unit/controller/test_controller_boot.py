@@ -9,16 +9,15 @@ import hashlib
 import pytest
 from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.boot_checks import BOOT_CHECKS
-from jarvis_controller.case import BootPolicy
 from jarvis_controller.checks import CHECKS
 from jarvis_controller.readings import ReadingCache
 from jarvis_controller.verifier import Verdict
 from jarvis_trust.boot_log import EventType, parse_boot_log
-from jarvis_trust.boot_reference import BootReference, record_reference
+from jarvis_trust.boot_reference import BootReference
 
-from testbed.boot import Measurement, boot_log, uefi_boot
+from testbed.boot import Measurement, boot_log, reference_of, uefi_boot
 from tests.support import ReleaseKey
-from tests.unit.controller.evidence_bench import Bench, failed
+from tests.unit.controller.evidence_bench import Bench, failed, measured_bench
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import SoftwareTpm
 
@@ -26,22 +25,12 @@ PCRS = (0, 1, 2, 3, 4, 5, 6, 7, 8)
 
 
 def reference(measurements: list[Measurement], name: str = "good") -> BootReference:
-    log = parse_boot_log(boot_log(measurements))
-    return record_reference(log, name=name, version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-
-
-@pytest.fixture(scope="module")
-def keys() -> SoftwareTpm:
-    return SoftwareTpm()
+    return reference_of(boot_log(measurements), name=name, pcrs=PCRS)
 
 
 @pytest.fixture
 def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench:
-    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
-    tpm.boot(boot_log(uefi_boot()))
-    tpm.measure(release.sha256)
-    policy = BootPolicy(references=(reference(uefi_boot()),), pcrs=PCRS, require_secure_boot=True)
-    return Bench(release_key=release_key, release=release, tpm=tpm, boot=policy)
+    return measured_bench(release_key, release, keys, pcrs=PCRS)
 
 
 def reboot(bench: Bench, measurements: list[Measurement]) -> None:

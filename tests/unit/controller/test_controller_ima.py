@@ -12,23 +12,20 @@ from typing import Any
 import pytest
 from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.attestation_case import Judged, replay
-from jarvis_controller.case import BootPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.config import ConfigError
 from jarvis_controller.ima_state import MAX_FILES, ImaState
 from jarvis_controller.policy_file import parse_policy
 from jarvis_controller.verifier import Report, Verdict
-from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference, sign_reference
 from jarvis_trust.errors import PolicyError
 from jarvis_trust.ima_policy import ImaPolicy
 from jarvis_trust.policy_document import read_document
 
-from testbed.boot import boot_log, uefi_boot
+from testbed.boot import boot_log, signed_reference, uefi_boot
 from testbed.ima import Measured, boot_aggregate, ima_log, pcr_of
 from testbed.policy import PolicyText
 from tests.support import ReleaseKey
-from tests.unit.controller.evidence_bench import Bench, failed
+from tests.unit.controller.evidence_bench import Bench, failed, measured_bench
 from tests.unit.controller.fleet import running_fleet
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import LIBRARY, SoftwareTpm, Vendor
@@ -40,11 +37,6 @@ ALLOWED = frozenset({(AGENT.path.encode(), hashlib.sha256(AGENT.contents).digest
 POLICY = ImaPolicy(paths=("/opt/agent/",), allowed=ALLOWED, required=(AGENT.path,))
 
 
-@pytest.fixture(scope="module")
-def keys() -> SoftwareTpm:
-    return SoftwareTpm()
-
-
 def library(release: Release) -> Measured:
     return Measured(path=f"/usr/lib/{LIBRARY}", digest=release.sha256, signature=b"signature")
 
@@ -52,14 +44,10 @@ def library(release: Release) -> Measured:
 @pytest.fixture
 def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench:
     """An honest host under a kernel with IMA; the policy accepts its interpreter."""
-    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
-    tpm.boot(boot_log(uefi_boot()))
-    tpm.measure(release.sha256)
-    tpm.measure_files(boot_aggregate(tpm.boot_values), OTHER, AGENT, library(release))
-    log = parse_boot_log(tpm.boot_log)
-    reference = record_reference(log, name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-    boot = BootPolicy(references=(reference,), pcrs=PCRS, require_secure_boot=True)
-    return Bench(release_key=release_key, release=release, tpm=tpm, boot=boot, ima=POLICY)
+    bench = measured_bench(release_key, release, keys, pcrs=PCRS)
+    bench.tpm.measure_files(boot_aggregate(bench.tpm.boot_values), OTHER, AGENT, library(release))
+    bench.ima = POLICY
+    return bench
 
 
 def judged(bench: Bench) -> Report:
@@ -307,11 +295,8 @@ def test_a_state_reads_back_as_it_was_kept(bench: Bench) -> None:
 
 def demanding(directory: Path, release_key: ReleaseKey, *, digests: str) -> PolicyText:
     """Level L3 of everybody; `digests` is the file of accepted contents."""
-    log = parse_boot_log(boot_log(uefi_boot()))
-    reference = record_reference(log, name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-    data, signature = sign_reference(reference, release_key.private_pem)
-    (directory / "good.json").write_bytes(data)
-    (directory / "good.json.sig").write_bytes(signature)
+    for name, data in signed_reference(boot_log(uefi_boot()), release_key.private_pem, pcrs=PCRS).items():
+        (directory / name).write_bytes(data)
     (directory / "agent.sha256").write_text(digests)
     ima = {"paths": ["/opt/agent/"], "allowed": [str(directory / "agent.sha256")], "required": [AGENT.path]}
     return PolicyText(boot_pcrs=PCRS, references=[str(directory / "good.json")], ima=ima)

@@ -22,11 +22,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jarvis.capture.v1 import trust_pb2
 from jarvis_controller.agent_record import TpmMoment
-from jarvis_controller.case import BootPolicy
 from jarvis_controller.challenges import ChallengeStore
 from jarvis_controller.verifier import NOT_EVALUATED, VERIFIER_ERROR, Report, Verdict, checks_for, verify
-from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference
 from jarvis_trust.eventlog import MAX_LOG_BYTES, encode_event, event_digest, mapping
 from jarvis_trust.ima_policy import ImaPolicy
 from jarvis_trust.release_signatures import encode_signatures, sign_bytes
@@ -36,27 +33,19 @@ from jarvis_trust.tpm_templates import RESTRICTED
 from testbed.boot import boot_log, uefi_boot
 from testbed.ima import Measured, boot_aggregate, ima_log
 from tests.support import ReleaseKey
-from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, failed, record_of
+from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, failed, measured_bench, record_of
 from tests.unit.controller.releases import GOOD_LIBRARY, Release, make_release
 from tests.unit.controller.software_tpm import LIBRARY, SoftwareTpm, sized
 
 PCRS = tuple(range(10))
 
 
-@pytest.fixture(scope="module")
-def keys() -> SoftwareTpm:
-    return SoftwareTpm()
-
-
 @pytest.fixture
 def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench:
-    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
-    tpm.boot(boot_log(uefi_boot()))
-    tpm.measure(release.sha256)
-    reference = record_reference(parse_boot_log(tpm.boot_log), name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-    policy = BootPolicy(references=(reference,), pcrs=PCRS, require_secure_boot=True)
-    tpm.measure_files(boot_aggregate(tpm.boot_values), Measured(path=f"/usr/lib/{LIBRARY}", digest=release.sha256))
-    return Bench(release_key=release_key, release=release, tpm=tpm, boot=policy, ima=ImaPolicy(paths=("/opt/agent/",)))
+    bench = measured_bench(release_key, release, keys, pcrs=PCRS)
+    bench.tpm.measure_files(boot_aggregate(bench.tpm.boot_values), Measured(path=f"/usr/lib/{LIBRARY}", digest=release.sha256))
+    bench.ima = ImaPolicy(paths=("/opt/agent/",))
+    return bench
 
 
 def oversized(bench: Bench) -> trust_pb2.Evidence:

@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from jarvis_controller.policy import FleetPolicy
 from jarvis_controller.policy_file import parse_policy
 from jarvis_controller.verifier import NOT_EVALUATED, REPORTABLE
-from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference, sign_reference
 from jarvis_trust.errors import PolicyError
 from jarvis_trust.policy_document import MAX_DOCUMENT_BYTES, PolicyDocument, read_document
 
-from testbed.boot import boot_log, uefi_boot
+from testbed.boot import boot_log, signed_reference, uefi_boot
 from testbed.policy import PolicyText
 from tests.support import ROOT, ReleaseKey
 from tests.unit.controller.software_tpm import Vendor
@@ -34,10 +32,7 @@ L2 = {"selector": "site=dmz", "level": "L2", "references": ["good.json"]}
 
 @pytest.fixture(scope="module")
 def files(release_key: ReleaseKey) -> dict[str, bytes]:
-    log = parse_boot_log(boot_log(uefi_boot()))
-    reference = record_reference(log, name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-    data, signature = sign_reference(reference, release_key.private_pem)
-    return {"vendor.pem": ROOT_PEM, "good.json": data, "good.json.sig": signature}
+    return {"vendor.pem": ROOT_PEM, **signed_reference(boot_log(uefi_boot()), release_key.private_pem, pcrs=PCRS)}
 
 
 def policy_of(text: PolicyText | str, files: dict[str, bytes], release_key: ReleaseKey) -> FleetPolicy:
@@ -182,13 +177,14 @@ FIELDS: dict[str, list[tuple[str, ...]]] = {
     "list": [
         ("vendors", "roots"), ("vendors", "ek_sha256"), ("vendors", "manufacturers"), ("vendors", "models"),
         ("firmware", "versions"), ("attestation", "boot_pcrs"), ("rule", "references"), ("without_tpm", "agents"),
+        ("ima", "paths"), ("ima", "allowed"), ("ima", "required"),
     ],
     "number": [
         ("version",), ("firmware", "floor"), ("attestation", "pcr"), ("attestation", "interval_s"), ("attestation", "lease_s"),
         ("rule", "interval_s"), ("rule", "lease_s"),
     ],
-    "flag": [("rule", "require_secure_boot")],
-    "table": [("vendors",), ("firmware",), ("attestation",), ("failures",), ("without_tpm",)],
+    "flag": [("rule", "require_secure_boot"), ("ima", "accept_violations")],
+    "table": [("vendors",), ("firmware",), ("attestation",), ("failures",), ("ima",), ("without_tpm",)],
 }  # fmt: skip
 """Every field by its kind."""
 VALUES: dict[str, st.SearchStrategy[str]] = {
@@ -221,7 +217,7 @@ def test_a_value_of_another_kind_is_refused_by_the_name_of_its_field(data: st.Da
     value = data.draw(st.sampled_from(sorted(set(VALUES) - {kind})).flatmap(VALUES.__getitem__))
     tables: dict[str, str] = {
         "vendors": 'roots = ["vendor.pem"]', "firmware": "", "attestation": "", "rule": 'selector = ""\nlevel = "L1"',
-        "failures": "", "without_tpm": "",
+        "failures": "", "ima": "", "without_tpm": "",
     }  # fmt: skip
     top = 'name = "lab"\nversion = 1\n'
     if len(path) == 2:

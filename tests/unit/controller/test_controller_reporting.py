@@ -8,16 +8,14 @@ import dataclasses
 import pytest
 from jarvis_controller.agent_record import TpmMoment
 from jarvis_controller.attestation_case import Judged, replay
-from jarvis_controller.case import BootPolicy
 from jarvis_controller.challenges import ConsumedChallenge
 from jarvis_controller.verifier import NOT_EVALUATED, REPORTABLE, VERIFIER_ERROR, Verdict, checks_for
 from jarvis_trust.boot_log import parse_boot_log
-from jarvis_trust.boot_reference import record_reference
 from jarvis_trust.errors import Finding
 
 from testbed.boot import boot_log, uefi_boot
 from tests.support import ReleaseKey
-from tests.unit.controller.evidence_bench import Bench, failed, record_of
+from tests.unit.controller.evidence_bench import Bench, failed, measured_bench, record_of
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import SoftwareTpm
 
@@ -25,19 +23,9 @@ PCRS = tuple(range(9))
 EVERYTHING = frozenset((check, reason) for check, own in REPORTABLE.items() for reason in (*own, NOT_EVALUATED))
 
 
-@pytest.fixture(scope="module")
-def keys() -> SoftwareTpm:
-    return SoftwareTpm()
-
-
 @pytest.fixture
 def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench:
-    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
-    tpm.boot(boot_log(uefi_boot()))
-    tpm.measure(release.sha256)
-    reference = record_reference(parse_boot_log(tpm.boot_log), name="good", version=1, created="2026-11-22T10:00:00Z", pcrs=PCRS)
-    policy = BootPolicy(references=(reference,), pcrs=PCRS, require_secure_boot=True)
-    return Bench(release_key=release_key, release=release, tpm=tpm, boot=policy)
+    return measured_bench(release_key, release, keys, pcrs=PCRS)
 
 
 def test_a_reported_failure_leaves_the_trust_at_the_level_that_was_proved(bench: Bench) -> None:

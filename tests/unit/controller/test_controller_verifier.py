@@ -17,21 +17,14 @@ from jarvis_controller.verifier import VERIFIER_ERROR, Verdict
 from jarvis_trust.revocations import Revocations
 
 from tests.support import ReleaseKey
-from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, failed
+from tests.unit.controller.evidence_bench import AGENT_SPKI, Bench, bench_of, failed
 from tests.unit.controller.releases import Release, make_release
 from tests.unit.controller.software_tpm import SoftwareTpm, sized
 
 
-@pytest.fixture(scope="module")
-def keys() -> SoftwareTpm:
-    return SoftwareTpm()
-
-
 @pytest.fixture
 def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> Bench:
-    tpm = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
-    tpm.measure(release.sha256)
-    return Bench(release_key=release_key, release=release, tpm=tpm)
+    return bench_of(release_key, release, keys)
 
 
 def test_an_honest_agent_passes_every_check_and_what_it_proved_is_reported(bench: Bench) -> None:

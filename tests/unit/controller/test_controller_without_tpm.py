@@ -100,11 +100,6 @@ class SoftwareBench:
         return verify(self.record, self.challenge, evidence, self.policy, **options)
 
 
-@pytest.fixture(scope="module")
-def keys() -> SoftwareTpm:
-    return SoftwareTpm()
-
-
 @pytest.fixture
 def bench(release_key: ReleaseKey, release: Release, keys: SoftwareTpm) -> SoftwareBench:
     log = SoftwareTpm(ak_key=keys.ak_key, ek_key=keys.ek_key)
