@@ -15,6 +15,7 @@ SOAK ?=
 ATTACK ?=
 BENCH ?=
 JOBS ?= $(shell nproc)
+PYTEST_WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -93,8 +94,9 @@ test-c:
 	cmake --build build/c-tsan -j$(JOBS)
 	ctest --test-dir build/c-tsan -L threads --output-on-failure -j$(JOBS)
 
+# Fleets of real processes wait for each other more than they compute: files of tests run side by side.
 test-python:
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile
 
 # As for the tests: backend dpdk is built anew where its library comes only now.
 build/.debian-bench: tools/debian-packages-bench.txt tools/install-debian-packages
