@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an enrolment does to the rows of agents and join tokens; called inside the store's transaction."""
+"""Join tokens, and what an enrolment does to the rows of agents; called inside the store's transaction."""
 
 from __future__ import annotations
 
@@ -15,6 +15,33 @@ from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.models import AgentRow, JoinTokenRow, SoftwareTokenRow
 from jarvis_controller.records import EnrolledAgent
 from jarvis_controller.states import Event, State, transition
+
+
+def create_token(
+    session: Session,
+    token: str,
+    labels: Mapping[str, str],
+    lifetime_ns: int,
+    *,
+    now_ns: int,
+    principal: str,
+    without_tpm: bool,
+) -> int:
+    """Keeps a join token's hash, audited; returns the wall-clock time of its end, ns.
+
+    without_tpm: it admits an agent without a TPM too.
+    """
+    row = JoinTokenRow(
+        token_sha256=token_sha256(token), labels=dict(labels), create_time_ns=now_ns, expire_time_ns=now_ns + lifetime_ns
+    )
+    session.add(row)
+    detail = {"expire_time_ns": row.expire_time_ns, "labels": row.labels, "token_sha256": row.token_sha256.hex()}
+    if without_tpm:
+        session.flush()
+        session.add(SoftwareTokenRow(token_sha256=row.token_sha256))
+        detail["without_tpm"] = True
+    audit_log.append(session, AuditEntry(principal=principal, action="enroll.token", detail=detail), now_ns)
+    return row.expire_time_ns
 
 
 def usable_token(session: Session, token: str, now_ns: int, *, without_tpm: bool) -> JoinTokenRow:

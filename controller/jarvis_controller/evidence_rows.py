@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from jarvis.capture.v1 import audit_pb2, fleet_pb2
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
@@ -75,3 +76,13 @@ def _forget_oldest(session: Session, octets: int) -> None:
         freed += size
     for first in range(0, len(oldest), 500):
         session.execute(delete(EvidenceRow).where(EvidenceRow.sha256.in_(oldest[first : first + 500])))
+
+
+def case(session: Session, case_sha256: bytes) -> fleet_pb2.GetAttestationCaseResponse | None:
+    """A case with the boot log that it names; None when it is not kept, or not any more."""
+    data = find(session, case_sha256)
+    if data is None:
+        return None
+    named = audit_pb2.AttestationCase.FromString(data).boot_log_sha256
+    boot_log = find(session, named) if named else None
+    return fleet_pb2.GetAttestationCaseResponse(attestation_case=data, boot_log=boot_log or b"")

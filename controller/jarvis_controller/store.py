@@ -9,7 +9,6 @@ tokens rely on. A change of state and its audit entry are always one transaction
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,39 +17,42 @@ from typing import TypeVar
 
 from jarvis.capture.v1 import audit_pb2, event_pb2, fleet_pb2
 from jarvis_trust.audit import AuditHead
-from jarvis_trust.joinfile import token_sha256
-from sqlalchemy import create_engine, delete, event, select
+from sqlalchemy import create_engine, event, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from jarvis_controller import audit_checkpoints, audit_log, boot_rows, certificate_rows, event_log, evidence_rows, own_events
+from jarvis_controller import (
+    agent_rows,
+    audit_checkpoints,
+    audit_log,
+    boot_rows,
+    certificate_rows,
+    event_log,
+    evidence_rows,
+    firmware_rows,
+    own_events,
+    request_rows,
+)
 from jarvis_controller.agent_record import AgentRecord
+from jarvis_controller.agent_rows import Rules
 from jarvis_controller.attestation_case import Judged
 from jarvis_controller.audit_checkpoints import Checkpointer, signed_checkpoints
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
 from jarvis_controller.commanded_captures import CommandedCapture, last_commanded
-from jarvis_controller.enrolled_rows import enroll_row, usable_token
+from jarvis_controller.enrolled_rows import create_token, enroll_row, usable_token
 from jarvis_controller.evidence_rows import EvidenceLimits
 from jarvis_controller.ima_state import ImaState
 from jarvis_controller.models import (
     AgentRow,
     AuditExportRow,
     Base,
-    FirmwareRow,
     ImaRow,
-    JoinTokenRow,
-    OutcomeRow,
-    RequestRow,
-    SoftwareTokenRow,
 )
 from jarvis_controller.policy import FleetPolicy
-from jarvis_controller.records import BootEvidence, EnrolledAgent, PassedAttestation, RequestConflictError
-from jarvis_controller.states import Event, State, transition
-from jarvis_controller.verifier import Verdict
+from jarvis_controller.records import BootEvidence, EnrolledAgent, PassedAttestation
+from jarvis_controller.states import Event
 
 T = TypeVar("T")
-
-_REQUEST_LIFETIME_NS = 24 * 3600 * 10**9
 
 
 class Store:
@@ -77,6 +79,9 @@ class Store:
     async def open(self) -> None:
         """Creates the tables where they are missing."""
         await asyncio.get_running_loop().run_in_executor(self._thread, Base.metadata.create_all, self._engine)
+
+    def _rules(self) -> Rules:
+        return Rules(now_ns=self._now_ns(), kept_events=self._kept_events, evidence=self._evidence)
 
     def now_ns(self) -> int:
         """The wall clock that rows are dated with."""
@@ -144,8 +149,9 @@ class Store:
         """
 
         def change(session: Session) -> AgentRecord:
-            row = _row(session, agent_id)
-            self._apply(session, row, happened, reason, principal=principal, detail=detail or {}, judged=judged)
+            row = agent_rows.row_of(session, agent_id)
+            change = agent_rows.Change(happened=happened, reason=reason, principal=principal, detail=detail or {}, judged=judged)
+            agent_rows.apply(session, row, change, self._rules())
             return row.record()
 
         return await self.run(change)
@@ -159,37 +165,7 @@ class Store:
         """
 
         def record(session: Session) -> tuple[AgentRecord, AuditHead]:
-            row = _row(session, agent_id)
-            if row.ak_name != passed.ak_name or State(row.state) in {State.QUARANTINED, State.RETIRED}:
-                return row.record(), audit_log.head(session)
-            was_reported = row.reason if State(row.state) is State.VERIFIED else ""
-            changed = (row.session_id, row.firmware_sha256, row.assurance, was_reported) != (
-                passed.session_id,
-                passed.firmware_sha256,
-                passed.assurance,
-                passed.reported,
-            )
-            _remember(session, row, passed, self._now_ns())
-            detail: dict[str, object] = {
-                "assurance": passed.assurance,
-                "boot_id": passed.boot_id.hex(),
-                "channel_bound": passed.channel_bound,
-                "firmware_sha256": passed.firmware_sha256.hex(),
-                "firmware_version": passed.firmware_version,
-                "lease_sequence": row.lease_sequence,
-                "session_id": passed.session_id.hex(),
-            }
-            if passed.tpm is not None:
-                detail["tpm_reset_count"] = passed.tpm.reset_count
-            if passed.ima is not None:
-                detail |= {"ima_entries": passed.ima.entries, "ima_unquoted": passed.ima_unquoted}
-            self._apply(
-                session, row, Event.ATTESTATION_PASSED, passed.reported, detail=detail, judged=judged, always_audited=changed
-            )
-            if passed.reported and passed.reported != was_reported:
-                told = [own_events.reported(agent_id, passed.reported)]
-                event_log.append_own(session, told, now_ns=self._now_ns(), keep=self._kept_events)
-            return row.record(), audit_log.head(session)
+            return agent_rows.record_passed(session, agent_id, passed, judged, self._rules()), audit_log.head(session)
 
         return await self.run(record)
 
@@ -199,7 +175,7 @@ class Store:
         Raises:
             KeyError: no such agent.
         """
-        await self.run(lambda session: boot_rows.remember(session, _row(session, agent_id), boot, self._now_ns()))
+        await self.run(lambda session: boot_rows.remember(session, agent_rows.row_of(session, agent_id), boot, self._now_ns()))
 
     async def boot_report(self, agent_id: str) -> fleet_pb2.GetBootReportResponse | None:
         """What was kept of an agent's boot, log included; None when there is nothing."""
@@ -227,53 +203,11 @@ class Store:
         """
 
         def take(session: Session) -> tuple[int, AuditHead]:
-            row = _row(session, agent_id)
+            row = agent_rows.row_of(session, agent_id)
             row.lease_sequence += 1
             return row.lease_sequence, audit_log.head(session)
 
         return await self.run(take)
-
-    def _apply(
-        self,
-        session: Session,
-        row: AgentRow,
-        happened: Event,
-        reason: str,
-        *,
-        principal: str = CONTROLLER,
-        detail: Mapping[str, object],
-        judged: Judged | None = None,
-        always_audited: bool = False,
-    ) -> None:
-        before = State(row.state)
-        after = transition(before, happened)
-        told = own_events.state_events(
-            row.agent_id, before, after, happened, reason=reason, principal=principal, assurance=row.assurance
-        )
-        event_log.append_own(session, told, now_ns=self._now_ns(), keep=self._kept_events)
-        if after is before and principal == CONTROLLER and not always_audited:
-            if before is State.STALE:
-                row.reason = reason
-            return
-        row.state = after
-        # A second failure must not hide why an agent was quarantined in the first place.
-        if after is not before or after is not State.QUARANTINED:
-            row.reason = reason
-        if after is not before:
-            row.state_time_ns = self._now_ns()
-        if happened is Event.RELEASE_ORDERED:
-            # The operator accepts the TPM as it is now (new firmware, another clock); the next nonce proves freshness anyway.
-            row.tpm_clock = row.tpm_firmware_version = row.reset_count = row.restart_count = None
-        if after is not State.VERIFIED:
-            row.lease_expire_ns = None
-        described = {"event": str(happened), "from": str(before), "reason": reason, "to": str(after), **detail}
-        if judged is not None:
-            case = evidence_rows.keep(session, judged.to_case(self._now_ns()), self._now_ns(), self._evidence)
-            described |= {"case_sha256": case.hex(), "verdict": str(judged.report.verdict)}
-            if judged.report.verdict in {Verdict.PASSED, Verdict.FAILED}:
-                evidence_rows.remember_last(session, row.agent_id, case)
-        entry = AuditEntry(principal=principal, action="agent.state", agent_id=row.agent_id, detail=described)
-        audit_log.append(session, entry, self._now_ns())
 
     # -- enrolment --
 
@@ -284,22 +218,11 @@ class Store:
 
         without_tpm: it admits an agent without a TPM too.
         """
-
-        def create(session: Session) -> int:
-            now = self._now_ns()
-            row = JoinTokenRow(
-                token_sha256=token_sha256(token), labels=dict(labels), create_time_ns=now, expire_time_ns=now + lifetime_ns
+        return await self.run(
+            lambda session: create_token(
+                session, token, labels, lifetime_ns, now_ns=self._now_ns(), principal=principal, without_tpm=without_tpm
             )
-            session.add(row)
-            detail = {"expire_time_ns": row.expire_time_ns, "labels": row.labels, "token_sha256": row.token_sha256.hex()}
-            if without_tpm:
-                session.flush()
-                session.add(SoftwareTokenRow(token_sha256=row.token_sha256))
-                detail["without_tpm"] = True
-            audit_log.append(session, AuditEntry(principal=principal, action="enroll.token", detail=detail), now)
-            return row.expire_time_ns
-
-        return await self.run(create)
+        )
 
     async def check_token(self, token: str, *, without_tpm: bool = False) -> Mapping[str, str]:
         """The labels that a token gives; refuses a token that could not enrol anybody now.
@@ -336,12 +259,7 @@ class Store:
 
     async def known_firmware(self, floor: int) -> frozenset[tuple[str, str]]:
         """(object, SHA-256 hex) of every object of a signed manifest seen so far that is not below the floor."""
-
-        def find(session: Session) -> frozenset[tuple[str, str]]:
-            rows = session.scalars(select(FirmwareRow).where(FirmwareRow.security_version >= floor))
-            return frozenset((row.object, row.sha256.hex()) for row in rows)
-
-        return await self.run(find)
+        return await self.run(lambda session: firmware_rows.known(session, floor))
 
     # -- policy --
 
@@ -359,7 +277,7 @@ class Store:
 
     async def know_release(self, objects: Mapping[str, str], *, version: str, security_version: int) -> None:
         """A verified release is about to be delivered: a host that leaves it again has it in its event log all the same."""
-        await self.run(lambda session: _know_objects(session, objects, version, security_version))
+        await self.run(lambda session: firmware_rows.know(session, objects, version, security_version))
 
     # -- mutations --
 
@@ -369,35 +287,15 @@ class Store:
         Raises:
             RequestConflictError: the id was used for something else in the last 24 h.
         """
-        digest = hashlib.sha256(payload).digest()
-
-        def begin(session: Session) -> Mapping[str, bytes]:
-            now = self._now_ns()
-            _forget_old_requests(session, now - _REQUEST_LIFETIME_NS)
-            row = session.get(RequestRow, request_id)
-            if row is None:
-                session.add(
-                    RequestRow(request_id=request_id, principal=principal, method=method, payload_sha256=digest, time_ns=now)
-                )
-                return {}
-            if (row.principal, row.method, row.payload_sha256) != (principal, method, digest):
-                raise RequestConflictError(request_id)
-            outcomes = session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id))
-            return {outcome.agent_id: outcome.outcome for outcome in outcomes}
-
-        return await self.run(begin)
+        return await self.run(
+            lambda session: request_rows.begin(
+                session, request_id, principal=principal, method=method, payload=payload, now_ns=self._now_ns()
+            )
+        )
 
     async def record_outcome(self, entry: AuditEntry, outcome: fleet_pb2.CaptureOutcome) -> None:
         """Audits what an agent answered to a mutation; keeps a success for a repeated request."""
-
-        def record(session: Session) -> None:
-            if outcome.status.code == 0:
-                session.merge(
-                    OutcomeRow(request_id=entry.request_id, agent_id=entry.agent_id, outcome=outcome.SerializeToString())
-                )
-            audit_log.append(session, entry, self._now_ns())
-
-        await self.run(record)
+        await self.run(lambda session: request_rows.record_outcome(session, entry, outcome, self._now_ns()))
 
     # -- events --
 
@@ -421,11 +319,11 @@ class Store:
 
     async def attestation_case(self, case_sha256: bytes) -> fleet_pb2.GetAttestationCaseResponse | None:
         """A case with the boot log that it names; None when it is not kept, or not any more."""
-        return await self.run(lambda session: _case(session, case_sha256))
+        return await self.run(lambda session: evidence_rows.case(session, case_sha256))
 
     async def last_case(self, agent_id: str) -> fleet_pb2.GetAttestationCaseResponse | None:
         """The agent's last case that says that it passed or failed; None when there is none, or it is not kept any more."""
-        return await self.run(lambda session: _case(session, evidence_rows.find_last(session, agent_id)))
+        return await self.run(lambda session: evidence_rows.case(session, evidence_rows.find_last(session, agent_id)))
 
     async def exported_up_to(self, target: str) -> int:
         """Sequence of the last entry that a collector has taken; 0 when it has taken none."""
@@ -479,51 +377,3 @@ def _engine(url: str) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # type: ignore[attr-defined]
 
     return engine
-
-
-def _row(session: Session, agent_id: str) -> AgentRow:
-    row = session.get(AgentRow, agent_id)
-    if row is None:
-        raise KeyError(agent_id)
-    return row
-
-
-def _case(session: Session, case_sha256: bytes) -> fleet_pb2.GetAttestationCaseResponse | None:
-    data = evidence_rows.find(session, case_sha256)
-    if data is None:
-        return None
-    named = audit_pb2.AttestationCase.FromString(data).boot_log_sha256
-    boot_log = evidence_rows.find(session, named) if named else None
-    return fleet_pb2.GetAttestationCaseResponse(attestation_case=data, boot_log=boot_log or b"")
-
-
-def _remember(session: Session, row: AgentRow, passed: PassedAttestation, now_ns: int) -> None:
-    if passed.tpm is not None:
-        row.tpm_clock = str(passed.tpm.clock)
-        row.tpm_firmware_version = str(passed.tpm.firmware_version)
-        row.reset_count = passed.tpm.reset_count
-        row.restart_count = passed.tpm.restart_count
-    row.boot_id = passed.boot_id
-    row.session_id = passed.session_id
-    row.firmware_sha256 = passed.firmware_sha256
-    row.firmware_version = passed.firmware_version
-    row.verify_time_ns = now_ns
-    row.lease_sequence += 1
-    row.lease_expire_ns = now_ns + passed.lease_ns
-    row.assurance = passed.assurance
-    row.channel_bound = passed.channel_bound
-    if passed.ima is not None:
-        session.merge(ImaRow(agent_id=row.agent_id, state=passed.ima.to_message().SerializeToString()))
-    _know_objects(session, passed.objects, passed.firmware_version, passed.security_version)
-
-
-def _know_objects(session: Session, objects: Mapping[str, str], version: str, security_version: int) -> None:
-    for name, digest in objects.items():
-        sha256 = bytes.fromhex(digest)
-        session.merge(FirmwareRow(object=name, sha256=sha256, version=version, security_version=security_version))
-
-
-def _forget_old_requests(session: Session, before_ns: int) -> None:
-    old = select(RequestRow.request_id).where(RequestRow.time_ns < before_ns)
-    session.execute(delete(OutcomeRow).where(OutcomeRow.request_id.in_(old)))
-    session.execute(delete(RequestRow).where(RequestRow.time_ns < before_ns))
