@@ -21,6 +21,7 @@ from jarvis.capture.v1.capture_pb2 import (
     CAPTURE_STATE_STOPPED,
     INTERFACE_STATE_UP,
     CaptureSpec,
+    CaptureStatus,
     FlowSubscription,
 )
 from jarvis_trust.eventlog import parse_log
@@ -67,6 +68,10 @@ async def test_an_agent_enrols_attests_and_proves_what_it_loaded(running: Runnin
     assert not any("libjarvis_capture" in event.subject for event in others)
 
 
+async def capture_status(line: AgentLine) -> CaptureStatus:
+    return pb.GetStatusResponse.FromString(await line.call("GetStatus", pb.GetStatusRequest())).capture
+
+
 async def test_a_replayed_file_reaches_its_subscriber_whole(running: Running) -> None:
     agent, line = running
     await line.take_lease()
@@ -85,6 +90,9 @@ async def test_what_is_kept_can_be_read_again_and_from_a_token(running: Running)
     agent, line = running
     await line.take_lease()
     await line.command("StartCapture", replayable(agent, "pauses.pcap"))
+    async with asyncio.timeout(20):
+        while (await capture_status(line)).state == CAPTURE_STATE_RUNNING:  # noqa: ASYNC110 - until the file is read to its end
+            await asyncio.sleep(0.02)
     kept, error = await read_flows(line.stream("StreamFlows", pb.StreamFlowsRequest()))
     assert error is None
     assert packets_in(kept) > 0
