@@ -26,7 +26,7 @@ from jarvis_trust.release_root import ROOT_FILE, ReleaseRoot
 
 from jarvis_controller.authorities import CA_DIRECTORY
 from jarvis_controller.issuer import SPOOL_DIRECTORY
-from jarvis_controller.server import COMMAND_KEY_FILE
+from jarvis_controller.state_files import COMMAND_KEY_FILE
 from jarvis_controller.tls import CERTIFICATE_FILE, controller_identity, issue_controller_pem
 
 CONFIG_FILE = "controller.toml"

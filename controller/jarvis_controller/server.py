@@ -18,28 +18,23 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from jarvis_trust.commands import CommandSigner
-from jarvis_trust.errors import AuditError, TrustError
 from jarvis_trust.firmware import Manifest
 from jarvis_trust.identities import Identity, Role
-from jarvis_trust.keyfiles import load_private_key
 from jarvis_trust.status import reason_of
 
-from jarvis_controller import certificate_rows
 from jarvis_controller.access_log import AccessLog
 from jarvis_controller.agent_carrier import AgentCarrier
 from jarvis_controller.agent_client import AgentClient
 from jarvis_controller.agent_record import AgentRecord, Carrier
 from jarvis_controller.attestation import Attester
 from jarvis_controller.attestation_loop import AttestationLoop
-from jarvis_controller.audit_checkpoints import Checkpointer, audit_signer
+from jarvis_controller.audit_checkpoints import Checkpointer
 from jarvis_controller.audit_log import CONTROLLER, AuditEntry
-from jarvis_controller.authorities import CA_DIRECTORY, Authorities
 from jarvis_controller.authorization import AuthorizationInterceptor, caller_of, enrollment_check, operator_check, tunnel_check
 from jarvis_controller.certificate_service import CertificateParts, CertificateService
 from jarvis_controller.commander import Commander
-from jarvis_controller.config import ConfigError, ControllerConfig
-from jarvis_controller.config_files import as_config_error, audit_exporter
+from jarvis_controller.config import ControllerConfig
+from jarvis_controller.config_files import audit_exporter
 from jarvis_controller.deny_list import DenyList
 from jarvis_controller.direct_carrier import DirectCarrier
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
@@ -61,30 +56,25 @@ from jarvis_controller.handlers import (
     release_handlers,
     tunnel_handlers,
 )
-from jarvis_controller.issuer import Issuer
 from jarvis_controller.leases import LeaseBook
-from jarvis_controller.policy_keeper import PolicyKeeper
 from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.ports import ENROLLMENT_OPTIONS, OPERATOR_OPTIONS, TUNNEL_OPTIONS, Port, PortPlan, open_port
 from jarvis_controller.registry_service import RegistryService, RegistrySettings
-from jarvis_controller.release_policy import ReleasePolicy
 from jarvis_controller.release_service import ReleaseService
 from jarvis_controller.release_store import ReleaseStore, verify_release
-from jarvis_controller.rotation import Rotation, is_of, remember_authorities
+from jarvis_controller.rotation import Rotation
 from jarvis_controller.rpc_status import RpcError
 from jarvis_controller.state_feed import StateFeed
+from jarvis_controller.state_files import StateFiles
 from jarvis_controller.states import State
 from jarvis_controller.store import Store
-from jarvis_controller.store_approvals import StoreApprovals
-from jarvis_controller.tls import ControllerCredentials, controller_identity
 from jarvis_controller.tunnel_carrier import TunnelCarrier
 from jarvis_controller.tunnel_service import TunnelService, TunnelSettings
+from jarvis_controller.upkeep import Upkeep
 
 _log = structlog.get_logger()
 
-COMMAND_KEY_FILE = "command.key"
 _DRAIN_S = 5.0
-_RENEW_CHECK_S = 3600.0
 
 
 class Controller:
@@ -97,34 +87,27 @@ class Controller:
             ConfigError: a file that the configuration names cannot be used.
         """
         self.config = config
-        directory = config.state_directory
-        with as_config_error():
-            self.authorities = Authorities(directory)
-            if self.authorities.fleet != config.fleet:
-                raise ConfigError(
-                    f"fleet = {config.fleet!r}: the CA in {directory / CA_DIRECTORY} is of {self.authorities.fleet!r}"
-                )
-            self.issuer = Issuer(self.authorities)
-            self.issuer.collect_spooled(directory)
-            signer = CommandSigner(load_private_key(directory / COMMAND_KEY_FILE))
-            approvals = StoreApprovals.open(directory, signer, config.store_pcrs)
-            audit_key = audit_signer(directory, self.issuer, config.name)
-            self.releases = ReleasePolicy(
-                root_path=config.release_root, revocations_path=config.revocations, state_directory=directory
-            )
-            self.policies = PolicyKeeper(config.policy, directory, self.releases)
-            self.credentials = ControllerCredentials(directory, self.issuer, controller_identity(config.fleet, config.name))
+        files = StateFiles.open(config)
+        self.authorities, self.issuer, self.credentials = files.authorities, files.issuer, files.credentials
+        self.releases, self.policies = files.releases, files.policies
         self.checkpointer = Checkpointer(
-            signer=audit_key,
+            signer=files.audit_key,
             ca_pem=self.authorities.known_pem,
-            directory=directory,
+            directory=config.state_directory,
             every_entries=config.audit_checkpoint_entries,
         )
-        self.issuer.note(self.credentials.current.certificate_pem, "init")
-        self.issuer.note(audit_key.certificate, "init")
         self.deny_list = DenyList(self.authorities.bundle.certificates)
         evidence = EvidenceLimits(age_ns=config.evidence_days * 86400 * 10**9, octets=config.evidence_mib << 20)
         self.store = Store(config.database, checkpointer=self.checkpointer, evidence=evidence, kept_events=config.kept_events)
+        self.upkeep = Upkeep(
+            config,
+            authorities=self.authorities,
+            issuer=self.issuer,
+            credentials=self.credentials,
+            checkpointer=self.checkpointer,
+            deny_list=self.deny_list,
+            store=self.store,
+        )
         self.feed = StateFeed()
         self.leases = LeaseBook()
         self.tunnels = TunnelCarrier()
@@ -132,18 +115,18 @@ class Controller:
         carriers: dict[Carrier, AgentCarrier] = {Carrier.DIRECT: direct, Carrier.TUNNEL: self.tunnels}
         self.client = AgentClient(
             carriers,
-            signer,
+            files.signer,
             timeout_s=config.agent_timeout_s,
             check_agent=lambda agent_id: self.deny_list.check_agent(self._agent_uri(agent_id)),
         )
         self.attester = Attester(
             store=self.store,
             client=self.client,
-            signer=signer,
+            signer=files.signer,
             leases=self.leases,
             feed=self.feed,
             policies=self.policies,
-            approvals=approvals,
+            approvals=files.approvals,
             concurrency=config.attest_concurrency,
             ca_sha256=lambda: self.credentials.current.ca_sha256,
         )
@@ -152,75 +135,14 @@ class Controller:
         self.commander = Commander(client=self.client, attester=self.attester)
         self.access = AccessLog(self.store.audit)
         self.exporter = audit_exporter(config, self.store)
-        self.fleet_service = FleetService(
-            settings=FleetSettings(
-                fleet=config.fleet,
-                concurrency=config.command_concurrency,
-                relay_limits=RelayLimits(max_messages=config.subscriber_queue_messages, max_bytes=config.subscriber_queue_bytes),
-            ),
-            store=self.store,
-            client=self.client,
-            attester=self.attester,
-            commander=self.commander,
-            feed=self.feed,
-            access=self.access,
-        )
-        self.registry_service = RegistryService(
-            settings=RegistrySettings(
-                fleet=config.fleet,
-                ca_pem=lambda: self.issuer.ca_pem,
-                command_public_pem=signer.public_pem,
-                advertise_enroll=config.advertise_enroll,
-            ),
-            store=self.store,
-            attester=self.attester,
-            loop=self.loop,
-            feed=self.feed,
-            access=self.access,
-            is_connected=self.client.is_connected,
-        )
-        self.tunnel_service = TunnelService(
-            settings=TunnelSettings(fleet=config.fleet, per_s=config.tunnel_hellos_per_s),
-            store=self.store,
-            carrier=self.tunnels,
-            controller_spki=lambda: self.credentials.current.spki_sha256,
-            holds_lease=lambda agent_id: self.leases.get(agent_id) is not None,
-            on_connected=self._connected,
-            refused=self.access.refused,
-        )
-        self.enrollment_service = EnrollmentService(
-            policy=EnrollmentPolicy(
-                fleet=config.fleet,
-                vendors=lambda: self.policies.current.vendors,
-                without_tpm=lambda agent_id, labels: self.policies.current.for_agent(agent_id, labels).without_tpm,
-                certificate_lifetime=timedelta(hours=config.agent_certificate_h),
-                tunnel_address=config.tunnel_address,
-            ),
-            issuer=self.issuer,
-            store=self.store,
-            on_enrolled=self._enrolled,
-        )
+        self.fleet_service = self._fleet_service()
+        self.registry_service = self._registry_service(files.signer.public_pem)
+        self.tunnel_service = self._tunnel_service()
+        self.enrollment_service = self._enrollment_service()
         self.policy_service = PolicyService(fleet=config.fleet, store=self.store, policies=self.policies)
         self.policies.on_applied = self.loop.attest_all_soon
-        self.release_service = ReleaseService(
-            fleet=config.fleet,
-            releases=ReleaseStore(directory / "releases", self._judge_release),
-            store=self.store,
-            client=self.client,
-            attester=self.attester,
-            commander=self.commander,
-        )
-        self.rotation = Rotation(
-            authorities=self.authorities,
-            issuer=self.issuer,
-            credentials=self.credentials,
-            deny_list=self.deny_list,
-            store=self.store,
-            client=self.client,
-            reconnect=direct.reconnect,
-            on_change=self._renew_audit_key,
-            attest_all_soon=self.loop.attest_all_soon,
-        )
+        self.release_service = self._release_service()
+        self.rotation = self._rotation(direct)
         self.certificate_service = CertificateService(
             CertificateParts(
                 store=self.store,
@@ -234,6 +156,89 @@ class Controller:
         self.enroll_port = 0
         self.tunnel_port = 0
 
+    def _fleet_service(self) -> FleetService:
+        config = self.config
+        return FleetService(
+            settings=FleetSettings(
+                fleet=config.fleet,
+                concurrency=config.command_concurrency,
+                relay_limits=RelayLimits(max_messages=config.subscriber_queue_messages, max_bytes=config.subscriber_queue_bytes),
+            ),
+            store=self.store,
+            client=self.client,
+            attester=self.attester,
+            commander=self.commander,
+            feed=self.feed,
+            access=self.access,
+        )
+
+    def _registry_service(self, command_public_pem: bytes) -> RegistryService:
+        config = self.config
+        return RegistryService(
+            settings=RegistrySettings(
+                fleet=config.fleet,
+                ca_pem=lambda: self.issuer.ca_pem,
+                command_public_pem=command_public_pem,
+                advertise_enroll=config.advertise_enroll,
+            ),
+            store=self.store,
+            attester=self.attester,
+            loop=self.loop,
+            feed=self.feed,
+            access=self.access,
+            is_connected=self.client.is_connected,
+        )
+
+    def _tunnel_service(self) -> TunnelService:
+        config = self.config
+        return TunnelService(
+            settings=TunnelSettings(fleet=config.fleet, per_s=config.tunnel_hellos_per_s),
+            store=self.store,
+            carrier=self.tunnels,
+            controller_spki=lambda: self.credentials.current.spki_sha256,
+            holds_lease=lambda agent_id: self.leases.get(agent_id) is not None,
+            on_connected=self._connected,
+            refused=self.access.refused,
+        )
+
+    def _enrollment_service(self) -> EnrollmentService:
+        config = self.config
+        return EnrollmentService(
+            policy=EnrollmentPolicy(
+                fleet=config.fleet,
+                vendors=lambda: self.policies.current.vendors,
+                without_tpm=lambda agent_id, labels: self.policies.current.for_agent(agent_id, labels).without_tpm,
+                certificate_lifetime=timedelta(hours=config.agent_certificate_h),
+                tunnel_address=config.tunnel_address,
+            ),
+            issuer=self.issuer,
+            store=self.store,
+            on_enrolled=self._enrolled,
+        )
+
+    def _release_service(self) -> ReleaseService:
+        return ReleaseService(
+            fleet=self.config.fleet,
+            releases=ReleaseStore(self.config.state_directory / "releases", self._judge_release),
+            store=self.store,
+            client=self.client,
+            attester=self.attester,
+            commander=self.commander,
+        )
+
+    def _rotation(self, direct: DirectCarrier) -> Rotation:
+        return Rotation(
+            authorities=self.authorities,
+            issuer=self.issuer,
+            credentials=self.credentials,
+            deny_list=self.deny_list,
+            store=self.store,
+            client=self.client,
+            reconnect=direct.reconnect,
+            on_change=self.upkeep.renew_audit_key,
+            attest_all_soon=self.loop.attest_all_soon,
+        )
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
         """Serves while the block runs; `operator_port` and `enroll_port` say where. Drains at its end.
@@ -242,9 +247,9 @@ class Controller:
             ConfigError: an address cannot be bound.
         """
         await self.store.open()
-        await self._check_database()
-        await self._check_audit()
-        await self._record_issued()
+        await self.upkeep.check_database()
+        await self.upkeep.check_audit()
+        await self.upkeep.record_issued()
         await self.policies.start(self.store)
         ports = (self._open_operator_port(), self._open_enrollment_port(), self._open_tunnel_port())
         self.operator_port, self.enroll_port, self.tunnel_port = (port.number for port in ports)
@@ -253,8 +258,8 @@ class Controller:
         running = [
             self.loop.run(),
             self.collector.run(),
-            self._renew_certificate(),
-            self._sign_audit(),
+            self.upkeep.renew_certificate(),
+            self.upkeep.sign_audit(),
             self.access.run(),
             self.tunnel_service.run(),
             self.releases.watch(self._releases_changed),
@@ -296,21 +301,6 @@ class Controller:
     def _agent_uri(self, agent_id: str) -> str:
         return Identity(fleet=self.config.fleet, role=Role.AGENT, name=agent_id).uri
 
-    async def _check_database(self) -> None:
-        if not await self.store.run(lambda session: is_of(session, self.authorities)):
-            await self.store.close()
-            raise ConfigError(
-                "DATABASE_OF_ANOTHER_FLEET: database_url: the database belongs to another CA than"
-                f" {self.config.state_directory / CA_DIRECTORY}: a fleet is made once; restore its state directory, or begin with"
-                " an empty database"
-            )
-        await self.store.run(lambda session: remember_authorities(session, self.authorities, self.store.now_ns()))
-
-    async def _record_issued(self) -> None:
-        """What was issued meanwhile becomes a row of the register; what is revoked is refused."""
-        await self.issuer.record(self.store)
-        self.deny_list.deny(await self.store.run(lambda session: certificate_rows.denials(session, self.store.now_ns())))
-
     def _enrolled(self, record: AgentRecord) -> None:
         self.deny_list.admitted(self._agent_uri(record.agent_id))
         self.feed.publish(record)
@@ -325,37 +315,6 @@ class Controller:
         detail = {"root": root.version, "revocations": 0 if revocations is None else revocations.version}
         await self.store.audit(AuditEntry(principal=CONTROLLER, action="releases.changed", detail=detail))
         self.loop.attest_all_soon()
-
-    async def _check_audit(self) -> None:
-        try:
-            await self.store.verify_audit()
-        except AuditError as error:
-            # It goes on: the log is evidence now, and refusing to run would only hide it from `jarvisctl audit verify`.
-            _log.error("the audit log was edited", sequence=error.sequence, reason=error.reason, message=error.message)
-
-    async def _sign_audit(self) -> None:
-        while True:
-            try:
-                await self.store.checkpoint()
-            except Exception:  # noqa: BLE001 - logged with its trace; the next turn tries again
-                _log.exception("the audit chain could not be signed")
-            await asyncio.sleep(self.config.audit_checkpoint_s)
-
-    async def _renew_certificate(self) -> None:
-        while True:
-            await asyncio.sleep(_RENEW_CHECK_S)
-            try:
-                if self.credentials.renew_if_due():
-                    _log.info("own certificate renewed", not_after=self.credentials.current.not_after.isoformat())
-                self._renew_audit_key()
-                self.issuer.collect_spooled(self.config.state_directory)
-                await self._record_issued()
-            except (OSError, TrustError) as error:
-                _log.error("own certificate could not be renewed; trying again in an hour", error=str(error))
-
-    def _renew_audit_key(self) -> None:
-        self.checkpointer.ca_pem = self.authorities.known_pem
-        self.checkpointer.signer = audit_signer(self.config.state_directory, self.issuer, self.config.name)
 
     async def _refused(self, context: Any, method: str, error: RpcError) -> None:
         try:
