@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -59,7 +60,11 @@ def run_agent(config_path: Path) -> None:
     configure_logging("json" if config.log_format == "json" else "console")
     # The TPM library prints to stderr by itself; its return codes reach our log as exceptions.
     os.environ.setdefault("TSS2_LOG", "all+none")
-    if asyncio.run(_run(config)):
+    is_restart = asyncio.run(_run(config))
+    # gRPC's custom signer has a thread for each channel that the interpreter waits for at its end, and that ends with the channel:
+    # one that is left in a cycle of references (a call that was cancelled) would hold the process up for ever.
+    gc.collect()
+    if is_restart:
         restart_process()
 
 
