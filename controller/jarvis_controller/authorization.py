@@ -138,6 +138,8 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
         check: Callable[[grpc.aio.ServicerContext[Any, Any], str], None],
         refused: Callable[[grpc.aio.ServicerContext[Any, Any], str, RpcError], Awaitable[None]],
         deny_list: DenyList,
+        *,
+        audits_handlers: bool = False,
     ) -> None:
         """For one port.
 
@@ -145,7 +147,10 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
             check: refuses a call.
             refused: told of every call that was refused before or under way.
             deny_list: refuses certificates, of calls under way too.
+            audits_handlers: whether `refused` is told too of what a handler itself refuses: a release that nobody signed, a
+                policy of before, a key that was revoked. Ports whose handlers tell it themselves do without.
         """
+        self._audits_handlers = audits_handlers
         self._check = check
         self._refused = refused
         self._deny_list = deny_list
@@ -183,7 +188,7 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
             try:
                 peer = await self._admit(context, method)
                 if peer is None or not is_long:
-                    return await behaviour(request, context)
+                    return await self._told(behaviour(request, context), context, method)
                 with self._deny_list.watching(peer) as watch:
                     return await self._handled(watch, context, method, lambda: behaviour(request, context))
             except RpcError as error:
@@ -205,7 +210,9 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
                 with self._deny_list.watching(peer) as watch:
                     async with contextlib.aclosing(answers):
                         while True:
-                            answer = await self._handled(watch, context, method, lambda: anext(answers, _END))
+                            answer = await self._handled(
+                                watch, context, method, lambda: self._told(anext(answers, _END), context, method)
+                            )
                             if answer is _END:
                                 return
                             yield answer
@@ -213,6 +220,15 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
                 await abort(context, error.status)
 
         return call
+
+    async def _told(self, step: Awaitable[Any], context: grpc.aio.ServicerContext[Any, Any], method: str) -> Any:
+        """A handler's step; what it refuses is told."""
+        try:
+            return await step
+        except RpcError as error:
+            if self._audits_handlers and error.status.code in _TOLD_CODES:
+                await self._refused(context, method, error)
+            raise
 
     async def _handled(
         self,
@@ -235,6 +251,8 @@ class AuthorizationInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type
 
 
 _END = object()
+_TOLD_CODES = frozenset({code_pb2.PERMISSION_DENIED, code_pb2.UNAUTHENTICATED, code_pb2.FAILED_PRECONDITION})
+"""Who or what was not good enough; a request that is malformed has tried nothing."""
 
 
 async def _without_answers(behaviour: Awaitable[Any]) -> AsyncGenerator[Any, None]:

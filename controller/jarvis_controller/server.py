@@ -331,7 +331,9 @@ class Controller:
             CERTIFICATES: certificate_handlers(self.certificate_service),
         }
         plan = PortPlan(field="listen", address=self.config.listen, services=services, options=OPERATOR_OPTIONS, reflects=True)
-        interceptor = AuthorizationInterceptor(operator_check(self.config.fleet), self._refused, self.deny_list)
+        interceptor = AuthorizationInterceptor(
+            operator_check(self.config.fleet), self._refused, self.deny_list, audits_handlers=True
+        )
         return open_port(plan, self.credentials.server_credentials(clients_need_certificates=True), interceptor)
 
     def _open_enrollment_port(self) -> Port:

@@ -162,6 +162,8 @@ async def test_a_version_that_does_not_rise_is_refused_and_the_same_policy_chang
     assert "version 5 of 'test' is in force; a higher version is accepted" in message
     assert (await refusal(fleet, PolicyText(version=4)))[1] == "POLICY_VERSION_OLD"
     assert [entry["version"] for entry in await audited(fleet, "policy.apply")] == [1, 5]
+    (told,) = await audited(fleet, "access.refused")
+    assert (told["method"], told["reason"]) == ("/jarvis.capture.v1.PolicyService/ApplyPolicy", "POLICY_VERSION_OLD")
 
 
 async def test_a_policy_with_large_reference_sets_fits_and_one_beyond_the_limit_does_not(fleet: TestFleet) -> None:
