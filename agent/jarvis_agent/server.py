@@ -61,8 +61,8 @@ def run_agent(config_path: Path) -> None:
     # The TPM library prints to stderr by itself; its return codes reach our log as exceptions.
     os.environ.setdefault("TSS2_LOG", "all+none")
     is_restart = asyncio.run(_run(config))
-    # gRPC's custom signer has a thread for each channel. The interpreter waits for it at its end, and it ends with the channel: one
-    # that is left in a cycle of references (a call that was cancelled) would hold the process up for ever.
+    # gRPC's custom signer has a thread for each channel, which ends with it and which the interpreter waits for at its end: a
+    # channel that is left in a cycle of references (a call that was cancelled) would hold the process up for ever.
     gc.collect()
     if is_restart:
         restart_process()
