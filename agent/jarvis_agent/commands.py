@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `jarvis-agent`: run, meter, backends, version.
+"""The commands of `jarvis-agent`: run, meter, backends, version; those below `tpm` are in tpm_commands.py.
 
 Each imports what it needs when it is called, so that `--help` needs neither gRPC nor the TPM stack nor the native library.
 """
@@ -32,8 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
 app.add_typer(tpm_app)
 
 

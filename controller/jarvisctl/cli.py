@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "agents": ("jarvisctl.commands.agents", "List the fleet's agents, show one, take its trust away or let it try again."),
         "enroll": ("jarvisctl.commands.enroll", "Make join files for new agents."),
-        "attest": ("jarvisctl.commands.attest", "Challenge agents now and show every check."),
+        "attest": ("jarvisctl.commands.attest", "Challenge agents now and show every check, or try another policy on them."),
         "boot": ("jarvisctl.commands.boot", "Show, record, sign and compare what hosts' firmware measured."),
         "policy": ("jarvisctl.commands.policy", "Show the policy in force, or put another one in its place."),
         "capture": ("jarvisctl.commands.capture", "Start, stop and look at captures."),
@@ -36,8 +36,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "audit": ("jarvisctl.commands.audit", "List or export the audit chain, verify it here, or replay its verdicts."),
         "certs": ("jarvisctl.commands.certs", "List, issue, renew and revoke certificates."),
         "ca": ("jarvisctl.commands.ca", "Show the fleet CA, or change it for a new one in stages."),
-        "firmware": ("jarvisctl.commands.firmware", "Sign and verify capture firmware; needs no controller."),
-        "releases": ("jarvisctl.commands.releases", "Hand releases of the firmware to the controller, and roll them out."),
+        "firmware": (
+            "jarvisctl.commands.firmware",
+            "Sign, verify and revoke capture firmware, and name the keys that count; needs no controller.",
+        ),
+        "releases": (
+            "jarvisctl.commands.releases",
+            "Hand releases of the firmware to the controller, and roll them out to agents.",
+        ),
         "version": ("jarvisctl.commands.version", "Print the version of this program."),
     }
 )

@@ -19,9 +19,6 @@ from jarvisctl.options import check_range
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-app.command("replay")(audit_replay.replay)
-app.command("export")(audit_export.export)
-
 
 @app.command("list")
 def list_events(
@@ -118,3 +115,7 @@ async def _verify(fleet: Fleet, expected: AuditHead | None) -> ExitCode:
             f"signed checkpoints: {chain.checkpoints:,}; events after the last of them: {chain.uncovered:,}\n"
         )
     return ExitCode.OK
+
+
+app.command("replay")(audit_replay.replay)
+app.command("export")(audit_export.export)

@@ -32,8 +32,6 @@ from jarvisctl.release_files import (
 from jarvisctl.settings import settings_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-app.add_typer(firmware_root.app, name="root", help="The release root: which keys sign releases, and how many of them must.")
-app.command(name="revoke")(firmware_revoke.revoke)
 
 LIBRARY = "libjarvis_capture.so"
 #: ELF e_machine (System V gABI) to what `uname -m` says.
@@ -300,3 +298,7 @@ def _describe(manifest: Manifest) -> str:
         *(f"  {filename}  SHA-256 {digest}" for filename, digest in manifest.objects.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+app.add_typer(firmware_root.app, name="root", help="The release root: which keys sign releases, and how many of them must.")
+app.command(name="revoke")(firmware_revoke.revoke)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from jarvis.capture.v1.release_pb2_grpc import ReleaseServiceAsyncStub
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-app.command("roll-out")(release_roll_out.roll_out)
 
 _PART_BYTES = 512 * 1024
 
@@ -141,3 +140,6 @@ async def _remove(fleet: Fleet, wanted: str) -> ExitCode:
     else:
         fleet.output.text(f"release {printable(release.version)}, {release.manifest_sha256.hex()}, is deleted\n")
     return ExitCode.OK
+
+
+app.command("roll-out")(release_roll_out.roll_out)
