@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_a_recorded_and_signed_boot_makes_level_2_and_another_boot_is_quarantine
     _reboot_into(golden, boot_log(uefi_boot(kernel=b"vmlinuz", secure_boot=False)))
     row = fleet.wait_for_state(golden, "quarantined")
     assert "BOOT_REFERENCE_MISMATCH: PCR 7" in row["reason"]
+    _ends_in_order(other)
+
+
+def _ends_in_order(agent: Agent) -> None:
+    """A quarantined agent ends when it is told to, and need not be killed."""
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGTERM)
+    assert agent.process.wait(60) == 0
 
 
 def _differ(fleet: Fleet, one: Agent, two: Agent) -> None:
