@@ -203,20 +203,20 @@ def _bootstrap_again(arena: Arena) -> str:
         kept = {path.name: path.read_bytes() for path in home.glob("controller.toml")}
         shutil.rmtree(home)
         made = _init(fleet, home)
+        if made.returncode != 0:
+            raise FleetError(made.stderr)
         (home / "controller.db").write_bytes(database)
         (home / "controller.toml").write_bytes(kept["controller.toml"])
         command = [program("jarvis-controller"), "run", "--config", str(home / "controller.toml")]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if again.returncode == 0 or "is not empty" not in again.stderr:
         return f"init over a fleet: {again.returncode} {again.stderr}"
-    if made.returncode != 0:
-        raise FleetError(made.stderr)
     return reasons_in(done.stderr) if done.returncode == 2 else f"the controller ran: {done.returncode}"
 
 
 def _init(fleet: Fleet, directory: object) -> subprocess.CompletedProcess[str]:
     command = [program("jarvis-controller"), "init", str(directory), "--fleet", fleet.name, "--host", "127.0.0.1"]
-    options = ["--ek-root", str(fleet.vendor.roots), "--release-key", str(fleet.firmware / "release.pub")]
+    options = ["--ek-root", str(fleet.vendor.roots), "--release-root", str(fleet.release_root)]
     return subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -22,7 +22,8 @@ LIES: dict[str, tuple[str, str]] = {
     "software-key": ("SIGNATURE_INVALID", "CVE-2022-3500, CVE-2023-3674: a genuine quote signed by a key of software"),
     "unrestricted-key": (_NOT_ITS_KEY, "a quote by a key of the same TPM that signs anything"),
     "owner-hierarchy-key": (
-        _NOT_ITS_KEY + "+TPM_FIRMWARE_CHANGED",
+        # Outside the endorsement hierarchy a TPM obfuscates its firmware version and its counts.
+        _NOT_ITS_KEY + "+TPM_FIRMWARE_CHANGED+TPM_RESET_WITHOUT_REBOOT",
         "a quote by the same template's key in the owner's hierarchy",
     ),
     "time-attestation": ("ATTEST_TYPE_WRONG", "TPM2_GetTime by the genuine attestation key"),

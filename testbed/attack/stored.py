@@ -102,11 +102,10 @@ def _clone(fleet: Fleet, agent: Agent) -> str:
     agent.stop()
     agent.tpm.stop()
     shutil.copytree(state, copied)
-    for _ in range(2):  # the original lives on
-        agent.tpm.start()
-        agent.tpm.kill()
-    before = fleet.rows("agents", "list")[0]["verify_time"]
     agent.tpm.start()
+    for _ in range(2):  # the original lives on
+        agent.reboot()
+    before = fleet.rows("agents", "list")[0]["verify_time"]
     agent.start()
     # Verified anew, not still: the controller must have seen the later resets.
     wait_for("the original to be verified", lambda: fleet.rows("agents", "list")[0]["verify_time"] != before, log=agent.log)
