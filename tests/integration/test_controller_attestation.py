@@ -208,7 +208,7 @@ async def test_an_unreachable_agent_is_stale_gets_no_command_and_comes_back(flee
     stub = await fleet.stub(Role.OPERATOR)
     found = await outcomes(stub.StartCaptures(start(agent)))
     assert found[agent.agent_id][:2] == (code_pb2.UNAVAILABLE, "ATTESTATION_STALE")
-    await agent.start()
+    await agent.restart()
     found = await outcomes(stub.StartCaptures(start(agent)))
     assert found[agent.agent_id][0] == code_pb2.OK
     assert (await fleet.agent_row(agent)).state == VERIFIED

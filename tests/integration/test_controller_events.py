@@ -160,7 +160,7 @@ async def test_an_agent_that_was_away_brings_what_it_kept_and_the_gap_is_counted
     await agent.stop()
     agent.tell(10)
     del agent.events[:9]  # what it had no room for: 3..9 nobody has seen
-    await agent.start()
+    await agent.restart()
     await fleet.controller.attester.attest(agent.agent_id)
     await is_kept(fleet, agent, 5)
     found = [event for event in await kept(fleet) if event.agent_id == agent.agent_id]
