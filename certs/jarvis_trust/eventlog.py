@@ -34,6 +34,12 @@ _SUBJECT_FIELD = {"load-attempt": "object", "trial": "object", "mapping": "path"
 _OBJECT_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,127}")
 _PATH_MAX = 4096
 _ID_HEX = re.compile(r"[0-9a-f]{32}")
+_USUAL_RECORD = re.compile(
+    r'\{"content":\{"boot_id":"([0-9a-f]{32})","(object|path)":"([ !#-\[\]-~]*)","session_id":"([0-9a-f]{32})",'
+    r'"sha256":"([0-9a-f]{64})","time":"([0-9TZ:.-]*)","type":"([a-z-]*)"\},'
+    r'"digest":"([0-9a-f]{64})","pcr":(0|[1-9][0-9]{0,2}),"recnum":(0|[1-9][0-9]{0,7})\}'
+)
+"""A record that is canonical JSON by its form: printable ASCII without escapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +166,7 @@ def replay(events: Iterable[FirmwareEvent]) -> bytes:
 
 
 def _parse_record(line: bytes, recnum: int) -> FirmwareEvent:
-    record = parse_json_object(line, max_bytes=MAX_LINE_BYTES, canonical=True)
+    record = _usual_record(line) or parse_json_object(line, max_bytes=MAX_LINE_BYTES, canonical=True)
     check_keys(record, _RECORD_FIELDS)
     if type(record["recnum"]) is not int or record["recnum"] != recnum:
         raise ValueError(f"recnum is {str(record['recnum'])[:40]}; {recnum} comes next")
@@ -176,6 +182,18 @@ def _parse_record(line: bytes, recnum: int) -> FirmwareEvent:
     if digest.hex() != record["digest"]:
         raise AttestationError("EVENT_DIGEST_WRONG", f"event log: record {recnum}: its digest is not that of its content")
     return FirmwareEvent(recnum=recnum, pcr=record["pcr"], digest=digest, content=MappingProxyType(content))
+
+
+def _usual_record(line: bytes) -> dict[str, Any] | None:
+    """The same as the JSON reader gives, in a third of its time: logs have hundreds of records. None: it is for that reader."""
+    match = _USUAL_RECORD.fullmatch(line.decode("latin-1")) if len(line) <= MAX_LINE_BYTES else None
+    if match is None:
+        return None
+    boot_id, subject_field, subject, session_id, sha256, time, kind, digest, pcr, recnum = match.groups()
+    content = {
+        "boot_id": boot_id, subject_field: subject, "session_id": session_id, "sha256": sha256, "time": time, "type": kind,
+    }  # fmt: skip
+    return {"content": content, "digest": digest, "pcr": int(pcr), "recnum": int(recnum)}
 
 
 def _digest_of_content(line: bytes) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jarvis_trust import eventlog
+from jarvis_trust.encoding import parse_json_object
 from jarvis_trust.errors import AttestationError
 from jarvis_trust.eventlog import MAX_LOG_BYTES, encode_event, event_digest, load_attempt, mapping, parse_log, replay
 
@@ -183,3 +185,24 @@ def test_a_record_that_quotes_the_log_itself_keeps_its_digest(path: str) -> None
         (event,) = parse_log(encode_event(0, 14, content))
         assert event.digest == event_digest(content)
         assert event.subject == text
+
+
+@given(path=st.text(min_size=1, max_size=40), record=st.sampled_from([0, 7, 16_383]), pcr=st.integers(0, 15))
+def test_the_short_way_to_read_a_record_is_the_json_readers(path: str, record: int, pcr: int) -> None:
+    line = encode_event(record, pcr, mapping(path=path, sha256=bytes(32), time=TIME, boot_id=BOOT, session_id=SESSION))[:-1]
+    usual = eventlog._usual_record(line)
+    is_plain = path.isascii() and path.isprintable() and not {'"', "\\"} & set(path)
+    assert (usual is not None) == is_plain
+    assert usual is None or usual == parse_json_object(line, max_bytes=MAX_LOG_BYTES, canonical=True)
+
+
+@given(position=st.integers(0, 400), value=st.integers(0, 255))
+def test_a_changed_byte_reads_the_same_by_both_ways_or_by_neither(position: int, value: int) -> None:
+    line = bytearray(encode_event(3, 14, MAPPING)[:-1])
+    line[position % len(line)] = value
+    usual = eventlog._usual_record(bytes(line))
+    try:
+        expected = parse_json_object(bytes(line), max_bytes=MAX_LOG_BYTES, canonical=True)
+    except ValueError:
+        expected = None
+    assert usual is None or usual == expected
