@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * JARVIS Capture, native core: the one public header.
+ * JARVIS Capture, native core: the one public header; what concerns export is in jarvis_capture_export.h, which it includes.
  *
  * Frames come from a backend, are decoded once, counted in the flow table, and leave as finished bytes (protobuf FlowBatch, JSON
  * lines, CSV, columns). Flow semantics follow RFC 7011 (IPFIX) and RFC 5103 (biflows); docs/flow-semantics.md has them in full.
@@ -34,6 +34,9 @@ extern "C" {
 typedef struct capture capture_t;                          /* one capture: backend, workers, flow tables, record logs */
 typedef struct capture_flow_reader capture_flow_reader_t;  /* one subscriber's place in the record logs */
 typedef struct capture_authority capture_authority_t;      /* who may have packets looked at, and until when */
+typedef struct capture_exporter capture_exporter_t;        /* records -> messages of NetFlow, IPFIX or sFlow, for one collector */
+typedef struct capture_sampler capture_sampler_t;          /* one sFlow exporter's place in the sampled frames of a capture */
+typedef struct capture_routes capture_routes_t;            /* next hops, prefix lengths and AS numbers by address */
 struct capture_module;                                     /* a backend in a shared object of its own, see capture_add_module */
 
 enum capture_error {
@@ -153,7 +156,8 @@ struct capture_event {
 enum capture_statistics {
     CAPTURE_STATISTICS_TCP = 1,       /* retransmissions, out-of-order, zero windows, handshake round-trip times */
     CAPTURE_STATISTICS_SIZES = 2,     /* transport payload bytes a packet */
-    CAPTURE_STATISTICS_INTERVALS = 4  /* time between packets of one direction */
+    CAPTURE_STATISTICS_INTERVALS = 4, /* time between packets of one direction */
+    CAPTURE_STATISTICS_HEADERS = 8    /* MAC addresses, inner VLAN id, TTLs, IPv6 flow label */
 };
 
 /* Packet selection before metering (RFC 5475). */
@@ -292,6 +296,16 @@ struct capture_spread {
     double mean, stddev;
 };
 
+/* Header fields of one direction's packets; MAC addresses, VLAN and label are the first packet's. All 0: no such packet. */
+struct capture_headers {
+    uint8_t src_mac[6];          /* 0 where the link layer has none */
+    uint8_t dst_mac[6];
+    uint16_t inner_vlan_id;      /* of the tag behind the outermost one (802.1Q in 802.1ad), 0 = none */
+    uint8_t min_ttl, max_ttl;    /* IPv4 TTL, IPv6 hop limit */
+    uint32_t flow_label;         /* IPv6, 20 bits */
+    uint32_t reserved;           /* 0 */
+};
+
 /* The optional statistics of one flow; those that are off are 0. By direction as in struct capture_flow. */
 struct capture_flow_statistics {
     uint32_t fwd_retransmissions;  /* TCP segments with data, SYN or FIN whose sequence numbers were all seen before (keep-alives apart) */
@@ -304,6 +318,7 @@ struct capture_flow_statistics {
     uint64_t synack_to_ack_ns;     /* the initiator's side; their sum is the round-trip time */
     struct capture_spread fwd_payload, rev_payload;    /* transport payload, bytes a packet */
     struct capture_spread fwd_interval, rev_interval;  /* ns between packets of that direction */
+    struct capture_headers fwd_headers, rev_headers;
 };
 
 enum capture_flow_sort {
@@ -413,6 +428,18 @@ struct capture_flow_columns {
     uint64_t *rev_interval_max_ns;
     double *rev_interval_mean_ns;
     double *rev_interval_stddev_ns;
+    uint8_t *fwd_src_mac;        /* 6 bytes a record */
+    uint8_t *fwd_dst_mac;
+    uint8_t *rev_src_mac;
+    uint8_t *rev_dst_mac;
+    uint16_t *fwd_inner_vlan_id;
+    uint16_t *rev_inner_vlan_id;
+    uint8_t *fwd_min_ttl;
+    uint8_t *fwd_max_ttl;
+    uint8_t *rev_min_ttl;
+    uint8_t *rev_max_ttl;
+    uint32_t *fwd_flow_label;
+    uint32_t *rev_flow_label;
 };
 
 struct capture_backend_info {
@@ -648,6 +675,8 @@ CAPTURE_API int capture_reader_read_columns(capture_flow_reader_t *reader, const
  * forward itself). One batch at a time: release it before the next. Returns the count; 0 at a timeout or at the end. */
 CAPTURE_API int capture_packets_next(capture_t *capture, uint32_t timeout_ms, struct capture_packet_batch *out);
 CAPTURE_API void capture_packets_release(capture_t *capture);
+
+#include "jarvis_capture_export.h"
 
 #ifndef JARVIS_CAPTURE_CDEF
 #ifdef __cplusplus

@@ -100,6 +100,21 @@ class AgentServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.FromString,
                 _registered_method=True)
+        self.EnableExport = channel.unary_unary(
+                '/jarvis.capture.v1.AgentService/EnableExport',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.EnableExportRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.EnableExportResponse.FromString,
+                _registered_method=True)
+        self.DisableExport = channel.unary_unary(
+                '/jarvis.capture.v1.AgentService/DisableExport',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.DisableExportRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.DisableExportResponse.FromString,
+                _registered_method=True)
+        self.ListExports = channel.unary_unary(
+                '/jarvis.capture.v1.AgentService/ListExports',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ListExportsRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ListExportsResponse.FromString,
+                _registered_method=True)
         self.StageRelease = channel.unary_unary(
                 '/jarvis.capture.v1.AgentService/StageRelease',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StageReleaseRequest.SerializeToString,
@@ -212,6 +227,28 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnableExport(self, request, context):
+        """[lease] Exports finished flows to collectors, or sampled frames. It outlives captures and the process, and goes on under each lease whose
+        allow-list has its collectors. The same id with the same specification again is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableExport(self, request, context):
+        """[lease] Ends it, after what is left was delivered or its time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExports(self, request, context):
+        """[lease] Every export with its collectors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StageRelease(self, request, context):
         """[lease] Writes a part of a release's file beside the running one; nothing is loaded.
         """
@@ -301,6 +338,21 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.StreamFlows,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.SerializeToString,
+            ),
+            'EnableExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableExport,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.EnableExportRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.EnableExportResponse.SerializeToString,
+            ),
+            'DisableExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableExport,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.DisableExportRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.DisableExportResponse.SerializeToString,
+            ),
+            'ListExports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExports,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ListExportsRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_agent__pb2.ListExportsResponse.SerializeToString,
             ),
             'StageRelease': grpc.unary_unary_rpc_method_handler(
                     servicer.StageRelease,
@@ -670,6 +722,87 @@ class AgentService:
             '/jarvis.capture.v1.AgentService/StreamFlows',
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_agent__pb2.StreamFlowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.AgentService/EnableExport',
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.EnableExportRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.EnableExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.AgentService/DisableExport',
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.DisableExportRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.DisableExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jarvis.capture.v1.AgentService/ListExports',
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.ListExportsRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_agent__pb2.ListExportsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,14 @@ class AgentServiceStub:
     """[lease] Flows in the table."""
     StreamFlows: _grpc.UnaryStreamMultiCallable[_agent_pb2.StreamFlowsRequest, _agent_pb2.StreamFlowsResponse]
     """[lease] Finished flows, batch by batch."""
+    EnableExport: _grpc.UnaryUnaryMultiCallable[_agent_pb2.EnableExportRequest, _agent_pb2.EnableExportResponse]
+    """[lease] Exports finished flows to collectors, or sampled frames. It outlives captures and the process, and goes on under each lease whose
+    allow-list has its collectors. The same id with the same specification again is no error.
+    """
+    DisableExport: _grpc.UnaryUnaryMultiCallable[_agent_pb2.DisableExportRequest, _agent_pb2.DisableExportResponse]
+    """[lease] Ends it, after what is left was delivered or its time is over."""
+    ListExports: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ListExportsRequest, _agent_pb2.ListExportsResponse]
+    """[lease] Every export with its collectors."""
     StageRelease: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StageReleaseRequest, _agent_pb2.StageReleaseResponse]
     """[lease] Writes a part of a release's file beside the running one; nothing is loaded."""
     ActivateRelease: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ActivateReleaseRequest, _agent_pb2.ActivateReleaseResponse]
@@ -101,6 +109,14 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """[lease] Flows in the table."""
     StreamFlows: _aio.UnaryStreamMultiCallable[_agent_pb2.StreamFlowsRequest, _agent_pb2.StreamFlowsResponse]  # type: ignore[assignment]
     """[lease] Finished flows, batch by batch."""
+    EnableExport: _aio.UnaryUnaryMultiCallable[_agent_pb2.EnableExportRequest, _agent_pb2.EnableExportResponse]  # type: ignore[assignment]
+    """[lease] Exports finished flows to collectors, or sampled frames. It outlives captures and the process, and goes on under each lease whose
+    allow-list has its collectors. The same id with the same specification again is no error.
+    """
+    DisableExport: _aio.UnaryUnaryMultiCallable[_agent_pb2.DisableExportRequest, _agent_pb2.DisableExportResponse]  # type: ignore[assignment]
+    """[lease] Ends it, after what is left was delivered or its time is over."""
+    ListExports: _aio.UnaryUnaryMultiCallable[_agent_pb2.ListExportsRequest, _agent_pb2.ListExportsResponse]  # type: ignore[assignment]
+    """[lease] Every export with its collectors."""
     StageRelease: _aio.UnaryUnaryMultiCallable[_agent_pb2.StageReleaseRequest, _agent_pb2.StageReleaseResponse]  # type: ignore[assignment]
     """[lease] Writes a part of a release's file beside the running one; nothing is loaded."""
     ActivateRelease: _aio.UnaryUnaryMultiCallable[_agent_pb2.ActivateReleaseRequest, _agent_pb2.ActivateReleaseResponse]  # type: ignore[assignment]
@@ -216,6 +232,32 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.StreamFlowsResponse], _abc.AsyncIterator[_agent_pb2.StreamFlowsResponse]]:
         """[lease] Finished flows, batch by batch."""
+
+    @_abc_1.abstractmethod
+    def EnableExport(
+        self,
+        request: _agent_pb2.EnableExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.EnableExportResponse, _abc.Awaitable[_agent_pb2.EnableExportResponse]]:
+        """[lease] Exports finished flows to collectors, or sampled frames. It outlives captures and the process, and goes on under each lease whose
+        allow-list has its collectors. The same id with the same specification again is no error.
+        """
+
+    @_abc_1.abstractmethod
+    def DisableExport(
+        self,
+        request: _agent_pb2.DisableExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.DisableExportResponse, _abc.Awaitable[_agent_pb2.DisableExportResponse]]:
+        """[lease] Ends it, after what is left was delivered or its time is over."""
+
+    @_abc_1.abstractmethod
+    def ListExports(
+        self,
+        request: _agent_pb2.ListExportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.ListExportsResponse, _abc.Awaitable[_agent_pb2.ListExportsResponse]]:
+        """[lease] Every export with its collectors."""
 
     @_abc_1.abstractmethod
     def StageRelease(

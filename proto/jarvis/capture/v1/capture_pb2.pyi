@@ -63,6 +63,8 @@ class _FlowStatisticsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FlowSt
     """Transport payload bytes a packet."""
     FLOW_STATISTICS_INTERVALS: _FlowStatistics.ValueType  # 3
     """Time between packets of one direction."""
+    FLOW_STATISTICS_HEADERS: _FlowStatistics.ValueType  # 4
+    """MAC addresses, inner VLAN id, TTLs, IPv6 flow label."""
 
 class FlowStatistics(_FlowStatistics, metaclass=_FlowStatisticsEnumTypeWrapper):
     """Optional statistics of each flow; each takes memory of its own, and none costs anything while it is off."""
@@ -74,6 +76,8 @@ FLOW_STATISTICS_SIZES: FlowStatistics.ValueType  # 2
 """Transport payload bytes a packet."""
 FLOW_STATISTICS_INTERVALS: FlowStatistics.ValueType  # 3
 """Time between packets of one direction."""
+FLOW_STATISTICS_HEADERS: FlowStatistics.ValueType  # 4
+"""MAC addresses, inner VLAN id, TTLs, IPv6 flow label."""
 Global___FlowStatistics: _TypeAlias = FlowStatistics  # noqa: Y015
 
 class _Sampling:

@@ -71,6 +71,18 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """detail: version, manifest_sha256."""
     EVENT_TYPE_RELEASE_ROLLED_BACK: _EventType.ValueType  # 25
     """The new release was refused or got no lease; detail: version, reason."""
+    EVENT_TYPE_EXPORT_ENABLED: _EventType.ValueType  # 26
+    """detail of every export event: export_id, and collector where it is about one."""
+    EVENT_TYPE_EXPORT_DISABLED: _EventType.ValueType  # 27
+    EVENT_TYPE_EXPORT_LOSS: _EventType.ValueType  # 28
+    """Its spool is full, or records were overwritten before they were read; value: flow records lost since the last such event, at most one
+    a second and collector.
+    """
+    EVENT_TYPE_COLLECTOR_LOST: _EventType.ValueType  # 29
+    """A collector refuses, does not answer or went away; records are spooled."""
+    EVENT_TYPE_COLLECTOR_RETURNED: _EventType.ValueType  # 30
+    EVENT_TYPE_EXPORT_NOT_ALLOWED: _EventType.ValueType  # 31
+    """The allow-list of the lease in force has not, or no longer, its collectors."""
     EVENT_TYPE_AGENT_ENROLLED: _EventType.ValueType  # 100
     """An agent joined, or joined again after its retirement."""
     EVENT_TYPE_AGENT_STATE_CHANGED: _EventType.ValueType  # 101
@@ -130,6 +142,18 @@ EVENT_TYPE_RELEASE_ACTIVATED: EventType.ValueType  # 24
 """detail: version, manifest_sha256."""
 EVENT_TYPE_RELEASE_ROLLED_BACK: EventType.ValueType  # 25
 """The new release was refused or got no lease; detail: version, reason."""
+EVENT_TYPE_EXPORT_ENABLED: EventType.ValueType  # 26
+"""detail of every export event: export_id, and collector where it is about one."""
+EVENT_TYPE_EXPORT_DISABLED: EventType.ValueType  # 27
+EVENT_TYPE_EXPORT_LOSS: EventType.ValueType  # 28
+"""Its spool is full, or records were overwritten before they were read; value: flow records lost since the last such event, at most one
+a second and collector.
+"""
+EVENT_TYPE_COLLECTOR_LOST: EventType.ValueType  # 29
+"""A collector refuses, does not answer or went away; records are spooled."""
+EVENT_TYPE_COLLECTOR_RETURNED: EventType.ValueType  # 30
+EVENT_TYPE_EXPORT_NOT_ALLOWED: EventType.ValueType  # 31
+"""The allow-list of the lease in force has not, or no longer, its collectors."""
 EVENT_TYPE_AGENT_ENROLLED: EventType.ValueType  # 100
 """An agent joined, or joined again after its retirement."""
 EVENT_TYPE_AGENT_STATE_CHANGED: EventType.ValueType  # 101

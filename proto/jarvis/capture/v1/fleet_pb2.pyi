@@ -17,6 +17,7 @@ from jarvis.capture.v1 import audit_pb2 as _audit_pb2
 from jarvis.capture.v1 import capture_pb2 as _capture_pb2
 from jarvis.capture.v1 import enrollment_pb2 as _enrollment_pb2
 from jarvis.capture.v1 import event_pb2 as _event_pb2
+from jarvis.capture.v1 import export_pb2 as _export_pb2
 from jarvis.capture.v1 import flow_pb2 as _flow_pb2
 from jarvis.capture.v1 import trust_pb2 as _trust_pb2
 import builtins as _builtins
@@ -604,6 +605,113 @@ class CaptureOutcome(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaptureOutcome: _TypeAlias = CaptureOutcome  # noqa: Y015
+
+@_typing.final
+class EnableExportsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def selector(self) -> Global___AgentSelector: ...
+    @_builtins.property
+    def spec(self) -> _export_pb2.ExportSpec: ...
+    def __init__(
+        self,
+        *,
+        selector: Global___AgentSelector | None = ...,
+        spec: _export_pb2.ExportSpec | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "selector", b"selector", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableExportsRequest: _TypeAlias = EnableExportsRequest  # noqa: Y015
+
+@_typing.final
+class DisableExportsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    EXPORT_ID_FIELD_NUMBER: _builtins.int
+    DISCARD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    export_id: _builtins.str
+    discard: _builtins.bool
+    request_id: _builtins.str
+    @_builtins.property
+    def selector(self) -> Global___AgentSelector: ...
+    def __init__(
+        self,
+        *,
+        selector: Global___AgentSelector | None = ...,
+        export_id: _builtins.str = ...,
+        discard: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discard", b"discard", "export_id", b"export_id", "request_id", b"request_id", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableExportsRequest: _TypeAlias = DisableExportsRequest  # noqa: Y015
+
+@_typing.final
+class FleetListExportsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def selector(self) -> Global___AgentSelector: ...
+    def __init__(
+        self,
+        *,
+        selector: Global___AgentSelector | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetListExportsRequest: _TypeAlias = FleetListExportsRequest  # noqa: Y015
+
+@_typing.final
+class ExportOutcome(_message.Message):
+    """One per selected agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    EXPORTS_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    @_builtins.property
+    def status(self) -> _status_pb2.Status: ...
+    @_builtins.property
+    def exports(self) -> _containers.RepeatedCompositeFieldContainer[_export_pb2.ExportStatus]:
+        """That which was enabled or disabled; of ListExports all."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        status: _status_pb2.Status | None = ...,
+        exports: _abc.Iterable[_export_pb2.ExportStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "exports", b"exports", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportOutcome: _TypeAlias = ExportOutcome  # noqa: Y015
 
 @_typing.final
 class WatchMetricsRequest(_message.Message):

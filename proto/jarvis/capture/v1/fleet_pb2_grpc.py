@@ -70,6 +70,21 @@ class FleetServiceStub:
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetCaptureStatusesRequest.SerializeToString,
                 response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.FromString,
                 _registered_method=True)
+        self.EnableExports = channel.unary_stream(
+                '/jarvis.capture.v1.FleetService/EnableExports',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.EnableExportsRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.FromString,
+                _registered_method=True)
+        self.DisableExports = channel.unary_stream(
+                '/jarvis.capture.v1.FleetService/DisableExports',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.DisableExportsRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.FromString,
+                _registered_method=True)
+        self.ListExports = channel.unary_stream(
+                '/jarvis.capture.v1.FleetService/ListExports',
+                request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.FleetListExportsRequest.SerializeToString,
+                response_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.FromString,
+                _registered_method=True)
         self.WatchMetrics = channel.unary_stream(
                 '/jarvis.capture.v1.FleetService/WatchMetrics',
                 request_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.WatchMetricsRequest.SerializeToString,
@@ -175,6 +190,27 @@ class FleetServiceServicer:
 
     def GetCaptureStatuses(self, request, context):
         """viewer. State and counters of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableExports(self, request, context):
+        """operator. Exports the flows of every selected agent to collectors that the policy allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableExports(self, request, context):
+        """operator. Ends such an export.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExports(self, request, context):
+        """viewer. Exports of each, and how their collectors do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,6 +330,21 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetCaptureStatuses,
                     request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetCaptureStatusesRequest.FromString,
                     response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.SerializeToString,
+            ),
+            'EnableExports': grpc.unary_stream_rpc_method_handler(
+                    servicer.EnableExports,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.EnableExportsRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.SerializeToString,
+            ),
+            'DisableExports': grpc.unary_stream_rpc_method_handler(
+                    servicer.DisableExports,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.DisableExportsRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.SerializeToString,
+            ),
+            'ListExports': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListExports,
+                    request_deserializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.FleetListExportsRequest.FromString,
+                    response_serializer=jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.SerializeToString,
             ),
             'WatchMetrics': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchMetrics,
@@ -541,6 +592,87 @@ class FleetService:
             '/jarvis.capture.v1.FleetService/GetCaptureStatuses',
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.GetCaptureStatusesRequest.SerializeToString,
             jarvis_dot_capture_dot_v1_dot_fleet__pb2.CaptureOutcome.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableExports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/EnableExports',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.EnableExportsRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableExports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/DisableExports',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.DisableExportsRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jarvis.capture.v1.FleetService/ListExports',
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.FleetListExportsRequest.SerializeToString,
+            jarvis_dot_capture_dot_v1_dot_fleet__pb2.ExportOutcome.FromString,
             options,
             channel_credentials,
             insecure,

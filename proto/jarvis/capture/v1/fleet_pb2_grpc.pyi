@@ -49,6 +49,12 @@ class FleetServiceStub:
     """operator. Adds interfaces to the running live capture of every selected agent, then removes others."""
     GetCaptureStatuses: _grpc.UnaryStreamMultiCallable[_fleet_pb2.GetCaptureStatusesRequest, _fleet_pb2.CaptureOutcome]
     """viewer. State and counters of each."""
+    EnableExports: _grpc.UnaryStreamMultiCallable[_fleet_pb2.EnableExportsRequest, _fleet_pb2.ExportOutcome]
+    """operator. Exports the flows of every selected agent to collectors that the policy allows."""
+    DisableExports: _grpc.UnaryStreamMultiCallable[_fleet_pb2.DisableExportsRequest, _fleet_pb2.ExportOutcome]
+    """operator. Ends such an export."""
+    ListExports: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetListExportsRequest, _fleet_pb2.ExportOutcome]
+    """viewer. Exports of each, and how their collectors do."""
     WatchMetrics: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchMetricsRequest, _fleet_pb2.WatchMetricsResponse]
     """viewer. Counters, once or at an interval."""
     ListFlows: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetListFlowsRequest, _fleet_pb2.FleetListFlowsResponse]
@@ -91,6 +97,12 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """operator. Adds interfaces to the running live capture of every selected agent, then removes others."""
     GetCaptureStatuses: _aio.UnaryStreamMultiCallable[_fleet_pb2.GetCaptureStatusesRequest, _fleet_pb2.CaptureOutcome]  # type: ignore[assignment]
     """viewer. State and counters of each."""
+    EnableExports: _aio.UnaryStreamMultiCallable[_fleet_pb2.EnableExportsRequest, _fleet_pb2.ExportOutcome]  # type: ignore[assignment]
+    """operator. Exports the flows of every selected agent to collectors that the policy allows."""
+    DisableExports: _aio.UnaryStreamMultiCallable[_fleet_pb2.DisableExportsRequest, _fleet_pb2.ExportOutcome]  # type: ignore[assignment]
+    """operator. Ends such an export."""
+    ListExports: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetListExportsRequest, _fleet_pb2.ExportOutcome]  # type: ignore[assignment]
+    """viewer. Exports of each, and how their collectors do."""
     WatchMetrics: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchMetricsRequest, _fleet_pb2.WatchMetricsResponse]  # type: ignore[assignment]
     """viewer. Counters, once or at an interval."""
     ListFlows: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetListFlowsRequest, _fleet_pb2.FleetListFlowsResponse]  # type: ignore[assignment]
@@ -172,6 +184,30 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.CaptureOutcome], _abc.AsyncIterator[_fleet_pb2.CaptureOutcome]]:
         """viewer. State and counters of each."""
+
+    @_abc_1.abstractmethod
+    def EnableExports(
+        self,
+        request: _fleet_pb2.EnableExportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.ExportOutcome], _abc.AsyncIterator[_fleet_pb2.ExportOutcome]]:
+        """operator. Exports the flows of every selected agent to collectors that the policy allows."""
+
+    @_abc_1.abstractmethod
+    def DisableExports(
+        self,
+        request: _fleet_pb2.DisableExportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.ExportOutcome], _abc.AsyncIterator[_fleet_pb2.ExportOutcome]]:
+        """operator. Ends such an export."""
+
+    @_abc_1.abstractmethod
+    def ListExports(
+        self,
+        request: _fleet_pb2.FleetListExportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.ExportOutcome], _abc.AsyncIterator[_fleet_pb2.ExportOutcome]]:
+        """viewer. Exports of each, and how their collectors do."""
 
     @_abc_1.abstractmethod
     def WatchMetrics(

@@ -245,6 +245,18 @@ class FlowRecord(_message.Message):
     REV_INTERVAL_MAX_NS_FIELD_NUMBER: _builtins.int
     REV_INTERVAL_MEAN_NS_FIELD_NUMBER: _builtins.int
     REV_INTERVAL_STDDEV_NS_FIELD_NUMBER: _builtins.int
+    FWD_SRC_MAC_FIELD_NUMBER: _builtins.int
+    FWD_DST_MAC_FIELD_NUMBER: _builtins.int
+    REV_SRC_MAC_FIELD_NUMBER: _builtins.int
+    REV_DST_MAC_FIELD_NUMBER: _builtins.int
+    FWD_INNER_VLAN_ID_FIELD_NUMBER: _builtins.int
+    REV_INNER_VLAN_ID_FIELD_NUMBER: _builtins.int
+    FWD_MIN_TTL_FIELD_NUMBER: _builtins.int
+    FWD_MAX_TTL_FIELD_NUMBER: _builtins.int
+    REV_MIN_TTL_FIELD_NUMBER: _builtins.int
+    REV_MAX_TTL_FIELD_NUMBER: _builtins.int
+    FWD_FLOW_LABEL_FIELD_NUMBER: _builtins.int
+    REV_FLOW_LABEL_FIELD_NUMBER: _builtins.int
     flow_id: _builtins.int
     """FNV-1a 64 of the canonical key."""
     start_delta_ns: _builtins.int
@@ -311,6 +323,20 @@ class FlowRecord(_message.Message):
     rev_interval_max_ns: _builtins.int
     rev_interval_mean_ns: _builtins.float
     rev_interval_stddev_ns: _builtins.float
+    fwd_src_mac: _builtins.bytes
+    """Header fields: of a direction's first packet, but for the TTLs (IPv4 TTL, IPv6 hop limit). 6 bytes; empty: none."""
+    fwd_dst_mac: _builtins.bytes
+    rev_src_mac: _builtins.bytes
+    rev_dst_mac: _builtins.bytes
+    fwd_inner_vlan_id: _builtins.int
+    """Of the tag behind the outermost one."""
+    rev_inner_vlan_id: _builtins.int
+    fwd_min_ttl: _builtins.int
+    fwd_max_ttl: _builtins.int
+    rev_min_ttl: _builtins.int
+    rev_max_ttl: _builtins.int
+    fwd_flow_label: _builtins.int
+    rev_flow_label: _builtins.int
     def __init__(
         self,
         *,
@@ -364,10 +390,22 @@ class FlowRecord(_message.Message):
         rev_interval_max_ns: _builtins.int = ...,
         rev_interval_mean_ns: _builtins.float = ...,
         rev_interval_stddev_ns: _builtins.float = ...,
+        fwd_src_mac: _builtins.bytes = ...,
+        fwd_dst_mac: _builtins.bytes = ...,
+        rev_src_mac: _builtins.bytes = ...,
+        rev_dst_mac: _builtins.bytes = ...,
+        fwd_inner_vlan_id: _builtins.int = ...,
+        rev_inner_vlan_id: _builtins.int = ...,
+        fwd_min_ttl: _builtins.int = ...,
+        fwd_max_ttl: _builtins.int = ...,
+        rev_min_ttl: _builtins.int = ...,
+        rev_max_ttl: _builtins.int = ...,
+        fwd_flow_label: _builtins.int = ...,
+        rev_flow_label: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dscp", b"dscp", "dst_addr", b"dst_addr", "dst_port", b"dst_port", "end_delta_ns", b"end_delta_ns", "end_reason", b"end_reason", "first_packet_id", b"first_packet_id", "flow_id", b"flow_id", "fwd_interval_max_ns", b"fwd_interval_max_ns", "fwd_interval_mean_ns", b"fwd_interval_mean_ns", "fwd_interval_min_ns", b"fwd_interval_min_ns", "fwd_interval_stddev_ns", b"fwd_interval_stddev_ns", "fwd_octets", b"fwd_octets", "fwd_out_of_order", b"fwd_out_of_order", "fwd_packets", b"fwd_packets", "fwd_payload_max", b"fwd_payload_max", "fwd_payload_mean", b"fwd_payload_mean", "fwd_payload_min", b"fwd_payload_min", "fwd_payload_stddev", b"fwd_payload_stddev", "fwd_retransmissions", b"fwd_retransmissions", "fwd_tcp_flags", b"fwd_tcp_flags", "fwd_zero_windows", b"fwd_zero_windows", "icmp_type_code", b"icmp_type_code", "interface_index", b"interface_index", "ip_protocol", b"ip_protocol", "last_packet_id", b"last_packet_id", "rev_interval_max_ns", b"rev_interval_max_ns", "rev_interval_mean_ns", b"rev_interval_mean_ns", "rev_interval_min_ns", b"rev_interval_min_ns", "rev_interval_stddev_ns", b"rev_interval_stddev_ns", "rev_octets", b"rev_octets", "rev_out_of_order", b"rev_out_of_order", "rev_packets", b"rev_packets", "rev_payload_max", b"rev_payload_max", "rev_payload_mean", b"rev_payload_mean", "rev_payload_min", b"rev_payload_min", "rev_payload_stddev", b"rev_payload_stddev", "rev_retransmissions", b"rev_retransmissions", "rev_tcp_flags", b"rev_tcp_flags", "rev_zero_windows", b"rev_zero_windows", "sampling_interval", b"sampling_interval", "second_interface_index", b"second_interface_index", "src_addr", b"src_addr", "src_port", b"src_port", "start_delta_ns", b"start_delta_ns", "state", b"state", "syn_to_synack_ns", b"syn_to_synack_ns", "synack_to_ack_ns", b"synack_to_ack_ns", "tunnel_id", b"tunnel_id", "tunnel_type", b"tunnel_type", "vlan_id", b"vlan_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dscp", b"dscp", "dst_addr", b"dst_addr", "dst_port", b"dst_port", "end_delta_ns", b"end_delta_ns", "end_reason", b"end_reason", "first_packet_id", b"first_packet_id", "flow_id", b"flow_id", "fwd_dst_mac", b"fwd_dst_mac", "fwd_flow_label", b"fwd_flow_label", "fwd_inner_vlan_id", b"fwd_inner_vlan_id", "fwd_interval_max_ns", b"fwd_interval_max_ns", "fwd_interval_mean_ns", b"fwd_interval_mean_ns", "fwd_interval_min_ns", b"fwd_interval_min_ns", "fwd_interval_stddev_ns", b"fwd_interval_stddev_ns", "fwd_max_ttl", b"fwd_max_ttl", "fwd_min_ttl", b"fwd_min_ttl", "fwd_octets", b"fwd_octets", "fwd_out_of_order", b"fwd_out_of_order", "fwd_packets", b"fwd_packets", "fwd_payload_max", b"fwd_payload_max", "fwd_payload_mean", b"fwd_payload_mean", "fwd_payload_min", b"fwd_payload_min", "fwd_payload_stddev", b"fwd_payload_stddev", "fwd_retransmissions", b"fwd_retransmissions", "fwd_src_mac", b"fwd_src_mac", "fwd_tcp_flags", b"fwd_tcp_flags", "fwd_zero_windows", b"fwd_zero_windows", "icmp_type_code", b"icmp_type_code", "interface_index", b"interface_index", "ip_protocol", b"ip_protocol", "last_packet_id", b"last_packet_id", "rev_dst_mac", b"rev_dst_mac", "rev_flow_label", b"rev_flow_label", "rev_inner_vlan_id", b"rev_inner_vlan_id", "rev_interval_max_ns", b"rev_interval_max_ns", "rev_interval_mean_ns", b"rev_interval_mean_ns", "rev_interval_min_ns", b"rev_interval_min_ns", "rev_interval_stddev_ns", b"rev_interval_stddev_ns", "rev_max_ttl", b"rev_max_ttl", "rev_min_ttl", b"rev_min_ttl", "rev_octets", b"rev_octets", "rev_out_of_order", b"rev_out_of_order", "rev_packets", b"rev_packets", "rev_payload_max", b"rev_payload_max", "rev_payload_mean", b"rev_payload_mean", "rev_payload_min", b"rev_payload_min", "rev_payload_stddev", b"rev_payload_stddev", "rev_retransmissions", b"rev_retransmissions", "rev_src_mac", b"rev_src_mac", "rev_tcp_flags", b"rev_tcp_flags", "rev_zero_windows", b"rev_zero_windows", "sampling_interval", b"sampling_interval", "second_interface_index", b"second_interface_index", "src_addr", b"src_addr", "src_port", b"src_port", "start_delta_ns", b"start_delta_ns", "state", b"state", "syn_to_synack_ns", b"syn_to_synack_ns", "synack_to_ack_ns", b"synack_to_ack_ns", "tunnel_id", b"tunnel_id", "tunnel_type", b"tunnel_type", "vlan_id", b"vlan_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

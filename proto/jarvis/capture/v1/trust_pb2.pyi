@@ -41,6 +41,7 @@ class Lease(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     ISSUE_TIME_FIELD_NUMBER: _builtins.int
     CA_BUNDLE_SHA256_FIELD_NUMBER: _builtins.int
+    EXPORT_COLLECTORS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     ak_name: _builtins.bytes
     """Name of the attestation key, TPM2B_NAME contents."""
@@ -72,6 +73,13 @@ class Lease(_message.Message):
     def issue_time(self) -> _timestamp_pb2.Timestamp:
         """Informative wall-clock time of issue."""
 
+    @_builtins.property
+    def export_collectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Collectors that the agent may export to, at most 64 entries of 100 characters: networks ("192.0.2.0/24", "2001:db8::1"), names
+        ("siem.example"), names below one ("*.siem.example"), each with or without a port ("siem.example:4739", "[2001:db8::]/32:4739");
+        "file" admits files. Empty: none.
+        """
+
     def __init__(
         self,
         *,
@@ -89,10 +97,11 @@ class Lease(_message.Message):
         nonce: _builtins.bytes = ...,
         issue_time: _timestamp_pb2.Timestamp | None = ...,
         ca_bundle_sha256: _builtins.bytes = ...,
+        export_collectors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["issue_time", b"issue_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "audit_head", b"audit_head", "audit_sequence", b"audit_sequence", "ca_bundle_sha256", b"ca_bundle_sha256", "duration_ns", b"duration_ns", "firmware_sha256", b"firmware_sha256", "issue_time", b"issue_time", "methods", b"methods", "nonce", b"nonce", "sequence", b"sequence", "session_id", b"session_id", "tls_spki_sha256", b"tls_spki_sha256", "tpm_reset_count", b"tpm_reset_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "ak_name", b"ak_name", "audit_head", b"audit_head", "audit_sequence", b"audit_sequence", "ca_bundle_sha256", b"ca_bundle_sha256", "duration_ns", b"duration_ns", "export_collectors", b"export_collectors", "firmware_sha256", b"firmware_sha256", "issue_time", b"issue_time", "methods", b"methods", "nonce", b"nonce", "sequence", b"sequence", "session_id", b"session_id", "tls_spki_sha256", b"tls_spki_sha256", "tpm_reset_count", b"tpm_reset_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
