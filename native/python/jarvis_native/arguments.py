@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jarvis_native.errors import InvalidArgument
@@ -54,7 +54,7 @@ def timeout_ns(name: str, value: float) -> int:
     return round(value * 1e9)
 
 
-def choice(name: str, value: str, of: dict[str, int]) -> int:
+def choice(name: str, value: str, of: Mapping[Any, int]) -> int:
     """The C constant of one of several names."""
     if value not in of:
         raise InvalidArgument(f"{name} is {value!r}: accepted are {', '.join(of)}", field=name)

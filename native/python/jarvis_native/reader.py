@@ -8,7 +8,7 @@ made per record. One thread at a time uses a reader; the lock here makes close s
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -214,6 +214,11 @@ class FlowReader:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
+    def borrow(self, call: Callable[[Any], int]) -> int:
+        """Calls `call` with the core's reader while nobody else reads or closes; for exporters. Returns what it returns."""
+        with self._lock:
+            return call(self._open_reader())
+
     def _open_reader(self) -> Any:
         if self._reader is None:
             raise CaptureStateError("the reader is closed", field="reader")
@@ -227,19 +232,23 @@ class FlowReader:
         return self._buffer
 
     def _result(self, data: _Data) -> FlowBatch[_Data]:
-        info = self._info
-        return FlowBatch(
-            data=data,
-            records=info.records,
-            shard=info.shard,
-            first_sequence=info.first_sequence,
-            next_sequence=info.next_sequence,
-            lost=info.lost,
-            first_lost_sequence=info.first_lost_sequence,
-            last_lost_sequence=info.last_lost_sequence,
-            more=info.more,
-            end=info.end,
-        )
+        return flow_batch(self._info, data)
+
+
+def flow_batch(info: Any, data: _Data) -> FlowBatch[_Data]:
+    """What a read returned, of its struct capture_batch_info."""
+    return FlowBatch(
+        data=data,
+        records=info.records,
+        shard=info.shard,
+        first_sequence=info.first_sequence,
+        next_sequence=info.next_sequence,
+        lost=info.lost,
+        first_lost_sequence=info.first_lost_sequence,
+        last_lost_sequence=info.last_lost_sequence,
+        more=info.more,
+        end=info.end,
+    )
 
 
 def _require(name: str, value: int, low: int, high: int) -> None:
