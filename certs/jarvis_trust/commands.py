@@ -26,8 +26,9 @@ from cryptography.hazmat.primitives.serialization import (
 from google.protobuf.message import DecodeError
 from jarvis.capture.v1.trust_pb2 import CommandAuthorization, Lease, SignedLease
 
+from jarvis_trust.collector_allow_list import AllowList
 from jarvis_trust.encoding import framed, u64
-from jarvis_trust.errors import CommandError, IdentityError, LeaseError
+from jarvis_trust.errors import CommandError, IdentityError, LeaseError, PolicyError
 from jarvis_trust.identities import Identity, validate_agent_id
 
 AGENT_SERVICE: Final = "/jarvis.capture.v1.AgentService/"
@@ -41,6 +42,9 @@ LEASED_METHODS: Final = frozenset(
         "StreamMetrics",
         "ListFlows",
         "StreamFlows",
+        "EnableExport",
+        "DisableExport",
+        "ListExports",
         "StageRelease",
         "ActivateRelease",
     )
@@ -261,6 +265,10 @@ def check_lease(lease: Lease) -> None:
         raise _invalid_lease("sequence is 0; 1 and above are accepted")
     if not 1 <= lease.duration_ns <= MAX_LEASE_NS:
         raise _invalid_lease(f"duration_ns is {lease.duration_ns}; 1 to {MAX_LEASE_NS} (24 h) are accepted")
+    try:
+        AllowList.parse(lease.export_collectors)
+    except PolicyError as error:
+        raise _invalid_lease(f"export_{error.message}") from error
 
 
 def _check_command(authorization: CommandAuthorization, *, agent_id: str, method: str, session_id: bytes) -> None:

@@ -210,9 +210,7 @@ def test_an_unknown_kind_of_event_in_a_security_pcr_is_refused(pcr: int) -> None
 
 @pytest.mark.parametrize("pcr", SECURITY_PCRS)
 def test_each_security_pcr_needs_exactly_one_separator(pcr: int) -> None:
-    without = [
-        measurement for measurement in uefi_boot() if (measurement.pcr, measurement.type) != (pcr, EventType.SEPARATOR)
-    ]
+    without = [measurement for measurement in uefi_boot() if (measurement.pcr, measurement.type) != (pcr, EventType.SEPARATOR)]
     assert f"PCRs [{pcr}] have no separator" in complaint(without)
     assert "second separator" in complaint([*uefi_boot(), Measurement(pcr=pcr, type=EventType.SEPARATOR, data=bytes(4))])
 

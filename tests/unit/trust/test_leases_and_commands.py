@@ -146,6 +146,7 @@ INCOMPLETE = {
     "audit_head": b"",
     "duration_ns": 0,
     "nonce": bytes(31),
+    "export_collectors": ["192.0.2.1/24"],
 }
 
 
@@ -169,6 +170,14 @@ def test_a_lease_of_more_than_a_day_or_of_odd_methods_is_refused() -> None:
     for change in ({"duration_ns": 24 * 3600 * 10**9 + 1}, {"methods": ["StartCapture"]}, {"methods": [START, START]}):
         with pytest.raises(LeaseError, match=next(iter(change))):
             SIGNER.sign_lease(lease(**change))
+
+
+def test_a_lease_carries_as_many_collectors_as_a_policy_may_name() -> None:
+    collectors = [f"{number:02}{'a' * 60}.{'b' * 28}.example" for number in range(64)]
+    assert {len(name) for name in collectors} == {99}
+    assert verify_lease(SIGNER.sign_lease(lease(export_collectors=collectors)), PUBLIC).export_collectors == collectors
+    with pytest.raises(LeaseError, match="export_collectors has 65 entries; at most 64"):
+        SIGNER.sign_lease(lease(export_collectors=[*collectors, "siem.example"]))
 
 
 def test_signed_bytes_that_are_no_lease_are_refused() -> None:

@@ -19,9 +19,7 @@ from jarvis_trust.status import (
 
 
 def test_a_status_carries_reason_domain_and_metadata() -> None:
-    status = error_status(
-        Code.FAILED_PRECONDITION, "FIRMWARE_UNTRUSTED", "no capture", metadata={"reason": "FIRMWARE_ALTERED"}
-    )
+    status = error_status(Code.FAILED_PRECONDITION, "FIRMWARE_UNTRUSTED", "no capture", metadata={"reason": "FIRMWARE_ALTERED"})
     info = error_info(Status.FromString(status.SerializeToString()))
     assert info == ErrorInfo(reason="FIRMWARE_UNTRUSTED", domain="jarvis.capture", metadata={"reason": "FIRMWARE_ALTERED"})
     assert (status.code, status.message) == (9, "no capture")
