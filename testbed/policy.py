@@ -32,6 +32,8 @@ class PolicyText:
     without_tpm: Mapping[str, Any] = field(default_factory=dict)
     ima: Mapping[str, Any] = field(default_factory=dict)
     """With any, every agent is to be of level L3."""
+    collectors: Sequence[str] = ()
+    """What may be exported to."""
 
     def toml(self, roots: Sequence[str] = ()) -> str:
         """The file. `roots`: where none were said."""
@@ -48,6 +50,7 @@ class PolicyText:
         lines += _table("[failures]", self.failures)
         lines += _table("[without_tpm]", self.without_tpm)
         lines += _table("[ima]", self.ima)
+        lines += _table("[export]", {"collectors": list(self.collectors)})
         return "\n".join(lines) + "\n"
 
 

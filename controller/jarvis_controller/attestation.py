@@ -309,6 +309,8 @@ class Attester:
             sequence=sequence,
             head=head,
             nonce=challenge.nonce,
+            # Of the policy in force now: what may be exported to is a right that a lease gives, not a part of the judgement.
+            collectors=self._policies.current.collectors.entries,
             ca_sha256=self._ca_sha256(),
             issue_time_ns=time.time_ns(),
         )

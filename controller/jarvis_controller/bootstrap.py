@@ -202,6 +202,10 @@ roots = {json.dumps(list(ek_roots))}
 [[rule]]
 selector = ""
 level = "L1"
+
+# Collectors that flow records may be exported to; without an entry none may.
+# [export]
+# collectors = ["192.0.2.0/24", "siem.{options.fleet}:4739"]
 """
 
 

@@ -9,7 +9,7 @@ later than there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jarvis.capture.v1 import trust_pb2
@@ -52,6 +52,7 @@ def make_lease(
     head: AuditHead,
     nonce: bytes,
     issue_time_ns: int,
+    collectors: Sequence[str],
     ca_sha256: bytes = b"",
 ) -> trust_pb2.SignedLease:
     """Signs the lease that a passed attestation yields.
@@ -73,6 +74,7 @@ def make_lease(
         duration_ns=proved.lease_ns,
         nonce=nonce,
         ca_bundle_sha256=ca_sha256,
+        export_collectors=collectors,
     )
     lease.issue_time.FromNanoseconds(issue_time_ns)
     return signer.sign_lease(lease)

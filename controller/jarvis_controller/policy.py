@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from jarvis_trust.boot_reference import BootReference
+from jarvis_trust.collector_allow_list import AllowList
 from jarvis_trust.ek_certificate import EkCertificateInfo
 from jarvis_trust.errors import EnrollmentError
 from jarvis_trust.ima_log import IMA_PCR
@@ -160,6 +161,8 @@ class FleetPolicy:
     without_tpm: WithoutTpm
     ima: ImaPolicy
     """What rules of L3 judge IMA's list by."""
+    collectors: AllowList
+    """What agents may export flow records to."""
 
     def for_agent(self, agent_id: str, labels: Mapping[str, str]) -> AgentPolicy:
         """What is demanded of this agent."""

@@ -15,6 +15,7 @@ from typing import Final
 from cryptography import x509
 from jarvis.capture.v1 import fleet_pb2
 from jarvis_trust.boot_reference import BootReference, verify_reference
+from jarvis_trust.collector_allow_list import MAX_ENTRIES, AllowList, AllowListError
 from jarvis_trust.errors import AttestationError, PolicyError, TrustError
 from jarvis_trust.ima_log import IMA_PCR
 from jarvis_trust.ima_policy import ImaPolicy, parse_allow_list
@@ -71,6 +72,7 @@ def parse_policy(document: PolicyDocument, root: ReleaseRoot) -> FleetPolicy:
     reported = _reported(top.table("failures"))
     without_tpm = _without_tpm(top.table("without_tpm"))
     ima = _ima(top.table("ima"), document.files)
+    collectors = _collectors(top.table("export"))
     top.end()
     return FleetPolicy(
         name=name,
@@ -85,6 +87,7 @@ def parse_policy(document: PolicyDocument, root: ReleaseRoot) -> FleetPolicy:
         reported=reported,
         without_tpm=without_tpm,
         ima=ima,
+        collectors=collectors,
     )
 
 
@@ -262,6 +265,17 @@ def _ima(fields: Fields, files: Mapping[str, bytes]) -> ImaPolicy:
         raise PolicyError("POLICY_INVALID", f"ima.{error.message}") from error
     fields.end()
     return policy
+
+
+def _collectors(fields: Fields) -> AllowList:
+    entries = fields.texts("collectors", None, "an address, a network or a DNS name")
+    if len(entries) > MAX_ENTRIES:
+        raise refused(fields.path("collectors"), f"{len(entries)} entries", f"a list of at most {MAX_ENTRIES}")
+    fields.end()
+    try:
+        return AllowList.parse(entries)
+    except AllowListError as error:
+        raise refused(fields.path(f"collectors[{error.index}]"), error.entry, error.accepted) from error
 
 
 def _file(files: Mapping[str, bytes], field: str, name: str) -> bytes:

@@ -130,6 +130,19 @@ async def test_an_applied_policy_is_in_force_at_once_and_after_a_restart(fleet: 
     assert again.policies.applied.principal == applied.principal
 
 
+async def test_what_may_be_exported_to_is_in_every_lease_and_a_change_reaches_agents_at_once(fleet: TestFleet) -> None:
+    agent = await fleet.add_agent()
+    assert agent.lease is not None
+    assert list(agent.lease.export_collectors) == []
+    for version, collectors in ((2, ["192.0.2.0/24", "siem.example:4739"]), (3, ["192.0.2.0/24"])):
+        await apply(fleet, PolicyText(version=version, collectors=collectors))
+
+        async def told(collectors: list[str] = collectors) -> bool:
+            return agent.lease is not None and list(agent.lease.export_collectors) == collectors
+
+        await eventually(told, f"the agent's lease names {collectors}")
+
+
 async def test_a_file_of_a_higher_version_goes_at_the_start_and_one_of_the_same_version_must_be_the_same(
     fleet: TestFleet,
 ) -> None:

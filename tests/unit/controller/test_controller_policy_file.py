@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jarvis_controller.policy import FleetPolicy
 from jarvis_controller.policy_file import parse_policy
 from jarvis_controller.verifier import NOT_EVALUATED, REPORTABLE
+from jarvis_trust.collector_allow_list import AllowList
 from jarvis_trust.errors import PolicyError
 from jarvis_trust.policy_document import MAX_DOCUMENT_BYTES, PolicyDocument, read_document
 
@@ -48,6 +49,7 @@ def test_what_is_not_said_has_its_default(files: dict[str, bytes], release_key: 
     assert (mine.interval_s, mine.lease_ns, mine.pcr, mine.quoted_pcrs) == (60.0, 600 * 10**9, 14, (14,))
     assert (mine.firmware_floor, mine.firmware_versions, mine.boot, mine.reported) == (0, frozenset(), None, frozenset())
     assert not policy.without_tpm.permits(ID, {"tpm": "none"})
+    assert policy.collectors == AllowList.parse([])
 
 
 def test_the_first_rule_that_means_an_agent_is_its_rule(files: dict[str, bytes], release_key: ReleaseKey) -> None:
@@ -84,6 +86,15 @@ def test_a_reason_has_its_own_word_before_that_of_its_check(files: dict[str, byt
         ("boot-events", NOT_EVALUATED),
         ("tpm-firmware", "TPM_FIRMWARE_CHANGED"),
     }
+
+
+def test_what_may_be_exported_to_is_read_entry_by_entry(files: dict[str, bytes], release_key: ReleaseKey) -> None:
+    entries = ("192.0.2.0/24", "[2001:db8::]/32:4739", "*.siem.example", "file")
+    collectors = policy_of(PolicyText(collectors=entries), files, release_key).collectors
+    assert collectors.entries == entries
+    assert collectors.permits_files
+    assert collectors.permits("a.siem.example", 2055)
+    assert not collectors.permits("2001:db8::1", 2055)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,11 @@ def test_what_proves_the_quote_or_the_firmware_cannot_be_only_reported(
         ({"failures": {"no-such-check": "quarantine"}}, r"unknown field 'failures\.no-such-check'; accepted are tpm-reset"),
         ({"without_tpm": {"agents": ["short"]}}, r"without_tpm\.agents\[0\] = 'short': a full agent id"),
         ({"without_tpm": {"selector": ""}}, r"without_tpm\.selector = '': at least one label term"),
+        ({"collectors": ["siem.example", "192.0.2.1/24"]}, r"export\.collectors\[1\] = '192\.0\.2\.1/24': the network itself, "),
+        ({"collectors": ["127.1"]}, r"export\.collectors\[0\] = '127\.1': an address or network"),
+        ({"collectors": ["siem.example:0"]}, r"export\.collectors\[0\] = 'siem\.example:0': a port of 1\.\.65535"),
+        ({"collectors": ["a.example", "a.example"]}, r"export\.collectors = \['a\.example', 'a\.example'\]: a list of different"),
+        ({"collectors": [f"192.0.2.{n}" for n in range(65)]}, r"export\.collectors = '65 entries': a list of at most 64"),
     ],
 )  # fmt: skip
 def test_a_bad_field_is_named_with_its_value_and_what_is_accepted(
@@ -177,14 +193,14 @@ FIELDS: dict[str, list[tuple[str, ...]]] = {
     "list": [
         ("vendors", "roots"), ("vendors", "ek_sha256"), ("vendors", "manufacturers"), ("vendors", "models"),
         ("firmware", "versions"), ("attestation", "boot_pcrs"), ("rule", "references"), ("without_tpm", "agents"),
-        ("ima", "paths"), ("ima", "allowed"), ("ima", "required"),
+        ("ima", "paths"), ("ima", "allowed"), ("ima", "required"), ("export", "collectors"),
     ],
     "number": [
         ("version",), ("firmware", "floor"), ("attestation", "pcr"), ("attestation", "interval_s"), ("attestation", "lease_s"),
         ("rule", "interval_s"), ("rule", "lease_s"),
     ],
     "flag": [("rule", "require_secure_boot"), ("ima", "accept_violations")],
-    "table": [("vendors",), ("firmware",), ("attestation",), ("failures",), ("ima",), ("without_tpm",)],
+    "table": [("vendors",), ("firmware",), ("attestation",), ("failures",), ("ima",), ("without_tpm",), ("export",)],
 }  # fmt: skip
 """Every field by its kind."""
 VALUES: dict[str, st.SearchStrategy[str]] = {
@@ -217,7 +233,7 @@ def test_a_value_of_another_kind_is_refused_by_the_name_of_its_field(data: st.Da
     value = data.draw(st.sampled_from(sorted(set(VALUES) - {kind})).flatmap(VALUES.__getitem__))
     tables: dict[str, str] = {
         "vendors": 'roots = ["vendor.pem"]', "firmware": "", "attestation": "", "rule": 'selector = ""\nlevel = "L1"',
-        "failures": "", "ima": "", "without_tpm": "",
+        "failures": "", "ima": "", "without_tpm": "", "export": "",
     }  # fmt: skip
     top = 'name = "lab"\nversion = 1\n'
     if len(path) == 2:
@@ -243,7 +259,7 @@ def test_the_example_names_every_field_with_its_default(release_key: ReleaseKey)
     plain = policy_of(EXAMPLE.read_text(), given_files, release_key)
     text = uncommented().replace('selector = "tpm=none"\n', "").replace('selector = "site=dmz,!lab"\n', "")
     full = policy_of(text, given_files, release_key)
-    same = ("vendors", "firmware_floor", "firmware_versions", "pcr", "boot_pcrs", "reported")
+    same = ("vendors", "firmware_floor", "firmware_versions", "pcr", "boot_pcrs", "reported", "collectors")
     assert [getattr(plain, name) for name in same] == [getattr(full, name) for name in same]
     assert [dataclasses.replace(rule, selector=full.rules[0].selector) for rule in plain.rules] == list(full.rules)
     assert not full.without_tpm.agents

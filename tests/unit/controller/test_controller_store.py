@@ -59,7 +59,7 @@ def passed(**changes: Any) -> PassedAttestation:
         "firmware_version": "1.0.0",
         "security_version": 5,
         "objects": {"libjarvis_capture.so": "04" * 32},
-            "assurance": "L1",
+        "assurance": "L1",
         "lease_ns": 600 * 10**9,
     }
     return PassedAttestation(**{**fields, **changes})
