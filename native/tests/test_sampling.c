@@ -84,6 +84,7 @@ static void every_packet_is_in_exactly_one_of_the_n_parts(void) {
             for (uint32_t part = 0; part < intervals[each]; part++) {
                 sampler_init(&samplers[part], mode, intervals[each]);
                 samplers[part].residue = part;
+                samplers[part].left = part + 1;
             }
             for (uint32_t i = 0; i < 5000; i++) {
                 struct flow_key key = neighbour((int)(i % KINDS), i);
@@ -111,6 +112,74 @@ static void systematic_sampling_takes_the_first_packet_and_every_nth_after_it(vo
     sampler_init(&sampler, CAPTURE_SAMPLING_SYSTEMATIC, 7);
     for (uint32_t i = 0; i < 1000; i++)
         CHECK_EQUAL(i % 7 == 0, sampler_takes(&sampler, &key));
+}
+
+/* Fixed seeds: the sums below hold or do not. A distance is uniform on 1..2N-1, of variance ((2N-1)^2 - 1) / 12, so the mean of
+ * 100,000 of them lies within four standard errors of N unless the generator is bent. */
+static void random_distances_are_n_on_average_and_never_beyond_2n(void) {
+    static const uint32_t intervals[] = {2, 3, 10, 400, 65536, SAMPLING_RATE_MOST};
+    enum { DISTANCES = 100000 };
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        for (int each = 0; each < 6; each++) {
+            uint64_t n = intervals[each], sum = 0, least = UINT64_MAX, most = 0;
+            struct sampler sampler;
+            sampler_init_random(&sampler, intervals[each], seed);
+            for (int i = 0; i < DISTANCES; i++) {
+                uint32_t distance = sampler_distance(&sampler);
+                sum += distance;
+                least = distance < least ? distance : least;
+                most = distance > most ? distance : most;
+            }
+            CHECK(least >= 1 && most <= 2 * n - 1);
+            CHECK(least <= 1 + n / 1000 && most >= 2 * n - 1 - n / 1000);
+            double width = 2.0 * (double)n - 1, error = (double)sum - (double)n * DISTANCES;
+            CHECK(error * error <= 16 * (width * width - 1) / 12 * DISTANCES);
+        }
+    }
+}
+
+static void random_distances_of_1_take_everything(void) {
+    struct sampler sampler;
+    sampler_init_random(&sampler, 1, 42);
+    for (int i = 0; i < 1000; i++)
+        CHECK_EQUAL(0, sampler_next(&sampler, 64));
+}
+
+static void random_distances_differ_by_seed_and_repeat_with_it(void) {
+    struct sampler first, again, other;
+    sampler_init_random(&first, 1000, 7);
+    sampler_init_random(&again, 1000, 7);
+    sampler_init_random(&other, 1000, 8);
+    uint32_t same = 0;
+    for (int i = 0; i < 1000; i++) {
+        uint32_t distance = sampler_distance(&first);
+        CHECK_EQUAL(distance, sampler_distance(&again));
+        same += distance == sampler_distance(&other);
+    }
+    CHECK(same < 10);
+}
+
+/* Whatever the batches, the same packets are taken. */
+static void a_batch_is_passed_over_as_its_packets_one_by_one(void) {
+    struct sampler whole, single;
+    sampler_init_random(&whole, 10, 3);
+    sampler_init_random(&single, 10, 3);
+    uint64_t at = 0;
+    for (uint32_t batch = 0; batch < 5000; batch++) {
+        uint32_t left = batch % 65;
+        while (left > 0) {
+            uint32_t before = sampler_next(&whole, left);
+            for (uint32_t i = 0; i < before; i++, at++)
+                CHECK_EQUAL(1, sampler_next(&single, 1));
+            left -= before;
+            if (left == 0)
+                break;
+            CHECK_EQUAL(0, sampler_next(&single, 1));
+            at++;
+            left--;
+        }
+    }
+    CHECK(at > 100000);
 }
 
 static void a_flow_taken_at_a_larger_interval_is_taken_at_every_smaller_one(void) {
@@ -156,6 +225,10 @@ int main(void) {
     RUN(every_packet_is_in_exactly_one_of_the_n_parts);
     RUN(no_sampling_takes_everything);
     RUN(systematic_sampling_takes_the_first_packet_and_every_nth_after_it);
+    RUN(random_distances_are_n_on_average_and_never_beyond_2n);
+    RUN(random_distances_of_1_take_everything);
+    RUN(random_distances_differ_by_seed_and_repeat_with_it);
+    RUN(a_batch_is_passed_over_as_its_packets_one_by_one);
     RUN(a_flow_taken_at_a_larger_interval_is_taken_at_every_smaller_one);
     RUN(the_parts_are_as_even_as_chance_would_make_them);
     RUN(neighbouring_keys_are_taken_independently);

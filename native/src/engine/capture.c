@@ -154,8 +154,7 @@ static void free_worker(struct worker *worker) {
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
     mirror_clock_destroy(&worker->mirrors);
-    if (worker->log.words)
-        record_log_destroy(&worker->log);
+    record_log_destroy(&worker->log);
     frame_filter_free(worker->filter);
     if (worker->ring)
         packet_ring_destroy(worker->ring);
@@ -224,8 +223,7 @@ static void disable_worker(struct worker *worker) {
     flow_table_destroy(&worker->table);
     fragment_cache_destroy(&worker->fragments);
     mirror_clock_destroy(&worker->mirrors);
-    if (worker->log.words)
-        record_log_destroy(&worker->log);
+    record_log_destroy(&worker->log);
 }
 
 /* A frame goes to one worker: its outer and its inner flow would have to be that one's, and so would all that they meet. */

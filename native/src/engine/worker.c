@@ -263,7 +263,7 @@ static uint64_t log_room(const struct worker *worker) {
         if (unread > behind)
             behind = unread;
     }
-    uint64_t capacity = worker->log.mask + 1;
+    uint64_t capacity = worker->log.ring.mask + 1;
     return behind < capacity ? capacity - behind : 0;
 }
 

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The finished records of one worker, numbered from 0: a ring with one writer, and readers that never make it wait.
- * A reader copies words, then checks that the writer has not come round; so a torn record is never returned, and what was
- * overwritten is known to the record. Words are copied with relaxed atomics: no data race in the C11 sense. */
+/* The finished records of one worker, numbered from 0: a ring with one writer, and readers that never make it wait. A torn record
+ * is never returned, and what was overwritten is known to the record; how: word_ring.h. */
 #ifndef JARVIS_RECORD_LOG_H
 #define JARVIS_RECORD_LOG_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "jarvis_capture.h"
+#include "word_ring.h"
 
 enum {
     RECORD_LOG_FLOW_WORDS = sizeof(struct capture_flow) / sizeof(uint64_t),
@@ -17,11 +16,7 @@ enum {
 };
 
 struct record_log {
-    _Atomic uint64_t *words; /* slot after slot: a flow and, where they are kept, its statistics */
-    uint64_t mask;
-    uint32_t slot_words;
-    _Alignas(64) _Atomic uint64_t claimed; /* records written or being written */
-    _Atomic uint64_t head;                 /* records written: the next sequence number */
+    struct word_ring ring; /* a slot is a flow and, where they are kept, its statistics */
 };
 
 /* records: a power of two. statistics: each comes with its statistics. False: no memory. */
@@ -33,7 +28,7 @@ uint64_t record_log_bytes(const struct record_log *log);
 void record_log_write(struct record_log *log, const struct capture_flow *flow, const struct capture_flow_statistics *statistics);
 
 static inline uint64_t record_log_head(const struct record_log *log) {
-    return atomic_load_explicit(&log->head, memory_order_acquire);
+    return word_ring_head(&log->ring);
 }
 
 /* Sequence number of the oldest record still kept. */
@@ -46,7 +41,7 @@ uint32_t record_log_read(const struct record_log *log, uint64_t at, struct captu
 
 /* The log's records have statistics. */
 static inline bool record_log_has_statistics(const struct record_log *log) {
-    return log->slot_words > RECORD_LOG_FLOW_WORDS;
+    return log->ring.slot_words > RECORD_LOG_FLOW_WORDS;
 }
 
 #endif

@@ -8,7 +8,27 @@ static const uint64_t PI[6] = {0x243f6a8885a308d3, 0x13198a2e03707344, 0xa409382
                                0x082efa98ec4e6c89, 0x452821e638d01377, 0xbe5466cf34e90c6c};
 
 void sampler_init(struct sampler *sampler, uint32_t mode, uint32_t interval) {
-    *sampler = (struct sampler){.mode = mode, .interval = mode == CAPTURE_SAMPLING_NONE ? 1 : interval};
+    *sampler = (struct sampler){.mode = mode, .interval = mode == CAPTURE_SAMPLING_NONE ? 1 : interval, .left = 1};
+}
+
+void sampler_init_random(struct sampler *sampler, uint32_t interval, uint64_t seed) {
+    *sampler = (struct sampler){.mode = SAMPLING_RANDOM, .interval = interval, .random = seed};
+    sampler->left = sampler_distance(sampler);
+}
+
+/* splitmix64: every state is good, so is every seed. */
+static uint64_t next_random(uint64_t *state) {
+    uint64_t value = *state += 0x9e3779b97f4a7c15u;
+    value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
+    value = (value ^ value >> 27) * 0x94d049bb133111ebu;
+    return value ^ value >> 31;
+}
+
+uint32_t sampler_distance(struct sampler *sampler) {
+    if (sampler->mode != SAMPLING_RANDOM)
+        return sampler->interval;
+    uint64_t distances = 2 * (uint64_t)sampler->interval - 1; /* below 2^25: the product keeps 32 random bits */
+    return (uint32_t)((next_random(&sampler->random) >> 32) * distances >> 32) + 1;
 }
 
 static uint64_t address_half(const uint8_t *at) {

@@ -1,22 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which packets are metered (RFC 5475): every one, every N-th (systematic count-based, 5.1), or those whose flow's hash falls
- * into the first N-th of its range (hash-based, 6.2). Single-threaded, one sampler a worker. */
+/* Which packets are taken (RFC 5475): for metering every one, every N-th (systematic count-based, 5.1), or those whose flow's
+ * hash falls into the first N-th of its range (hash-based, 6.2); as sFlow samples those at random distances of mean N (sFlow
+ * version 5, "Sampling of Switched Flows"). Single-threaded, one sampler a worker and purpose. */
 #ifndef JARVIS_SAMPLING_H
 #define JARVIS_SAMPLING_H
 
 #include "decode/packet.h"
 #include "jarvis_capture.h"
 
-enum { SAMPLING_INTERVAL_MOST = 1000000 };
+enum {
+    SAMPLING_INTERVAL_MOST = 1000000,
+    SAMPLING_RATE_MOST = 16777215, /* of random distances */
+    SAMPLING_RANDOM = 0x100,       /* a mode beside those of enum capture_sampling */
+};
 
 struct sampler {
-    uint32_t mode;     /* enum capture_sampling */
+    uint32_t mode;     /* enum capture_sampling, or SAMPLING_RANDOM */
     uint32_t interval; /* N; 1 with CAPTURE_SAMPLING_NONE */
-    uint32_t residue;  /* which of the N parts is taken, 0..N-1: 0 but in tests, which put all of them together again */
-    uint32_t position; /* systematic: packets since the last period began, 0..N-1 */
+    uint32_t
+        residue;     /* which of the N parts of the hash is taken, 0..N-1: 0 but in tests, which put all of them together again */
+    uint32_t left;   /* by count: packets up to the next one that is taken, itself included */
+    uint64_t random; /* state of the random distances */
 };
 
 void sampler_init(struct sampler *sampler, uint32_t mode, uint32_t interval);
+
+/* Takes packets at random distances, each of 1..2N-1 as likely as the next: N on average, and with N = 1 every packet. */
+void sampler_init_random(struct sampler *sampler, uint32_t interval, uint64_t seed);
+
+/* Packets from one that was taken to the next, by count. */
+uint32_t sampler_distance(struct sampler *sampler);
+
+/* Of the next `count` packets, how many come before the one that is taken next; `count`: none of them is. Passes over those and
+ * over it. By count only; the cost does not depend on `count`. */
+static inline uint32_t sampler_next(struct sampler *sampler, uint32_t count) {
+    if (sampler->left > count) {
+        sampler->left -= count;
+        return count;
+    }
+    uint32_t before = sampler->left - 1;
+    sampler->left = sampler_distance(sampler);
+    return before;
+}
 
 /* 32 bits out of the addresses, ports and protocol of a canonical key: the same on every host and in every release, see
  * docs/flow-semantics.md. VLAN and tunnel have no part in it. It has no seed, so whoever sends can choose flows that are left
@@ -33,9 +58,7 @@ static inline uint32_t sampling_part(const struct flow_key *key, uint32_t interv
 static inline bool sampler_takes(struct sampler *sampler, const struct flow_key *key) {
     if (sampler->mode == CAPTURE_SAMPLING_FLOW_HASH)
         return sampling_part(key, sampler->interval) == sampler->residue;
-    bool takes = sampler->position == sampler->residue;
-    sampler->position = sampler->position + 1 < sampler->interval ? sampler->position + 1 : 0;
-    return takes;
+    return sampler_next(sampler, 1) == 0;
 }
 
 #endif
