@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A subscriber's place in the record logs: reads whichever shard has something, in turn, and reports what was overwritten,
  * exactly. */
+#include "engine/reader.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,9 +31,6 @@ struct capture_flow_reader {
     struct capture_flow chunk[READ_CHUNK];
     struct capture_flow_statistics chunk_statistics[READ_CHUNK]; /* where the capture keeps any */
 };
-
-/* Where matching records go; statistics is NULL where the capture keeps none. False: no room, the record is not taken. */
-typedef bool (*record_sink)(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics);
 
 static uint64_t load_token_position(const uint8_t *at) {
     uint64_t value = 0;
@@ -272,6 +271,13 @@ static void read_records(struct capture_flow_reader *reader, uint32_t max_record
         break;
     }
     note_readiness(reader, info);
+}
+
+int reader_read(struct capture_flow_reader *reader, record_sink sink, void *context, struct capture_batch_info *info) {
+    if (!capture_may_give(reader->capture))
+        return CAPTURE_ERR_LEASE;
+    read_records(reader, UINT32_MAX, sink, context, info);
+    return CAPTURE_OK;
 }
 
 struct batch_sink {

@@ -23,23 +23,23 @@ enum element_value {
     VALUE_U16,
     VALUE_U32,
     VALUE_U64,
-    VALUE_U16_AS_U8,      /* its low 8 bits */
-    VALUE_U16_AS_U32,     /* widened */
-    VALUE_U64_AS_U16,     /* at most 65,535 */
-    VALUE_MILLISECONDS,   /* uint64_t ns since 1970 -> ms since 1970 (RFC 7011, 6.1.8) */
-    VALUE_NTP_MICRO,      /* -> NTP's 64 bits, the low 11 of them 0 (6.1.9) */
-    VALUE_NTP_NANO,       /* -> NTP's 64 bits (6.1.10) */
-    VALUE_HALF_MS,        /* uint64_t ns -> half of it in ms, 32 bits */
-    VALUE_MEAN_MS,        /* double ns -> ms, 64 bits */
-    VALUE_DSCP_AS_TOS,    /* uint8_t DSCP -> its place in the octet */
-    VALUE_ICMP,           /* type * 256 + code, in a field of its own. These take the whole flow, the offset says nothing */
-    VALUE_ICMP_REPLY,     /* of the reverse direction */
-    VALUE_PORT_OR_ICMP,   /* destination port, for ICMP type * 256 + code */
+    VALUE_U16_AS_U8,    /* its low 8 bits */
+    VALUE_U16_AS_U32,   /* widened */
+    VALUE_U64_AS_U16,   /* at most 65,535 */
+    VALUE_MILLISECONDS, /* uint64_t ns since 1970 -> ms since 1970 (RFC 7011, 6.1.8) */
+    VALUE_NTP_MICRO,    /* -> NTP's 64 bits, the low 11 of them 0 (6.1.9) */
+    VALUE_NTP_NANO,     /* -> NTP's 64 bits (6.1.10) */
+    VALUE_HALF_MS,      /* uint64_t ns -> half of it in ms, 32 bits */
+    VALUE_MEAN_MS,      /* double ns -> ms, 64 bits */
+    VALUE_DSCP_AS_TOS,  /* uint8_t DSCP -> its place in the octet */
+    VALUE_ICMP,         /* type * 256 + code, in a field of its own. These take the whole flow, the offset says nothing */
+    VALUE_ICMP_REPLY,   /* of the reverse direction */
+    VALUE_PORT_OR_ICMP, /* destination port, for ICMP type * 256 + code */
     VALUE_PORT_OR_ICMP_REPLY,
-    VALUE_DIRECTION,      /* biflowDirection */
-    VALUE_APPLICATION,    /* applicationId of 4 bytes */
-    VALUE_SEGMENT,        /* layer2SegmentId */
-    VALUE_PAYLOAD,        /* payload octets of the forward direction */
+    VALUE_DIRECTION,   /* biflowDirection */
+    VALUE_APPLICATION, /* applicationId of 4 bytes */
+    VALUE_SEGMENT,     /* layer2SegmentId */
+    VALUE_PAYLOAD,     /* payload octets of the forward direction */
     VALUE_PAYLOAD_REVERSE
 };
 
@@ -78,7 +78,7 @@ struct export_element {
     const char *name;
     uint32_t enterprise; /* 0: IANA's registry */
     uint16_t number;
-    uint8_t length; /* bytes */
+    uint8_t length;  /* bytes */
     uint8_t profile; /* enum capture_export_profile, the first that has it */
     uint16_t needs;  /* enum element_need, or'ed */
     bool flow_key;

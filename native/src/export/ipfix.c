@@ -16,7 +16,8 @@ enum { PART_FORWARD = 0, PART_REVERSE = 1, PARTS = 2 };
 static int ipfix_create(const struct capture_export_config *config, void **out, struct capture_error_info *error) {
     struct ipfix_encoder *encoder = calloc(1, sizeof(*encoder));
     if (!encoder)
-        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "", "%zu bytes for an encoder could not be allocated", sizeof(*encoder));
+        return capture_fail(error, CAPTURE_ERR_NO_MEMORY, "", "%zu bytes for an encoder could not be allocated",
+                            sizeof(*encoder));
     encoder->config = *config;
     encoder->netflow9 = config->protocol == CAPTURE_EXPORT_NETFLOW_V9;
     layout_build(&encoder->layouts[0], config, 4);
@@ -63,8 +64,8 @@ static void count_record(struct export_message *message, uint64_t packets, uint6
 }
 
 /* Uniflow: a record of each direction that has packets, the forward one first. */
-static enum export_put put_uniflow(const struct ipfix_encoder *encoder, struct export_message *message, const struct layout *layout,
-                                   const void *const bases[BASES], uint64_t *part) {
+static enum export_put put_uniflow(const struct ipfix_encoder *encoder, struct export_message *message,
+                                   const struct layout *layout, const void *const bases[BASES], uint64_t *part) {
     const struct capture_flow *flow = bases[BASE_FLOW];
     for (; *part < PARTS; ++*part) {
         bool reverse = *part == PART_REVERSE;
@@ -127,7 +128,7 @@ int ipfix_writer_end(struct ipfix_writer *writer) {
     return CAPTURE_OK;
 }
 
-const struct export_encoder_ops netflow9_encoder = {
+const struct export_encoder_ops export_netflow9_ops = {
     .protocol = CAPTURE_EXPORT_NETFLOW_V9,
     .name = "NetFlow v9",
     .create = ipfix_create,
@@ -139,7 +140,7 @@ const struct export_encoder_ops netflow9_encoder = {
     .put_options = ipfix_put_options,
 };
 
-const struct export_encoder_ops ipfix_encoder = {
+const struct export_encoder_ops export_ipfix_ops = {
     .protocol = CAPTURE_EXPORT_IPFIX,
     .name = "IPFIX",
     .create = ipfix_create,

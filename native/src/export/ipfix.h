@@ -14,8 +14,8 @@ struct ipfix_encoder {
     struct layout layouts[2]; /* of IPv4 and of IPv6 records */
 };
 
-extern const struct export_encoder_ops netflow9_encoder;
-extern const struct export_encoder_ops ipfix_encoder;
+extern const struct export_encoder_ops export_netflow9_ops;
+extern const struct export_encoder_ops export_ipfix_ops;
 
 /* A message of templates or options under way, and the block that finished ones go to. */
 struct ipfix_writer {
@@ -37,7 +37,7 @@ int ipfix_put_templates(void *encoder, struct export_message *message, struct ex
 /* options.c */
 int ipfix_put_options_templates(struct ipfix_writer *writer);
 int ipfix_put_options(void *encoder, const struct capture_export_statistics *statistics,
-                      const struct capture_export_interface *interfaces, uint32_t interface_count,
-                      struct export_message *message, struct export_block *block);
+                      const struct capture_export_interface *interfaces, uint32_t interface_count, struct export_message *message,
+                      struct export_block *block);
 
 #endif

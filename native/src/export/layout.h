@@ -40,6 +40,7 @@ uint16_t layout_template_id(const struct capture_export_config *config, uint8_t 
 void layout_build(struct layout *layout, const struct capture_export_config *config, uint8_t ip_version);
 
 /* Writes a record of layout->length bytes; `bases` by enum element_base. Returns the byte behind. */
-uint8_t *layout_write(const struct layout *layout, const struct element_source *steps, const void *const bases[BASES], uint8_t *at);
+uint8_t *layout_write(const struct layout *layout, const struct element_source *steps, const void *const bases[BASES],
+                      uint8_t *at);
 
 #endif

@@ -7,7 +7,8 @@ enum { IP_PROTOCOL_ICMP = 1, IP_PROTOCOL_TCP = 6, IP_PROTOCOL_ICMPV6 = 58, TCP_S
 enum { NS_PER_MS = 1000000, NS_PER_SECOND = 1000000000, US_PER_SECOND = 1000000 };
 static const uint64_t NTP_UNIX_EPOCH = 2208988800; /* seconds from 1900 to 1970 */
 
-/* biflowDirection (RFC 5103, 6.3): the source is the initiator when the flow's first packet was a SYN without ACK, else arbitrary. */
+/* biflowDirection (RFC 5103, 6.3): the source is the initiator when the flow's first packet was a SYN without ACK, else
+ * arbitrary. */
 enum { DIRECTION_ARBITRARY = 0, DIRECTION_INITIATOR = 1 };
 
 /* RFC 6759, 4.1: which registry an application's number is of. */
@@ -39,8 +40,8 @@ static inline double load_double(const uint8_t *at) {
     return value;
 }
 
-/* Seconds modulo 2^32 (era 1 begins in 2036). The fraction is rounded up, so that both who cuts and who rounds finds the time that
- * went in. */
+/* Seconds modulo 2^32 (era 1 begins in 2036). The fraction is rounded up, so that both who cuts and who rounds finds the time
+ * that went in. */
 static inline uint64_t ntp_micro(uint64_t ns) {
     uint64_t seconds = ns / NS_PER_SECOND + NTP_UNIX_EPOCH, us = ns % NS_PER_SECOND / 1000;
     uint64_t fraction = ((us << 21) + US_PER_SECOND - 1) / US_PER_SECOND << 11;
@@ -95,15 +96,16 @@ static uint16_t icmp(const struct capture_flow *flow, bool reply) {
     return (uint16_t)(type << 8 | flow->icmp_code);
 }
 
-/* Flags are unions over the packets: with a SYN of both sides, the forward direction, whose packet came first, sent the first one.
- * A SYN-ACK whose SYN was not seen is one side's alone. */
+/* Flags are unions over the packets: with a SYN of both sides, the forward direction, whose packet came first, sent the first
+ * one. A SYN-ACK whose SYN was not seen is one side's alone. */
 static uint8_t direction(const struct capture_flow *flow) {
     bool syn = flow->ip_protocol == IP_PROTOCOL_TCP && flow->fwd_tcp_flags & TCP_SYN;
     bool first = flow->rev_tcp_flags & TCP_SYN || !(flow->fwd_tcp_flags & TCP_ACK);
     return syn && first ? DIRECTION_INITIATOR : DIRECTION_ARBITRARY;
 }
 
-/* The responder's port when it is a well-known one, of the responder being the destination if that is not clear; else the protocol. */
+/* The responder's port when it is a well-known one, of the responder being the destination if that is not clear; else the
+ * protocol. */
 static uint32_t application(const struct capture_flow *flow) {
     uint16_t port = flow->dst_port;
     if (direction(flow) == DIRECTION_ARBITRARY && !(port > 0 && port < WELL_KNOWN_PORTS))
@@ -200,7 +202,8 @@ static inline uint8_t *write_value(uint8_t value, const struct capture_flow *flo
     }
 }
 
-uint8_t *layout_write(const struct layout *layout, const struct element_source *steps, const void *const bases[BASES], uint8_t *at) {
+uint8_t *layout_write(const struct layout *layout, const struct element_source *steps, const void *const bases[BASES],
+                      uint8_t *at) {
     const struct capture_flow *flow = bases[BASE_FLOW];
     for (uint32_t i = 0; i < layout->field_count; i++) {
         const uint8_t *from = (const uint8_t *)bases[steps[i].base] + steps[i].offset;

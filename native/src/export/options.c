@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Options of NetFlow v9 and IPFIX: what the exporter says of itself, as templates and records from one table.
  *
- * IPFIX: RFC 7011, 3.4.2.2 and 4; sampling RFC 5476 and RFC 7014. NetFlow v9: RFC 3954, 6.1, where scopes are numbers of their own
- * (1 system, 2 interface, 5 template) and strings have a fixed length. Element numbers: IANA, as in elements.c. */
+ * IPFIX: RFC 7011, 3.4.2.2 and 4; sampling RFC 5476 and RFC 7014. NetFlow v9: RFC 3954, 6.1, where scopes are numbers of their
+ * own (1 system, 2 interface, 5 template) and strings have a fixed length. Element numbers: IANA, as in elements.c. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,7 +18,15 @@ enum { FIELDS_MAX = 12, RECORD_MAX = 480 };
 /* Raised when the content of any options template changes, modulo 8. */
 enum { OPTIONS_REVISION = 0 };
 
-enum option_kind { OPTION_METERING, OPTION_EXPORTING, OPTION_SAMPLING, OPTION_FLOW_SAMPLING, OPTION_FLOW_KEYS, OPTION_INTERFACE, OPTION_KINDS };
+enum option_kind {
+    OPTION_METERING,
+    OPTION_EXPORTING,
+    OPTION_SAMPLING,
+    OPTION_FLOW_SAMPLING,
+    OPTION_FLOW_KEYS,
+    OPTION_INTERFACE,
+    OPTION_KINDS
+};
 
 struct option_field {
     uint16_t number;
@@ -34,7 +42,8 @@ static const struct option ipfix_options[OPTION_KINDS] = {
     /* 4.1 and 4.2: observationDomainId, meteringProcessId; systemInitTimeMilliseconds, exported messages, flow records, octets;
      * packetTotalCount, droppedPacketTotalCount, ignoredPacketTotalCount, ignoredOctetTotalCount */
     [OPTION_METERING] = {2, {{149, 4}, {143, 4}, {160, 8}, {41, 8}, {42, 8}, {40, 8}, {86, 8}, {135, 8}, {164, 8}, {165, 8}}},
-    /* 4.3: exportingProcessId; notSentFlowTotalCount, ...Packet..., ...Octet...; the first and the last time, observationTimeMilliseconds */
+    /* 4.3: exportingProcessId; notSentFlowTotalCount, ...Packet..., ...Octet...; the first and the last time,
+       observationTimeMilliseconds */
     [OPTION_EXPORTING] = {1, {{144, 4}, {166, 8}, {167, 8}, {168, 8}, {323, 8}, {323, 8}}},
     /* selectorId; selectorAlgorithm, samplingPacketInterval, samplingPacketSpace (RFC 5477, 8.2) */
     [OPTION_SAMPLING] = {1, {{302, 8}, {304, 2}, {305, 4}, {306, 4}}},
@@ -89,7 +98,8 @@ int ipfix_put_options_templates(struct ipfix_writer *writer) {
             continue;
         const struct option *option = option_of(writer->encoder, kind);
         uint32_t count = field_count(option);
-        uint8_t *at = ipfix_writer_record(writer, netflow9 ? SET_OPTIONS_NETFLOW9 : SET_OPTIONS_IPFIX, OPTIONS_HEADER + 4 * count);
+        uint8_t *at =
+            ipfix_writer_record(writer, netflow9 ? SET_OPTIONS_NETFLOW9 : SET_OPTIONS_IPFIX, OPTIONS_HEADER + 4 * count);
         if (!at)
             return CAPTURE_ERR_SPACE;
         at = export_put16(at, options_template_id(writer->encoder, kind));
@@ -147,9 +157,9 @@ static bool put_statistics(struct ipfix_writer *writer, const struct capture_exp
     return put_option(writer, OPTION_EXPORTING, record, at);
 }
 
-enum { SELECTOR_SYSTEMATIC_COUNT = 1, FLOW_SELECTOR_HASH = 6 };    /* IANA: selectorAlgorithm, flowSelectorAlgorithm */
-enum { SAMPLING_DETERMINISTIC = 1, SAMPLING_RANDOM = 2 };          /* IANA: samplingAlgorithm */
-enum { SELECTOR = 1 };                                             /* the only one */
+enum { SELECTOR_SYSTEMATIC_COUNT = 1, FLOW_SELECTOR_HASH = 6 }; /* IANA: selectorAlgorithm, flowSelectorAlgorithm */
+enum { SAMPLING_DETERMINISTIC = 1, SAMPLING_RANDOM = 2 };       /* IANA: samplingAlgorithm */
+enum { SELECTOR = 1 };                                          /* the only one */
 
 static bool put_sampling(struct ipfix_writer *writer) {
     const struct capture_export_config *config = &writer->encoder->config;

@@ -7,8 +7,8 @@
 
 enum { SET_HEADER = 4 };
 
-/* NetFlow v9's sets end on 32-bit boundaries (RFC 3954, 5.2 to 6.1). IPFIX leaves padding to the exporter (RFC 7011, 3.3.1); there
- * is none. */
+/* NetFlow v9's sets end on 32-bit boundaries (RFC 3954, 5.2 to 6.1). IPFIX leaves padding to the exporter (RFC 7011, 3.3.1);
+ * there is none. */
 static inline uint32_t set_padded(uint32_t length, bool netflow9) {
     return netflow9 ? (length + 3) & ~3u : length;
 }
