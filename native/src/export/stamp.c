@@ -47,7 +47,7 @@ static uint64_t uptime_ms(const struct capture_export_session *session, uint64_t
  */
 static void stamp_v5(const struct capture_export_session *session, uint64_t now_ns, uint8_t *at,
                      const struct capture_export_message *message) {
-    uint64_t base = message->base_ns ? message->base_ns : session->system_init_ns;
+    uint64_t base = message->base_ns;
     uint64_t last = base + (uint64_t)UINT32_MAX * NS_PER_MS;
     uint64_t time = session->trace_time && message->newest_ns ? message->newest_ns : now_ns;
     time = time < base ? base : time > last ? last : time;
