@@ -12,6 +12,7 @@ from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 from jarvis.capture.v1.capture_pb2 import (
+    FLOW_STATISTICS_HEADERS,
     FLOW_STATISTICS_INTERVALS,
     FLOW_STATISTICS_SIZES,
     FLOW_STATISTICS_TCP,
@@ -52,6 +53,7 @@ _STATISTICS: dict[int, Statistic] = {
     FLOW_STATISTICS_TCP: "tcp",
     FLOW_STATISTICS_SIZES: "sizes",
     FLOW_STATISTICS_INTERVALS: "intervals",
+    FLOW_STATISTICS_HEADERS: "headers",
 }
 
 _SAMPLINGS: dict[int, Sampling] = {
@@ -116,7 +118,9 @@ def plan_capture(spec: CaptureSpec, *, replay_directory: Path | None, worker_cpu
         raise RequestError(("spec.sampling", f"{spec.sampling}; unspecified (0), systematic (1) and flow hash (2) are accepted"))
     for index, kind in enumerate(spec.statistics):
         if kind not in _STATISTICS:
-            raise RequestError((f"spec.statistics[{index}]", f"{kind}; tcp (1), sizes (2) and intervals (3) are accepted"))
+            raise RequestError(
+                (f"spec.statistics[{index}]", f"{kind}; tcp (1), sizes (2), intervals (3) and headers (4) are accepted")
+            )
     # What goes through libpcap has one worker; and a replayed packet can only be in two flows where one worker meets them all.
     through_libpcap = any(name.startswith(_PCAP_DEVICE) for name in spec.interfaces)
     many = not through_libpcap if spec.interfaces else _TUNNELS[spec.tunnel] != "both"

@@ -53,6 +53,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 # Option -> (field of MeterOptions, how its value is read). The same names and meanings as commands.meter's; a test compares them.
+_STATISTICS = "(?:tcp|sizes|intervals|headers)"
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--filter": ("filter", str),
     "--idle": ("idle_s", _matching(_DECIMAL, float)),
@@ -62,7 +63,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--worker-cpus": ("worker_cpus", _matching(_NUMBERS, _numbers)),
     "--tunnel": ("tunnel", _matching(re.compile("outer|inner|both"), str)),
     "--sampling": ("sampling", _sampling),
-    "--statistics": ("statistics", _matching(re.compile("(?:tcp|sizes|intervals)(?:,(?:tcp|sizes|intervals))*"), _names)),
+    "--statistics": ("statistics", _matching(re.compile(f"{_STATISTICS}(?:,{_STATISTICS})*"), _names)),
     "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),
     "-o": ("output_path", Path),
     "--release-root": ("release_root", Path),

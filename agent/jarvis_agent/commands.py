@@ -52,7 +52,7 @@ class Tunnel(StrEnum):
     BOTH = "both"
 
 
-_STATISTICS: dict[str, Statistic] = {"tcp": "tcp", "sizes": "sizes", "intervals": "intervals"}
+_STATISTICS: dict[str, Statistic] = {"tcp": "tcp", "sizes": "sizes", "intervals": "intervals", "headers": "headers"}
 
 
 def _complete_statistics(typed: str) -> list[str]:
@@ -66,7 +66,7 @@ def _statistics(text: str) -> tuple[Statistic, ...]:
     for name in names:
         if name not in _STATISTICS:
             raise typer.BadParameter(
-                f"{name!r}: accepted are tcp, sizes and intervals, comma-separated", param_hint="--statistics"
+                f"{name!r}: accepted are tcp, sizes, intervals and headers, comma-separated", param_hint="--statistics"
             )
     return tuple(_STATISTICS[name] for name in names)
 
@@ -186,7 +186,7 @@ def meter(
         typer.Option(
             "--statistics",
             metavar="LIST",
-            help="What else each flow carries, comma-separated: tcp, sizes, intervals. Each takes memory of its own.",
+            help="What else each flow carries, comma-separated: tcp, sizes, intervals, headers. Each takes memory of its own.",
             autocompletion=_complete_statistics,
         ),
     ] = "",

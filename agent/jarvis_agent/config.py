@@ -79,7 +79,7 @@ class AgentConfig:
     dpdk_eal_args: tuple[str, ...] = ()
     """Arguments of DPDK's EAL, for captures with backend dpdk; the host's devices with arguments are --vdev here."""
     flow_log_records: int = 262_144
-    """Finished flow records that each worker keeps for subscribers (136 bytes each, 304 with statistics), a power of two."""
+    """Finished flow records that each worker keeps for subscribers (136 bytes each, 352 with statistics), a power of two."""
     log_format: str = "json"
     """"json" or "console"."""
 

@@ -6,6 +6,7 @@
 
 #include "decode/decode.h"
 #include "flow/flow_hash.h"
+#include "flow/header_statistics.h"
 #include "jarvis_capture.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -13,7 +14,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check_packet(struct packet *packet) {
     if (packet->key.ip_version != 4 && packet->key.ip_version != 6)
         abort();
-    if (packet->octets < (packet->key.ip_version == 4 ? 20u : 40u) || packet->key.vlan_id > 4095 || packet->dscp > 63)
+    if (packet->octets < (packet->key.ip_version == 4 ? 20u : 40u) || packet->key.vlan_id > 4095 ||
+        packet->inner_vlan_id > 4095 || packet->dscp > 63)
+        abort();
+    struct header_statistics headers = {0};
+    header_statistics_count(&headers, packet, true);
+    if (headers.side[0].min_ttl != headers.side[0].max_ttl || headers.side[0].flow_label > 0xfffff)
         abort();
     packet_canonicalise(packet);
     int order = memcmp(packet->key.addr[0], packet->key.addr[1], sizeof(packet->key.addr[0]));

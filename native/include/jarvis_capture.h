@@ -645,7 +645,7 @@ CAPTURE_API int capture_flow_lookup(capture_t *capture, uint64_t flow_id, struct
                                     struct capture_flow_statistics *statistics, uint32_t capacity);
 
 /* Encodes flows, with their statistics unless NULL, as the bytes of one jarvis.capture.v1.FlowBatch (field `batch`, number 2, of
- * ListFlowsResponse). Returns the length, or CAPTURE_ERR_SPACE. 224 bytes a record always suffice, 512 with statistics. Any thread. */
+ * ListFlowsResponse). Returns the length, or CAPTURE_ERR_SPACE. 224 bytes a record always suffice, 576 with statistics. Any thread. */
 CAPTURE_API int64_t capture_flow_encode(const struct capture_flow *flows, const struct capture_flow_statistics *statistics,
                                         uint32_t count, uint8_t *out, uint64_t capacity);
 

@@ -98,9 +98,12 @@ static inline struct frame frame_of(const struct bytes *bytes, uint16_t link_typ
                           .interface_index = 3};
 }
 
+/* What an IP header of packets without a frame may be: version 4 or 6, the length of either. */
+static const uint8_t some_ip_header[40] = {0x45};
+
 /* A canonical UDP packet of flow number `flow`, from endpoint `from`; hash is not set. */
 static inline struct packet packet_of(uint32_t flow, uint8_t from, uint64_t ts_ns) {
-    struct packet packet = {.ts_ns = ts_ns, .octets = 100, .from = from, .interface_index = 1};
+    struct packet packet = {.ts_ns = ts_ns, .octets = 100, .from = from, .interface_index = 1, .ip = some_ip_header};
     packet.key.ip_version = 4;
     packet.key.protocol = 17;
     packet.key.addr[0][0] = 10;

@@ -101,11 +101,15 @@ static void the_longest_record_fits_its_bound(void) {
     CHECK(flow_batch_record(out, &flow, NULL, 1) - out <= FLOW_BATCH_RECORD_MAX - 9);
 }
 
-/* Fields 28 and 51 by hand; that the others are what protobuf reads is tested where protobuf is. */
+/* Fields 28, 51, 52 and 63 by hand; that the others are what protobuf reads is tested where protobuf is. */
 static void statistics_are_the_last_fields_and_absent_when_0(void) {
     struct capture_flow flow = {.ip_version = 4};
-    struct capture_flow_statistics statistics = {.fwd_retransmissions = 300, .rev_interval = {.stddev = 1}};
-    static const uint8_t expected[] = {0xe0, 0x01, 0xac, 0x02, 0x99, 0x03, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f};
+    struct capture_flow_statistics statistics = {.fwd_retransmissions = 300,
+                                                 .rev_interval = {.stddev = 1},
+                                                 .fwd_headers = {.src_mac = {[5] = 9}},
+                                                 .rev_headers = {.flow_label = 0xfffff}};
+    static const uint8_t expected[] = {0xe0, 0x01, 0xac, 0x02, 0x99, 0x03, 0, 0, 0, 0,    0,    0,    0xf0, 0x3f,
+                                       0xa2, 0x03, 6,    0,    0,    0,    0, 0, 9, 0xf8, 0x03, 0xff, 0xff, 0x3f};
     uint8_t plain[64], out[64];
     size_t length = (size_t)(flow_batch_record(plain, &flow, NULL, 0) - plain);
     CHECK_EQUAL(length + sizeof(expected), flow_batch_record(out, &flow, &statistics, 0) - out);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Payload sizes and intervals from packets through the flow table, their deviations against a plain two-pass one, what the arrays
- * take, and the public calls that hand statistics out. TCP's are in test_tcp_statistics.c. */
+ * take, and the public calls that hand statistics out. TCP's are in test_tcp_statistics.c,
+ * those of headers in test_header_statistics.c. */
 #include <math.h>
 
 #include "check.h"
@@ -210,7 +211,8 @@ static void each_statistic_takes_its_array_and_what_is_off_takes_nothing(void) {
         begin(kinds, 0);
         uint64_t expected = (kinds & CAPTURE_STATISTICS_TCP ? 4096ull * sizeof(struct tcp_statistics) : 0) +
                             (kinds & CAPTURE_STATISTICS_SIZES ? 4096ull * sizeof(struct size_statistics) : 0) +
-                            (kinds & CAPTURE_STATISTICS_INTERVALS ? 4096ull * sizeof(struct interval_statistics) : 0);
+                            (kinds & CAPTURE_STATISTICS_INTERVALS ? 4096ull * sizeof(struct interval_statistics) : 0) +
+                            (kinds & CAPTURE_STATISTICS_HEADERS ? 4096ull * sizeof(struct header_statistics) : 0);
         plain = kinds ? plain : flow_table_bytes(&table);
         CHECK(plain <= 160 * 4096);
         CHECK_EQUAL(expected, flow_statistics_size(kinds, 4096));
@@ -218,9 +220,10 @@ static void each_statistic_takes_its_array_and_what_is_off_takes_nothing(void) {
         CHECK_EQUAL((kinds & CAPTURE_STATISTICS_TCP) != 0, table.statistics.tcp != NULL);
         CHECK_EQUAL((kinds & CAPTURE_STATISTICS_SIZES) != 0, table.statistics.sizes != NULL);
         CHECK_EQUAL((kinds & CAPTURE_STATISTICS_INTERVALS) != 0, table.statistics.intervals != NULL);
+        CHECK_EQUAL((kinds & CAPTURE_STATISTICS_HEADERS) != 0, table.statistics.headers != NULL);
     }
-    CHECK_EQUAL(160 + 64 + 96,
-                sizeof(struct tcp_statistics) + sizeof(struct size_statistics) + sizeof(struct interval_statistics));
+    CHECK_EQUAL(160 + 64 + 96 + 48, sizeof(struct tcp_statistics) + sizeof(struct size_statistics) +
+                                        sizeof(struct interval_statistics) + sizeof(struct header_statistics));
 }
 
 static capture_t *capture_with(const struct trace_file *trace, uint32_t statistics) {
@@ -241,13 +244,14 @@ static void an_unknown_statistic_is_refused(void) {
     struct trace_file trace = trace_of_flows(1, 1);
     const char *path = trace.path;
     struct capture_config config = {.struct_size = sizeof(config), .files = &path, .file_count = 1};
-    struct capture_flow_config flows = {.struct_size = sizeof(flows), .statistics = 8};
+    struct capture_flow_config flows = {.struct_size = sizeof(flows), .statistics = 16};
     struct capture_error_info error;
     capture_t *capture;
     CHECK_EQUAL(CAPTURE_OK, capture_init(&config, &capture, NULL));
     CHECK_EQUAL(CAPTURE_ERR_INVALID, capture_flow_enable(capture, &flows, &error));
     CHECK_TEXT("statistics", error.field);
-    CHECK_TEXT("statistics is 8: accepted are 0 (none) and sums of 1 (tcp), 2 (sizes) and 4 (intervals)", error.message);
+    CHECK_TEXT("statistics is 16: accepted are 0 (none) and sums of 1 (tcp), 2 (sizes), 4 (intervals) and 8 (headers)",
+               error.message);
     capture_destroy(capture);
     trace_forget(&trace);
 }

@@ -107,7 +107,8 @@ static void add(uint32_t flow, uint32_t from, uint16_t flags) {
                             .tcp_flags = is_tcp(flow) ? flags : 0,
                             .payload = header.data,
                             .payload_left = HEADER,
-                            .payload_wire = (is_tcp(flow) ? HEADER : 8) + payload};
+                            .payload_wire = (is_tcp(flow) ? HEADER : 8) + payload,
+                            .ip = some_ip_header};
     packet.key = (struct flow_key){
         .addr = {{10}, {172}}, .port = {(uint16_t)flow, 53}, .protocol = is_tcp(flow) ? TCP : 17, .ip_version = 4};
     packet.hash = flow_table_hash(&table, &packet.key);

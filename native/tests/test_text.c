@@ -85,24 +85,27 @@ static void the_longest_record_with_statistics_fits_its_bound(void) {
     memset(&statistics, 0xff, sizeof(statistics));
     flow.ip_version = 6;
     statistics.fwd_payload = statistics.rev_payload = statistics.fwd_interval = statistics.rev_interval = widest;
-    struct text_record record = {.flow = &flow, .statistics = &statistics, .kinds = 7};
+    struct text_record record = {.flow = &flow, .statistics = &statistics, .kinds = 15};
     CHECK(text_json_line(line, &record) - line <= TEXT_STATISTICS_MAX);
     CHECK(text_csv_line(line, &record) - line <= TEXT_STATISTICS_MAX);
 }
 
 static struct capture_flow_statistics sample_statistics(void) {
-    return (struct capture_flow_statistics){.fwd_retransmissions = 1,
-                                            .rev_retransmissions = 2,
-                                            .fwd_out_of_order = 3,
-                                            .rev_out_of_order = 4,
-                                            .fwd_zero_windows = 5,
-                                            .rev_zero_windows = 6,
-                                            .syn_to_synack_ns = 7,
-                                            .synack_to_ack_ns = 8,
-                                            .fwd_payload = {9, 10, 9.5, 0.25},
-                                            .rev_payload = {11, 12, 11.0625, 13.9996},
-                                            .fwd_interval = {14, 15, 14.5, 16},
-                                            .rev_interval = {17, 18, 17.5, 19}};
+    return (struct capture_flow_statistics){
+        .fwd_retransmissions = 1,
+        .rev_retransmissions = 2,
+        .fwd_out_of_order = 3,
+        .rev_out_of_order = 4,
+        .fwd_zero_windows = 5,
+        .rev_zero_windows = 6,
+        .syn_to_synack_ns = 7,
+        .synack_to_ack_ns = 8,
+        .fwd_payload = {9, 10, 9.5, 0.25},
+        .rev_payload = {11, 12, 11.0625, 13.9996},
+        .fwd_interval = {14, 15, 14.5, 16},
+        .rev_interval = {17, 18, 17.5, 19},
+        .fwd_headers = {{2, 0, 0, 0xab, 0, 1}, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 20, 21, 22, 0xfffff, 0},
+        .rev_headers = {.dst_mac = {0, 0, 0, 0, 0, 1}, .max_ttl = 255}};
 }
 
 static void each_kind_of_statistics_adds_its_keys_and_columns(void) {
@@ -125,17 +128,23 @@ static void each_kind_of_statistics_adds_its_keys_and_columns(void) {
          ",fwd_interval_min_ns,fwd_interval_max_ns,fwd_interval_mean_ns,fwd_interval_stddev_ns,rev_interval_min_ns,"
          "rev_interval_max_ns,rev_interval_mean_ns,rev_interval_stddev_ns",
          ",14,15,14.500,16.000,17,18,17.500,19.000"},
+        {",\"fwd_src_mac\":\"02:00:00:ab:00:01\",\"fwd_dst_mac\":\"ff:ff:ff:ff:ff:ff\",\"rev_src_mac\":\"\","
+         "\"rev_dst_mac\":\"00:00:00:00:00:01\",\"fwd_inner_vlan_id\":20,\"rev_inner_vlan_id\":0,\"fwd_min_ttl\":21,"
+         "\"fwd_max_ttl\":22,\"rev_min_ttl\":0,\"rev_max_ttl\":255,\"fwd_flow_label\":1048575,\"rev_flow_label\":0",
+         ",fwd_src_mac,fwd_dst_mac,rev_src_mac,rev_dst_mac,fwd_inner_vlan_id,rev_inner_vlan_id,fwd_min_ttl,fwd_max_ttl,"
+         "rev_min_ttl,rev_max_ttl,fwd_flow_label,rev_flow_label",
+         ",02:00:00:ab:00:01,ff:ff:ff:ff:ff:ff,,00:00:00:00:00:01,20,0,21,22,0,255,1048575,0"},
     };
     struct capture_flow flow = sample();
     struct capture_flow_statistics statistics = sample_statistics();
-    for (uint32_t kinds = 0; kinds < 8; kinds++) {
+    for (uint32_t kinds = 0; kinds < 16; kinds++) {
         struct text_record plain = {.flow = &flow}, record = {.flow = &flow, .statistics = &statistics, .kinds = kinds};
         char line[TEXT_STATISTICS_MAX + 1], json[4096] = "", header[4096] = "", csv[4096] = "";
         *(text_json_line(json, &plain) - 2) = 0;
         *(text_csv_line(csv, &plain) - 1) = 0;
         strcpy(header, capture_csv_header(0));
         header[strlen(header) - 1] = 0;
-        for (uint32_t kind = 0; kind < 3; kind++) {
+        for (uint32_t kind = 0; kind < 4; kind++) {
             strcat(json, kinds >> kind & 1 ? parts[kind].keys : "");
             strcat(header, kinds >> kind & 1 ? parts[kind].header : "");
             strcat(csv, kinds >> kind & 1 ? parts[kind].values : "");
@@ -146,7 +155,7 @@ static void each_kind_of_statistics_adds_its_keys_and_columns(void) {
         CHECK_TEXT(strcat(csv, "\n"), line);
         CHECK_TEXT(strcat(header, "\n"), capture_csv_header(kinds));
     }
-    CHECK(capture_csv_header(8) == NULL);
+    CHECK(capture_csv_header(16) == NULL);
 }
 
 static void numbers_with_places_are_rounded(void) {
@@ -172,13 +181,20 @@ static void columns_of_statistics_hold_their_values_or_0(void) {
     struct capture_flow_statistics statistics = sample_statistics();
     uint32_t zero_windows[2] = {99, 99};
     double mean[2] = {99, 99};
-    struct capture_flow_columns columns = {.rev_zero_windows = zero_windows, .fwd_interval_mean_ns = mean};
+    uint8_t mac[12];
+    uint32_t label[2] = {99, 99};
+    memset(mac, 99, sizeof(mac));
+    struct capture_flow_columns columns = {
+        .rev_zero_windows = zero_windows, .fwd_interval_mean_ns = mean, .fwd_src_mac = mac, .fwd_flow_label = label};
     columns_put(&columns, 0, &flow, &statistics);
     columns_put(&columns, 1, &flow, NULL);
     CHECK_EQUAL(6, zero_windows[0]);
     CHECK(mean[0] == 14.5);
     CHECK_EQUAL(0, zero_windows[1]);
     CHECK(mean[1] == 0);
+    CHECK(memcmp(mac, "\2\0\0\xab\0\1\0\0\0\0\0\0", 12) == 0);
+    CHECK_EQUAL(0xfffff, label[0]);
+    CHECK_EQUAL(0, label[1]);
 }
 
 static void numbers_of_every_length_are_written(void) {

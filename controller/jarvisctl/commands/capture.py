@@ -66,6 +66,7 @@ _STATISTICS = {
     "tcp": capture_pb2.FLOW_STATISTICS_TCP,
     "sizes": capture_pb2.FLOW_STATISTICS_SIZES,
     "intervals": capture_pb2.FLOW_STATISTICS_INTERVALS,
+    "headers": capture_pb2.FLOW_STATISTICS_HEADERS,
 }
 
 
@@ -79,7 +80,7 @@ def _statistics(text: str) -> list[capture_pb2.FlowStatistics.ValueType]:
     names = text.split(",") if text else []
     for name in names:
         if name not in _STATISTICS:
-            raise usage_error(f"--statistics {name!r}: accepted are tcp, sizes and intervals, comma-separated")
+            raise usage_error(f"--statistics {name!r}: accepted are tcp, sizes, intervals and headers, comma-separated")
     return [_STATISTICS[name] for name in dict.fromkeys(names)]
 
 
@@ -175,7 +176,7 @@ def start(
         typer.Option(
             "--statistics",
             metavar="LIST",
-            help="What else each flow carries, comma-separated: tcp, sizes, intervals. Each takes memory of its own.",
+            help="What else each flow carries, comma-separated: tcp, sizes, intervals, headers. Each takes memory of its own.",
             autocompletion=complete_statistics,
         ),
     ] = "",

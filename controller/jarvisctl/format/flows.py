@@ -44,8 +44,9 @@ _ENDS = {0: "-", 1: "idle", 2: "active", 3: "finished", 4: "forced", 5: "resourc
 _TUNNELS = {1: "gre", 2: "erspan", 3: "vxlan", 4: "geneve", 5: "gtp-u", 6: "ip-in-ip", 7: "teredo", 8: "l2tp", 9: "l2tpv3"}
 
 
-#: FlowRecord's fields of optional statistics, in the order of their numbers; doubles among them.
-_STATISTICS = [field.name for field in FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 51]
+#: FlowRecord's fields of optional statistics, in the order of their numbers; doubles among them, and MAC addresses, which are bytes.
+_STATISTICS = [field.name for field in FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 63]
+_MACS = frozenset({"fwd_src_mac", "fwd_dst_mac", "rev_src_mac", "rev_dst_mac"})
 
 
 class _Addresses(dict[bytes, str]):
@@ -119,10 +120,14 @@ def tunnel_text(record: FlowRecord) -> str:
 def has_statistics(record: FlowRecord) -> bool:
     """Any optional statistic came with the record: quick where there is none, which is the usual case.
 
-    A mean is 0 only where every value is; of TCP's the six counters and two times are what there is.
+    A mean is 0 only where every value is; of TCP's the six counters and two times are what there is. Of header fields the TTLs
+    are hardly ever 0, but where they are something else may be there.
     """
     return bool(
-        record.fwd_payload_mean
+        record.fwd_max_ttl
+        or record.fwd_src_mac
+        or record.fwd_dst_mac
+        or record.fwd_payload_mean
         or record.rev_payload_mean
         or record.fwd_interval_mean_ns
         or record.rev_interval_mean_ns
@@ -141,6 +146,7 @@ def statistics_text(record: FlowRecord) -> str:
     """What the record's statistics say, each part behind two spaces and only where there is something, forward/reverse.
 
     `rtt 12.30ms  retransmitted 3/0  out of order 1/0  zero window 0/2  payload 512/80B  every 1.20ms/-`
+    `mac 02:00:00:00:00:01 > 02:00:00:00:00:02  inner vlan 7/7  ttl 63-64/57  label 0x12345/0x0`
     """
     parts = []
     round_trip = record.syn_to_synack_ns + record.synack_to_ack_ns
@@ -157,12 +163,37 @@ def statistics_text(record: FlowRecord) -> str:
         parts.append(f"payload {record.fwd_payload_mean:.0f}/{record.rev_payload_mean:.0f}B")
     if record.fwd_interval_mean_ns or record.rev_interval_mean_ns:
         parts.append(f"every {_time_text(record.fwd_interval_mean_ns)}/{_time_text(record.rev_interval_mean_ns)}")
+    parts += _header_parts(record)
     return "".join(f"  {part}" for part in parts)
+
+
+def _header_parts(record: FlowRecord) -> list[str]:
+    """Of header fields; the addresses are the forward direction's, or else the other one's turned round."""
+    parts = []
+    source, destination = record.fwd_src_mac or record.rev_dst_mac, record.fwd_dst_mac or record.rev_src_mac
+    if source or destination:
+        parts.append(f"mac {_mac_text(source) or '-'} > {_mac_text(destination) or '-'}")
+    if record.fwd_inner_vlan_id or record.rev_inner_vlan_id:
+        parts.append(f"inner vlan {record.fwd_inner_vlan_id}/{record.rev_inner_vlan_id}")
+    if record.fwd_max_ttl or record.rev_max_ttl:
+        ways = ((record.fwd_min_ttl, record.fwd_max_ttl), (record.rev_min_ttl, record.rev_max_ttl))
+        parts.append(f"ttl {'/'.join(str(low) if low == high else f'{low}-{high}' for low, high in ways)}")
+    if record.fwd_flow_label or record.rev_flow_label:
+        parts.append(f"label {record.fwd_flow_label:#x}/{record.rev_flow_label:#x}")
+    return parts
+
+
+def _mac_text(mac: bytes) -> str:
+    """As aa:bb:cc:dd:ee:ff; empty: there is none."""
+    return mac.hex(":")
 
 
 def statistics_json(record: FlowRecord) -> str:
     """All statistics as members of a JSON object, each behind a comma; names and units are the protobuf fields'."""
-    return "".join(f',"{name}":{getattr(record, name)!r}' for name in _STATISTICS)
+    return "".join(
+        f',"{name}":"{_mac_text(getattr(record, name))}"' if name in _MACS else f',"{name}":{getattr(record, name)!r}'
+        for name in _STATISTICS
+    )
 
 
 def _time_text(nanoseconds: float) -> str:

@@ -18,7 +18,7 @@ TIMESTAMP_SOURCES = {"default": 0, "kernel": 1, "hardware": 2, "ptp": 3, "ntp": 
 SORT_KEYS = {"none": 0, "packets": 1, "octets": 2, "start": 3, "last": 4, "duration": 5}
 TUNNELS = {"outer": 0, "inner": 1, "both": 2}
 SAMPLINGS = {"none": 0, "systematic": 1, "flow-hash": 2}
-STATISTICS = {"tcp": 1, "sizes": 2, "intervals": 4}
+STATISTICS = {"tcp": 1, "sizes": 2, "intervals": 4, "headers": 8}
 READER_STARTS = {"oldest": 0, "newest": 1, "last": 2, "token": 3}
 
 ACCEPTED = {

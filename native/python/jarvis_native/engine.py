@@ -44,7 +44,7 @@ _STOP_WAIT_S = 0.001
 """Between two looks for the last records while another thread is in `stop`."""
 
 ENCODED_RECORD_BYTES = 224
-ENCODED_STATISTICS_BYTES = 512
+ENCODED_STATISTICS_BYTES = 576
 """Enough for one FlowRecord, and for one with statistics (jarvis_capture.h)."""
 
 MAX_EVENTS = 256
@@ -53,7 +53,7 @@ MAX_EVENTS = 256
 TimestampSource = Literal["default", "kernel", "hardware", "ptp", "ntp"]
 Tunnel = Literal["outer", "inner", "both"]
 Sampling = Literal["none", "systematic", "flow-hash"]
-Statistic = Literal["tcp", "sizes", "intervals"]
+Statistic = Literal["tcp", "sizes", "intervals", "headers"]
 SortKey = Literal["none", "packets", "octets", "start", "last", "duration"]
 ReaderStart = Literal["oldest", "newest", "last", "token"]
 
@@ -202,7 +202,7 @@ class PacketCaptureEngine:
             mirror_timestamps: inner flows of ERSPAN III take their times from the mirror's header; tunnel "inner" or "both".
             statistics: what else each flow carries, in memory of its own: "tcp" (retransmissions, out-of-order, zero windows,
                 handshake round-trip times; FIN and RST judged by sequence numbers), "sizes" (of transport payloads), "intervals"
-                (between packets of one direction).
+                (between packets of one direction), "headers" (MAC addresses, inner VLAN id, TTLs, IPv6 flow label).
             merge_interfaces: a flow seen on two interfaces is one record, which names both; else a record each.
         """
         config = arguments.flow_config(

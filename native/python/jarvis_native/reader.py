@@ -69,6 +69,12 @@ _STATISTICS_COLUMNS: dict[str, dict[str, tuple[str, int]]] = {
     "tcp": _TCP_COLUMNS,
     "sizes": {f"{way}_payload_{part}": kind for way in ("fwd", "rev") for part, kind in _SPREAD_COLUMNS.items()},
     "intervals": {f"{way}_interval_{part}_ns": kind for way in ("fwd", "rev") for part, kind in _SPREAD_COLUMNS.items()},
+    "headers": {
+        **dict.fromkeys((f"{way}_{end}_mac" for way in ("fwd", "rev") for end in ("src", "dst")), ("mac", 6)),
+        **dict.fromkeys((f"{way}_inner_vlan_id" for way in ("fwd", "rev")), ("uint16", 2)),
+        **dict.fromkeys((f"{way}_{part}_ttl" for way in ("fwd", "rev") for part in ("min", "max")), ("uint8", 1)),
+        **dict.fromkeys((f"{way}_flow_label" for way in ("fwd", "rev")), ("uint32", 4)),
+    },
 }
 
 
@@ -110,10 +116,11 @@ FlowBatchBytes = FlowBatch[bytes]
 def arrow_schema(statistics: Sequence[str] = ()) -> pa.Schema:
     """Schema of `FlowReader.read_arrow`: unsigned ids, ports and counters; times in ns UTC; addresses as 16 bytes.
 
-    IPv4 addresses are written ::ffff:a.b.c.d; `ip_version` tells. Needs pyarrow.
+    IPv4 addresses are written ::ffff:a.b.c.d; `ip_version` tells. MAC addresses are 6 bytes, all 0 where there is none. Needs
+    pyarrow.
 
     Args:
-        statistics: those that the capture keeps, "tcp", "sizes", "intervals": each adds its columns.
+        statistics: those that the capture keeps, "tcp", "sizes", "intervals", "headers": each adds its columns.
     """
     return _schema(_arrow_columns(choices("statistics", statistics, STATISTICS)))
 
@@ -128,6 +135,7 @@ def _schema(columns: dict[str, tuple[str, int]]) -> pa.Schema:
         "uint64": pa.uint64(),
         "double": pa.float64(),
         "address": pa.binary(16),
+        "mac": pa.binary(6),
         "time": pa.timestamp("ns", tz="UTC"),
     }
     return pa.schema([pa.field(name, types[kind], nullable=False) for name, (kind, _) in columns.items()])

@@ -44,6 +44,22 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderFields:
+    """Of one direction's packets; MAC addresses, VLAN and label are the first packet's. Empty and 0 where there was none."""
+
+    src_mac: str
+    """As aa:bb:cc:dd:ee:ff; empty where the link layer has none."""
+    dst_mac: str
+    inner_vlan_id: int
+    """Of the tag behind the outermost one; 0 = none."""
+    min_ttl: int
+    """Least IPv4 TTL or IPv6 hop limit."""
+    max_ttl: int
+    flow_label: int
+    """IPv6, 20 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowStatistics:
     """The optional statistics of one flow (docs/flow-semantics.md); those that the capture does not keep are 0."""
 
@@ -63,6 +79,8 @@ class FlowStatistics:
     fwd_interval: Spread
     """Between packets of that direction, nanoseconds."""
     rev_interval: Spread
+    fwd_headers: HeaderFields
+    rev_headers: HeaderFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

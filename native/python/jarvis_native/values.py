@@ -19,6 +19,7 @@ from jarvis_native.types import (
     ClockInfo,
     FlowStatistics,
     FlowStats,
+    HeaderFields,
     InterfaceInfo,
     InterfaceState,
     Spread,
@@ -91,20 +92,36 @@ def flow(ffi: Any, found: Any, statistics: Any) -> FlowStats:
     return FlowStats(
         src_addr=address(found.src_addr),
         dst_addr=address(found.dst_addr),
-        statistics=None if statistics is None else _flow_statistics(statistics),
+        statistics=None if statistics is None else _flow_statistics(ffi, statistics),
         **{name: getattr(found, name) for name in _PLAIN_FLOW},
     )
 
 
-def _flow_statistics(statistics: Any) -> FlowStatistics:
+def _flow_statistics(ffi: Any, statistics: Any) -> FlowStatistics:
     def spread(value: Any) -> Spread:
         return Spread(min=value.min, max=value.max, mean=value.mean, stddev=value.stddev)
+
+    def mac(field: Any) -> str:
+        octets = bytes(ffi.buffer(field))
+        return octets.hex(":") if any(octets) else ""
+
+    def headers(fields: Any) -> HeaderFields:
+        return HeaderFields(
+            src_mac=mac(fields.src_mac),
+            dst_mac=mac(fields.dst_mac),
+            inner_vlan_id=fields.inner_vlan_id,
+            min_ttl=fields.min_ttl,
+            max_ttl=fields.max_ttl,
+            flow_label=fields.flow_label,
+        )
 
     return FlowStatistics(
         fwd_payload=spread(statistics.fwd_payload),
         rev_payload=spread(statistics.rev_payload),
         fwd_interval=spread(statistics.fwd_interval),
         rev_interval=spread(statistics.rev_interval),
+        fwd_headers=headers(statistics.fwd_headers),
+        rev_headers=headers(statistics.rev_headers),
         **{name: getattr(statistics, name) for name in _PLAIN_STATISTICS},
     )
 

@@ -20,6 +20,7 @@ enum decode_result decode_ipv4(struct cursor cursor, struct packet *packet) {
         return DECODE_MALFORMED;
 
     struct flow_key *key = &packet->key;
+    packet->ip = ip;
     memset(key->addr, 0, sizeof(key->addr));
     memcpy(key->addr[0], ip + 12, 4);
     memcpy(key->addr[1], ip + 16, 4);

@@ -96,6 +96,7 @@ enum decode_result decode_ipv6(struct cursor cursor, struct packet *packet) {
     if (cursor.left < IPV6_HEADER || ip[0] >> 4 != 6)
         return DECODE_MALFORMED;
     struct flow_key *key = &packet->key;
+    packet->ip = ip;
     memcpy(key->addr, ip + 8, 32);
     key->ip_version = 6;
     packet->dscp = load_be16(ip) >> 6 & 0x3f;

@@ -73,8 +73,9 @@ static uint16_t snap_ethertype(struct cursor *cursor) {
     return type > ETHERTYPE_MAX_LENGTH ? type : 0;
 }
 
-/* From behind an Ethertype on. */
+/* From behind an Ethertype on. Of the tags the outermost is in the key, and the next one beside it. */
 enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, bool tagged, struct packet *packet) {
+    bool second = false;
     for (int tags = 0; tags <= DECODE_MAX_TAGS; tags++) {
         switch (type) {
         case ETHERTYPE_IPV4:
@@ -93,6 +94,9 @@ enum decode_result decode_ethertype(struct cursor cursor, uint16_t type, bool ta
                 return DECODE_MALFORMED;
             if (!tagged)
                 packet->key.vlan_id = load_be16(cursor.at) & 0x0fff;
+            else if (!second)
+                packet->inner_vlan_id = load_be16(cursor.at) & 0x0fff;
+            second = tagged;
             tagged = true;
             type = load_be16(cursor.at + 2);
             cursor_skip(&cursor, 4);
@@ -109,6 +113,7 @@ enum decode_result decode_ethernet(struct cursor cursor, bool tagged, struct pac
     if (cursor.left < 14)
         return DECODE_MALFORMED;
     uint16_t type = load_be16(cursor.at + 12);
+    packet->link = cursor.at;
     cursor_skip(&cursor, 14);
     return decode_ethertype(cursor, type, tagged, packet);
 }
@@ -134,13 +139,24 @@ static enum decode_result decode_loopback(struct cursor cursor, struct packet *p
     }
 }
 
-/* Linux cooked captures: `header` bytes with the Ethertype at `type_at`. */
-static enum decode_result decode_cooked(struct cursor cursor, uint32_t header, uint32_t type_at, bool tagged,
-                                        struct packet *packet) {
-    if (cursor.left < header)
+/* The two forms of Linux cooked captures. */
+struct cooked {
+    uint8_t header;            /* bytes */
+    uint8_t type_at;           /* Ethertype */
+    uint8_t address_length_at; /* the low byte of the sender's address length; 6: it is a MAC address */
+    uint8_t addresses;         /* enum link_addresses */
+};
+static const struct cooked cooked_v1 = {16, 14, 5, LINK_ADDRESSES_SLL}, cooked_v2 = {20, 0, 11, LINK_ADDRESSES_SLL2};
+
+static enum decode_result decode_cooked(struct cursor cursor, const struct cooked *form, bool tagged, struct packet *packet) {
+    if (cursor.left < form->header)
         return DECODE_MALFORMED;
-    uint16_t type = load_be16(cursor.at + type_at);
-    cursor_skip(&cursor, header);
+    uint16_t type = load_be16(cursor.at + form->type_at);
+    if (cursor.at[form->address_length_at] == 6) {
+        packet->link = cursor.at;
+        packet->link_addresses = form->addresses;
+    }
+    cursor_skip(&cursor, form->header);
     /* Below 0x0600 stand Linux's own types (LLC, CAN, ...): 4 is LLC, which may carry SNAP. */
     if (type <= ETHERTYPE_MAX_LENGTH && type != 4)
         return DECODE_NON_IP;
@@ -158,11 +174,12 @@ enum decode_result decode_frame(const struct frame *frame, struct packet *packet
 
     if (__builtin_expect(frame->link_type == LINK_ETHERNET, 1))
         return decode_ethernet(cursor, tagged, packet);
+    packet->link = NULL;
     switch (frame->link_type) {
     case LINK_LINUX_SLL:
-        return decode_cooked(cursor, 16, 14, tagged, packet);
+        return decode_cooked(cursor, &cooked_v1, tagged, packet);
     case LINK_LINUX_SLL2:
-        return decode_cooked(cursor, 20, 0, tagged, packet);
+        return decode_cooked(cursor, &cooked_v2, tagged, packet);
     case LINK_NULL:
     case LINK_LOOP:
         return decode_loopback(cursor, packet);

@@ -31,6 +31,17 @@ enum packet_fragment {
     PACKET_FRAGMENT_LATER = 2, /* offset > 0: no transport header */
 };
 
+/* Where link-layer addresses stand from packet.link on. */
+enum link_addresses {
+    LINK_ADDRESSES_ETHERNET = 0, /* destination, source: IEEE 802.3, and the subframes of an 802.11 aggregate */
+    LINK_ADDRESSES_SLL,          /* Linux cooked captures: the sender's only */
+    LINK_ADDRESSES_SLL2,
+    LINK_ADDRESSES_WIFI_DIRECT, /* IEEE 802.11, by To DS and From DS: neither, */
+    LINK_ADDRESSES_WIFI_TO_DS,
+    LINK_ADDRESSES_WIFI_FROM_DS,
+    LINK_ADDRESSES_WIFI_BOTH,
+};
+
 struct packet {
     struct flow_key key;
     uint64_t hash;        /* of the canonical key; set by the worker */
@@ -46,14 +57,22 @@ struct packet {
     uint8_t dscp;
     uint8_t icmp_type;
     uint8_t icmp_code;
+    uint16_t inner_vlan_id; /* of the tag behind the outermost one, 0 = none */
+    uint8_t link_addresses; /* enum link_addresses */
+    uint8_t reserved[3];    /* 0: what packet_clear clears is a whole cache line */
     /* What follows the IP headers, for decode_tunnelled and the statistics; points into the frame. Of a PACKET_FRAGMENT_LATER
      * only payload_wire is set. */
     uint32_t payload_left; /* bytes captured */
     uint32_t payload_wire; /* bytes there were on the wire */
     const uint8_t *payload;
+    /* The headers, for the statistics; they point into the frame. */
+    const uint8_t *link; /* of the link layer that has addresses, right around the packet; NULL: it has none */
+    const uint8_t *ip;   /* as many bytes as its fixed header has */
 };
+static_assert(sizeof(struct packet) == 128, "two cache lines a packet");
 
-/* What the decoder counts on: everything 0 but the addresses, which every IP header sets whole, and the payload. */
+/* What the decoder counts on: everything 0 but the addresses, which every IP header sets whole, and the pointers, which whoever
+ * decodes sets: `link` is NULL where no Ethernet header follows. */
 static inline void packet_clear(struct packet *packet) {
     enum { FIRST = offsetof(struct packet, key.port), END = offsetof(struct packet, payload_left) };
     memset((uint8_t *)packet + FIRST, 0, END - FIRST);

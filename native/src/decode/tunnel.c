@@ -68,6 +68,7 @@ bool decode_tunnelled(const struct packet *outer, struct packet *inner) {
     for (int depth = 0; depth < DECODE_MAX_TUNNELS && carrier->fragment != PACKET_FRAGMENT_LATER; depth++) {
         struct packet *packet = &level[depth & 1];
         packet_clear(packet);
+        packet->link = NULL;
         packet->ts_ns = outer->ts_ns;
         packet->packet_id = outer->packet_id;
         packet->interface_index = outer->interface_index;

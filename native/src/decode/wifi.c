@@ -34,6 +34,17 @@ enum {
     PPI_WIFI = 105, /* the DLT_ value of what follows */
 };
 
+/* IEEE 802.11-2020 table 9-30: which of the header's addresses are the sender's and the receiver's, or else of stations on the
+ * way. In an aggregate they stand before each packet, as in Ethernet. */
+static void note_addresses(const uint8_t *header, const uint8_t *subheader, struct packet *packet) {
+    static const uint8_t by_ds[4] = {[0] = LINK_ADDRESSES_WIFI_DIRECT,
+                                     [FC_TO_DS] = LINK_ADDRESSES_WIFI_TO_DS,
+                                     [FC_FROM_DS] = LINK_ADDRESSES_WIFI_FROM_DS,
+                                     [FC_TO_DS | FC_FROM_DS] = LINK_ADDRESSES_WIFI_BOTH};
+    packet->link = subheader ? subheader : header;
+    packet->link_addresses = subheader ? LINK_ADDRESSES_ETHERNET : by_ds[header[1] & (FC_TO_DS | FC_FROM_DS)];
+}
+
 static enum decode_result decode_data_frame(struct cursor cursor, bool padded, struct packet *packet) {
     if (cursor.left < 2)
         return DECODE_MALFORMED;
@@ -57,6 +68,7 @@ static enum decode_result decode_data_frame(struct cursor cursor, bool padded, s
         header += AMSDU_SUBHEADER;
     if (cursor.left < header)
         return DECODE_MALFORMED;
+    note_addresses(cursor.at, aggregate ? cursor.at + header - AMSDU_SUBHEADER : NULL, packet);
     cursor_skip(&cursor, header);
     return decode_ethertype(cursor, LLC_LENGTH, false, packet);
 }

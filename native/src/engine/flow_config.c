@@ -2,6 +2,7 @@
 #include "engine/flow_config.h"
 
 #include "error.h"
+#include "flow/flow_statistics.h"
 #include "flow/sampling.h"
 
 enum {
@@ -76,11 +77,11 @@ static int check_mirror_timestamps(const struct capture_flow_config *config, str
 }
 
 static int check_statistics(uint32_t value, struct capture_error_info *error) {
-    uint32_t all = CAPTURE_STATISTICS_TCP | CAPTURE_STATISTICS_SIZES | CAPTURE_STATISTICS_INTERVALS;
-    if ((value & ~all) == 0)
+    if ((value & ~(uint32_t)STATISTICS_ALL) == 0)
         return CAPTURE_OK;
     return capture_fail(error, CAPTURE_ERR_INVALID, "statistics",
-                        "statistics is %u: accepted are 0 (none) and sums of 1 (tcp), 2 (sizes) and 4 (intervals)", value);
+                        "statistics is %u: accepted are 0 (none) and sums of 1 (tcp), 2 (sizes), 4 (intervals) and 8 (headers)",
+                        value);
 }
 
 int capture_flow_config_resolve(const struct capture_flow_config *config, struct capture_flow_config *out,

@@ -17,6 +17,12 @@ static void put_address(uint8_t *column, uint32_t row, const uint8_t *addr, uint
     }
 }
 
+/* 6 bytes each; 0: none. */
+static void put_mac(uint8_t *column, uint32_t row, const uint8_t *mac) {
+    if (column)
+        memcpy(column + (size_t)row * 6, mac, 6);
+}
+
 #define PUT(column, value)                                                                                                       \
     do {                                                                                                                         \
         if (columns->column)                                                                                                     \
@@ -29,6 +35,16 @@ static void put_address(uint8_t *column, uint32_t row, const uint8_t *addr, uint
         PUT(name##_max##unit, statistics->name.max);                                                                             \
         PUT(name##_mean##unit, statistics->name.mean);                                                                           \
         PUT(name##_stddev##unit, statistics->name.stddev);                                                                       \
+    } while (0)
+
+#define PUT_HEADERS(way)                                                                                                         \
+    do {                                                                                                                         \
+        put_mac(columns->way##_src_mac, row, statistics->way##_headers.src_mac);                                                 \
+        put_mac(columns->way##_dst_mac, row, statistics->way##_headers.dst_mac);                                                 \
+        PUT(way##_inner_vlan_id, statistics->way##_headers.inner_vlan_id);                                                       \
+        PUT(way##_min_ttl, statistics->way##_headers.min_ttl);                                                                   \
+        PUT(way##_max_ttl, statistics->way##_headers.max_ttl);                                                                   \
+        PUT(way##_flow_label, statistics->way##_headers.flow_label);                                                             \
     } while (0)
 
 static void put_statistics(const struct capture_flow_columns *columns, uint32_t row,
@@ -45,6 +61,8 @@ static void put_statistics(const struct capture_flow_columns *columns, uint32_t 
     PUT_SPREAD(rev_payload, );
     PUT_SPREAD(fwd_interval, _ns);
     PUT_SPREAD(rev_interval, _ns);
+    PUT_HEADERS(fwd);
+    PUT_HEADERS(rev);
 }
 
 void columns_put(const struct capture_flow_columns *columns, uint32_t row, const struct capture_flow *flow,

@@ -44,6 +44,18 @@ enum flow_record_field { /* FlowRecord in flow.proto */
                          RECORD_REV_PAYLOAD = 40,
                          RECORD_FWD_INTERVAL = 44,
                          RECORD_REV_INTERVAL = 48,
+                         RECORD_FWD_SRC_MAC = 52,
+                         RECORD_FWD_DST_MAC,
+                         RECORD_REV_SRC_MAC,
+                         RECORD_REV_DST_MAC,
+                         RECORD_FWD_INNER_VLAN_ID,
+                         RECORD_REV_INNER_VLAN_ID,
+                         RECORD_FWD_MIN_TTL,
+                         RECORD_FWD_MAX_TTL,
+                         RECORD_REV_MIN_TTL,
+                         RECORD_REV_MAX_TTL,
+                         RECORD_FWD_FLOW_LABEL,
+                         RECORD_REV_FLOW_LABEL,
 };
 
 enum flow_batch_field {
@@ -110,6 +122,26 @@ static uint8_t *put_spread(uint8_t *out, uint32_t first_field, const struct capt
     return put_double(out, first_field + 3, spread->stddev);
 }
 
+static uint8_t *put_mac(uint8_t *out, uint32_t field, const uint8_t *mac) {
+    static const uint8_t none[6];
+    return put_bytes(out, field, mac, memcmp(mac, none, sizeof(none)) ? sizeof(none) : 0);
+}
+
+static uint8_t *put_headers(uint8_t *out, const struct capture_headers *forward, const struct capture_headers *reverse) {
+    out = put_mac(out, RECORD_FWD_SRC_MAC, forward->src_mac);
+    out = put_mac(out, RECORD_FWD_DST_MAC, forward->dst_mac);
+    out = put_mac(out, RECORD_REV_SRC_MAC, reverse->src_mac);
+    out = put_mac(out, RECORD_REV_DST_MAC, reverse->dst_mac);
+    out = put_unsigned(out, RECORD_FWD_INNER_VLAN_ID, forward->inner_vlan_id);
+    out = put_unsigned(out, RECORD_REV_INNER_VLAN_ID, reverse->inner_vlan_id);
+    out = put_unsigned(out, RECORD_FWD_MIN_TTL, forward->min_ttl);
+    out = put_unsigned(out, RECORD_FWD_MAX_TTL, forward->max_ttl);
+    out = put_unsigned(out, RECORD_REV_MIN_TTL, reverse->min_ttl);
+    out = put_unsigned(out, RECORD_REV_MAX_TTL, reverse->max_ttl);
+    out = put_unsigned(out, RECORD_FWD_FLOW_LABEL, forward->flow_label);
+    return put_unsigned(out, RECORD_REV_FLOW_LABEL, reverse->flow_label);
+}
+
 static uint8_t *put_statistics(uint8_t *out, const struct capture_flow_statistics *statistics) {
     out = put_unsigned(out, RECORD_FWD_RETRANSMISSIONS, statistics->fwd_retransmissions);
     out = put_unsigned(out, RECORD_REV_RETRANSMISSIONS, statistics->rev_retransmissions);
@@ -122,7 +154,8 @@ static uint8_t *put_statistics(uint8_t *out, const struct capture_flow_statistic
     out = put_spread(out, RECORD_FWD_PAYLOAD, &statistics->fwd_payload);
     out = put_spread(out, RECORD_REV_PAYLOAD, &statistics->rev_payload);
     out = put_spread(out, RECORD_FWD_INTERVAL, &statistics->fwd_interval);
-    return put_spread(out, RECORD_REV_INTERVAL, &statistics->rev_interval);
+    out = put_spread(out, RECORD_REV_INTERVAL, &statistics->rev_interval);
+    return put_headers(out, &statistics->fwd_headers, &statistics->rev_headers);
 }
 
 static uint8_t *put_record(uint8_t *out, const struct capture_flow *flow, uint64_t base) {
@@ -185,7 +218,7 @@ uint8_t *flow_batch_response(uint8_t *out, uint64_t batch_length) {
 
 int64_t capture_flow_encode(const struct capture_flow *flows, const struct capture_flow_statistics *statistics, uint32_t count,
                             uint8_t *out, uint64_t capacity) {
-    /* A record is at most 203 bytes, or 445 with statistics, so that so many for each leave room for the head (9 bytes). */
+    /* A record is at most 203 bytes, or 515 with statistics, so that so many for each leave room for the head (9 bytes). */
     if (capacity / (statistics ? FLOW_BATCH_STATISTICS_MAX : FLOW_BATCH_RECORD_MAX) < count)
         return CAPTURE_ERR_SPACE;
     struct flow_batch_head head = {.base_time_ns = count ? flows[0].start_time_ns : 0};

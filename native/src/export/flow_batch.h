@@ -8,7 +8,7 @@
 
 enum {
     FLOW_BATCH_RECORD_MAX = 224,     /* one record with its tag and length */
-    FLOW_BATCH_STATISTICS_MAX = 512, /* the same with statistics */
+    FLOW_BATCH_STATISTICS_MAX = 576, /* the same with statistics */
     FLOW_BATCH_TOKEN_MAX = 8 + 64 * 8,
     FLOW_BATCH_HEAD_MAX =
         64 + FLOW_BATCH_TOKEN_MAX, /* everything before the records, StreamFlowsResponse's tag and length included */

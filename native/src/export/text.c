@@ -46,6 +46,19 @@ char *text_hex64(char *out, uint64_t value) {
     return out;
 }
 
+char *text_mac(char *out, const uint8_t *mac) {
+    static const uint8_t none[6];
+    if (memcmp(mac, none, sizeof(none)) == 0)
+        return out;
+    for (int i = 0; i < 6; i++) {
+        if (i)
+            *out++ = ':';
+        *out++ = hex_digits[mac[i] >> 4];
+        *out++ = hex_digits[mac[i] & 15];
+    }
+    return out;
+}
+
 static char *text_ipv4(char *out, const uint8_t *addr) {
     for (int i = 0; i < 4; i++) {
         if (i)

@@ -19,6 +19,9 @@ char *text_unsigned(char *out, uint64_t value);
 /* Decimal with three places, rounded; not negative, not above 2^64. The locale has no say in it. */
 char *text_fixed(char *out, double value);
 
+/* Six pairs of lower-case hexadecimal digits with colons; nothing when all are 0: there is no address. */
+char *text_mac(char *out, const uint8_t *mac);
+
 /* 16 lower-case hexadecimal digits. */
 char *text_hex64(char *out, uint64_t value);
 

@@ -15,6 +15,7 @@ enum column_kind {
     COLUMN_U32,
     COLUMN_U64,
     COLUMN_DOUBLE,
+    COLUMN_MAC,
     COLUMN_TCP_FLAGS
 };
 
@@ -74,6 +75,20 @@ struct column {
 #define COLUMN_LIST_SIZES(X)     COLUMN_SPREAD(X, fwd_payload, "") COLUMN_SPREAD(X, rev_payload, "")
 #define COLUMN_LIST_INTERVALS(X) COLUMN_SPREAD(X, fwd_interval, "_ns") COLUMN_SPREAD(X, rev_interval, "_ns")
 
+#define COLUMN_LIST_HEADERS(X)                                                                                                   \
+    X(",", "fwd_src_mac", COLUMN_MAC, fwd_headers.src_mac)                                                                       \
+    X(",", "fwd_dst_mac", COLUMN_MAC, fwd_headers.dst_mac)                                                                       \
+    X(",", "rev_src_mac", COLUMN_MAC, rev_headers.src_mac)                                                                       \
+    X(",", "rev_dst_mac", COLUMN_MAC, rev_headers.dst_mac)                                                                       \
+    X(",", "fwd_inner_vlan_id", COLUMN_U16, fwd_headers.inner_vlan_id)                                                           \
+    X(",", "rev_inner_vlan_id", COLUMN_U16, rev_headers.inner_vlan_id)                                                           \
+    X(",", "fwd_min_ttl", COLUMN_U8, fwd_headers.min_ttl)                                                                        \
+    X(",", "fwd_max_ttl", COLUMN_U8, fwd_headers.max_ttl)                                                                        \
+    X(",", "rev_min_ttl", COLUMN_U8, rev_headers.min_ttl)                                                                        \
+    X(",", "rev_max_ttl", COLUMN_U8, rev_headers.max_ttl)                                                                        \
+    X(",", "fwd_flow_label", COLUMN_U32, fwd_headers.flow_label)                                                                 \
+    X(",", "rev_flow_label", COLUMN_U32, rev_headers.flow_label)
+
 #define COLUMN_ROW(structure, separator, name, kind, field)                                                                      \
     {separator "\"" name "\":", sizeof(separator "\"" name "\":") - 1, kind, offsetof(structure, field)},
 #define FLOW_ROW(...)       COLUMN_ROW(struct capture_flow, __VA_ARGS__)
@@ -82,6 +97,7 @@ static const struct column flow_columns[] = {COLUMN_LIST(FLOW_ROW)};
 static const struct column tcp_columns[] = {COLUMN_LIST_TCP(STATISTICS_ROW)};
 static const struct column size_columns[] = {COLUMN_LIST_SIZES(STATISTICS_ROW)};
 static const struct column interval_columns[] = {COLUMN_LIST_INTERVALS(STATISTICS_ROW)};
+static const struct column header_columns[] = {COLUMN_LIST_HEADERS(STATISTICS_ROW)};
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
 static const struct column_group {
@@ -92,6 +108,7 @@ static const struct column_group {
     {CAPTURE_STATISTICS_TCP, tcp_columns, COUNT(tcp_columns)},
     {CAPTURE_STATISTICS_SIZES, size_columns, COUNT(size_columns)},
     {CAPTURE_STATISTICS_INTERVALS, interval_columns, COUNT(interval_columns)},
+    {CAPTURE_STATISTICS_HEADERS, header_columns, COUNT(header_columns)},
 };
 
 #define COLUMN_HEADER(separator, name, kind, field) "," name
@@ -99,16 +116,13 @@ static const struct column_group {
 #define HEADER_TCP                                  COLUMN_LIST_TCP(COLUMN_HEADER)
 #define HEADER_SIZES                                COLUMN_LIST_SIZES(COLUMN_HEADER)
 #define HEADER_INTERVALS                            COLUMN_LIST_INTERVALS(COLUMN_HEADER)
-static const char *const csv_headers[] = {
-    HEADER_FLOW "\n",
-    HEADER_FLOW HEADER_TCP "\n",
-    HEADER_FLOW HEADER_SIZES "\n",
-    HEADER_FLOW HEADER_TCP HEADER_SIZES "\n",
-    HEADER_FLOW HEADER_INTERVALS "\n",
-    HEADER_FLOW HEADER_TCP HEADER_INTERVALS "\n",
-    HEADER_FLOW HEADER_SIZES HEADER_INTERVALS "\n",
-    HEADER_FLOW HEADER_TCP HEADER_SIZES HEADER_INTERVALS "\n",
-};
+#define HEADER_HEADERS                              COLUMN_LIST_HEADERS(COLUMN_HEADER)
+#define HEADERS_WITH(last)                                                                                                       \
+    HEADER_FLOW last "\n", HEADER_FLOW HEADER_TCP last "\n", HEADER_FLOW HEADER_SIZES last "\n",                                 \
+        HEADER_FLOW HEADER_TCP HEADER_SIZES last "\n", HEADER_FLOW HEADER_INTERVALS last "\n",                                   \
+        HEADER_FLOW HEADER_TCP HEADER_INTERVALS last "\n", HEADER_FLOW HEADER_SIZES HEADER_INTERVALS last "\n",                  \
+        HEADER_FLOW HEADER_TCP HEADER_SIZES HEADER_INTERVALS last "\n"
+static const char *const csv_headers[] = {HEADERS_WITH(""), HEADERS_WITH(HEADER_HEADERS)}; /* by enum capture_statistics */
 
 const char *capture_csv_header(uint32_t statistics) {
     return statistics < COUNT(csv_headers) ? csv_headers[statistics] + 1 : NULL;
@@ -133,16 +147,28 @@ static uint64_t column_number(const char *field, uint8_t kind) {
     }
 }
 
-static char *statistics_value(char *out, const struct capture_flow_statistics *statistics, const struct column *column) {
+/* quote: '"' around what is text in JSON, or 0. */
+static char *statistics_value(char *out, const struct capture_flow_statistics *statistics, const struct column *column,
+                              char quote) {
     const char *field = (const char *)statistics + column->offset;
     double value;
-    if (column->kind != COLUMN_DOUBLE)
+    switch (column->kind) {
+    case COLUMN_DOUBLE:
+        memcpy(&value, field, sizeof(value));
+        return text_fixed(out, value);
+    case COLUMN_MAC:
+        if (quote)
+            *out++ = quote;
+        out = text_mac(out, (const uint8_t *)field);
+        if (quote)
+            *out++ = quote;
+        return out;
+    default:
         return text_unsigned(out, column_number(field, column->kind));
-    memcpy(&value, field, sizeof(value));
-    return text_fixed(out, value);
+    }
 }
 
-/* quote: '"' around what is text in JSON, or 0. */
+/* quote: as above. */
 static char *flow_value(char *out, const struct capture_flow *flow, const struct column *column, char quote) {
     if (column->kind == COLUMN_TCP_FLAGS)
         return text_unsigned(out, flow->fwd_tcp_flags | flow->rev_tcp_flags);
@@ -167,7 +193,7 @@ static char *statistics_values(char *out, const struct text_record *record, bool
         const struct column *columns = statistics_groups[group].columns;
         for (int i = 0; i < statistics_groups[group].count; i++) {
             out = json ? text_copy(out, columns[i].json, columns[i].json_length) : TEXT_LITERAL(out, ",");
-            out = statistics_value(out, record->statistics, &columns[i]);
+            out = statistics_value(out, record->statistics, &columns[i], json ? '"' : 0);
         }
     }
     return out;

@@ -29,8 +29,12 @@ static uint64_t intervals_bytes(uint32_t kinds, uint32_t flows) {
     return array_bytes(kinds, CAPTURE_STATISTICS_INTERVALS, flows, sizeof(struct interval_statistics));
 }
 
+static uint64_t headers_bytes(uint32_t kinds, uint32_t flows) {
+    return array_bytes(kinds, CAPTURE_STATISTICS_HEADERS, flows, sizeof(struct header_statistics));
+}
+
 uint64_t flow_statistics_size(uint32_t kinds, uint32_t flows) {
-    return tcp_bytes(kinds, flows) + sizes_bytes(kinds, flows) + intervals_bytes(kinds, flows);
+    return tcp_bytes(kinds, flows) + sizes_bytes(kinds, flows) + intervals_bytes(kinds, flows) + headers_bytes(kinds, flows);
 }
 
 /* *array stays NULL when there is nothing to keep. */
@@ -40,11 +44,13 @@ static bool map_array(void **array, uint64_t bytes) {
 }
 
 bool flow_statistics_init(struct flow_statistics *statistics, uint32_t kinds, uint32_t flows) {
-    void *tcp, *sizes, *intervals;
+    void *tcp, *sizes, *intervals, *headers;
     bool mapped = map_array(&tcp, tcp_bytes(kinds, flows));
     mapped = map_array(&sizes, sizes_bytes(kinds, flows)) && mapped;
     mapped = map_array(&intervals, intervals_bytes(kinds, flows)) && mapped;
-    *statistics = (struct flow_statistics){.kinds = kinds, .flows = flows, .tcp = tcp, .sizes = sizes, .intervals = intervals};
+    mapped = map_array(&headers, headers_bytes(kinds, flows)) && mapped;
+    *statistics = (struct flow_statistics){
+        .kinds = kinds, .flows = flows, .tcp = tcp, .sizes = sizes, .intervals = intervals, .headers = headers};
     return mapped;
 }
 
@@ -52,6 +58,7 @@ void flow_statistics_destroy(struct flow_statistics *statistics) {
     memory_unmap(statistics->tcp, tcp_bytes(statistics->kinds, statistics->flows));
     memory_unmap(statistics->sizes, sizes_bytes(statistics->kinds, statistics->flows));
     memory_unmap(statistics->intervals, intervals_bytes(statistics->kinds, statistics->flows));
+    memory_unmap(statistics->headers, headers_bytes(statistics->kinds, statistics->flows));
     *statistics = (struct flow_statistics){0};
 }
 
@@ -64,6 +71,8 @@ void flow_statistics_begin(struct flow_statistics *statistics, uint32_t number, 
         statistics->sizes[number] = (struct size_statistics){0};
     if (statistics->intervals)
         statistics->intervals[number] = (struct interval_statistics){0};
+    if (statistics->headers)
+        statistics->headers[number] = (struct header_statistics){0};
 }
 
 /* Of a TCP header whose length was not captured, the least; one that contradicts itself has nothing behind it. */
@@ -129,6 +138,8 @@ bool flow_statistics_count(struct flow_statistics *statistics, uint32_t number, 
         count_size(&statistics->sizes[number].side[packet->from], payload, packets == 1);
     if (statistics->intervals)
         count_interval(&statistics->intervals[number].side[packet->from], packet->ts_ns, packets);
+    if (statistics->headers)
+        header_statistics_count(&statistics->headers[number], packet, packets == 1);
     if (!statistics->tcp || packet->key.protocol != IP_PROTOCOL_TCP)
         return true;
     return tcp_statistics_count(&statistics->tcp[number], packet, payload);
@@ -181,5 +192,9 @@ void flow_statistics_export(const struct flow_statistics *statistics, uint32_t n
     if (statistics->intervals) {
         out->fwd_interval = interval_spread(&statistics->intervals[number].side[source], forward);
         out->rev_interval = interval_spread(&statistics->intervals[number].side[!source], reverse);
+    }
+    if (statistics->headers) {
+        out->fwd_headers = statistics->headers[number].side[source];
+        out->rev_headers = statistics->headers[number].side[!source];
     }
 }

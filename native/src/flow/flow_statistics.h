@@ -7,11 +7,14 @@
 
 #include "decode/packet.h"
 #include "flow/flow_record.h"
+#include "flow/header_statistics.h"
 #include "flow/tcp_statistics.h"
 #include "jarvis_capture.h"
 #include "prefetch.h"
 
-enum { STATISTICS_ALL = CAPTURE_STATISTICS_TCP | CAPTURE_STATISTICS_SIZES | CAPTURE_STATISTICS_INTERVALS };
+enum {
+    STATISTICS_ALL = CAPTURE_STATISTICS_TCP | CAPTURE_STATISTICS_SIZES | CAPTURE_STATISTICS_INTERVALS | CAPTURE_STATISTICS_HEADERS
+};
 
 /* Exact sums of integers; how many they are, the flow's packets tell. By endpoint of the flow key, as flow_record.way. */
 struct size_statistics {
@@ -36,6 +39,7 @@ struct flow_statistics {
     struct tcp_statistics *tcp; /* NULL: not kept */
     struct size_statistics *sizes;
     struct interval_statistics *intervals;
+    struct header_statistics *headers;
 };
 
 /* False: no memory; destroy must still be called. */
@@ -67,6 +71,10 @@ static inline void flow_statistics_prefetch(const struct flow_statistics *statis
     if (statistics->intervals) {
         prefetch_line(&statistics->intervals[number]);
         prefetch_line((const char *)&statistics->intervals[number] + 64);
+    }
+    if (statistics->headers) {
+        prefetch_line(&statistics->headers[number].side[0]);
+        prefetch_line(&statistics->headers[number].side[1]);
     }
 }
 
