@@ -247,7 +247,7 @@ LINES = [
     ["a.pcap", "--tunnel", "both", "--mirror-timestamps", "--idle", "5"],
     ["a.pcap", "--sampling=flow-hash:1"],
     ["a.pcap", "--workers", "2", "--worker-cpus=0,1"],
-    ["a.pcap", "--statistics", "tcp,sizes,intervals"],
+    ["a.pcap", "--statistics", "tcp,sizes,intervals,headers"],
     ["a.pcap", "--statistics=tcp"],
     ["a.pcap", "--filter=", "--release-root", "root.json", "--firmware-dir=/lib/x", "--output=none"],
 ]
@@ -301,7 +301,7 @@ def test_a_parquet_file_has_the_statistics_columns(program_environment: Environm
 def test_an_unknown_statistic_is_refused_with_what_is_accepted(program_environment: Environment) -> None:
     done = meter(program_environment, CONNECTION, "--statistics", "tcp,rtt")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'rtt': accepted are tcp, sizes and intervals" in done.stderr
+    assert "'rtt': accepted are tcp, sizes, intervals and headers" in done.stderr
 
 
 # ---- damage, interrupts, broken pipes

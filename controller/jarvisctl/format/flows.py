@@ -44,7 +44,7 @@ _ENDS = {0: "-", 1: "idle", 2: "active", 3: "finished", 4: "forced", 5: "resourc
 _TUNNELS = {1: "gre", 2: "erspan", 3: "vxlan", 4: "geneve", 5: "gtp-u", 6: "ip-in-ip", 7: "teredo", 8: "l2tp", 9: "l2tpv3"}
 
 
-#: FlowRecord's fields of optional statistics, in the order of their numbers; doubles among them, and MAC addresses, which are bytes.
+#: FlowRecord's fields of optional statistics, in the order of their numbers: doubles among them, and MAC addresses as bytes.
 _STATISTICS = [field.name for field in FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 63]
 _MACS = frozenset({"fwd_src_mac", "fwd_dst_mac", "rev_src_mac", "rev_dst_mac"})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from jarvis.capture.v1.capture_pb2 import (
+    FLOW_STATISTICS_HEADERS,
     FLOW_STATISTICS_INTERVALS,
     FLOW_STATISTICS_SIZES,
     FLOW_STATISTICS_TCP,
@@ -169,8 +170,9 @@ def test_the_sampling_of_a_specification_is_none_unless_asked_otherwise() -> Non
 
 def test_the_statistics_of_a_specification_are_none_unless_asked_for() -> None:
     assert plan_capture(CaptureSpec(interfaces=["eth0"]), replay_directory=None, worker_cpus=()).statistics == ()
-    spec = CaptureSpec(interfaces=["eth0"], statistics=[FLOW_STATISTICS_INTERVALS, FLOW_STATISTICS_TCP, FLOW_STATISTICS_SIZES])
-    assert plan_capture(spec, replay_directory=None, worker_cpus=()).statistics == ("intervals", "tcp", "sizes")
+    kinds = [FLOW_STATISTICS_INTERVALS, FLOW_STATISTICS_TCP, FLOW_STATISTICS_HEADERS, FLOW_STATISTICS_SIZES]
+    spec = CaptureSpec(interfaces=["eth0"], statistics=kinds)
+    assert plan_capture(spec, replay_directory=None, worker_cpus=()).statistics == ("intervals", "tcp", "headers", "sizes")
     for unknown in (0, 9):
         spec = CaptureSpec(interfaces=["eth0"], statistics=[FLOW_STATISTICS_TCP, unknown])  # type: ignore[list-item]
         assert violation(spec, None) == "spec.statistics[1]"

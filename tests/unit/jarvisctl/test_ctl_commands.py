@@ -253,14 +253,14 @@ async def test_capture_start_refuses_a_statistic_that_there_is_not(controller: C
     three_agents(controller)
     result = await controller.ctl("capture", "start", "--all", "--interface", "eth0", "--statistics", "tcp,rtt")
     assert result.code == 2
-    assert "--statistics 'rtt': accepted are tcp, sizes and intervals" in result.err
+    assert "--statistics 'rtt': accepted are tcp, sizes, intervals and headers" in result.err
     assert not controller.service.requests
 
 
 def test_completion_goes_on_with_the_statistics_not_listed_yet() -> None:
-    assert complete_statistics("") == ["tcp", "sizes", "intervals"]
-    assert complete_statistics("sizes,t") == ["sizes,tcp", "sizes,intervals"]
-    assert complete_statistics("tcp,sizes,intervals,") == []
+    assert complete_statistics("") == ["tcp", "sizes", "intervals", "headers"]
+    assert complete_statistics("sizes,t") == ["sizes,tcp", "sizes,intervals", "sizes,headers"]
+    assert complete_statistics("tcp,sizes,intervals,headers,") == []
 
 
 async def test_interfaces_of_running_captures_are_added_removed_and_listed(controller: Controller) -> None:

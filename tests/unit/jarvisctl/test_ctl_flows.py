@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import socket
+from typing import Any
 
 import grpc
 from google.rpc import code_pb2
@@ -167,23 +168,46 @@ def test_statistics_are_shown_where_there_are_any() -> None:
     assert lines[1].endswith("  every 0.00ms/-  end:idle")
 
 
+def test_header_fields_are_shown_where_there_are_any() -> None:
+    there, back = bytes.fromhex("020000000001"), bytes.fromhex("0200000000ab")
+    both = record(
+        fwd_src_mac=there, fwd_dst_mac=back, rev_src_mac=back, rev_dst_mac=there, fwd_inner_vlan_id=7, rev_inner_vlan_id=7,
+        fwd_min_ttl=63, fwd_max_ttl=64, rev_min_ttl=57, rev_max_ttl=57, fwd_flow_label=0x12345,
+    )  # fmt: skip
+    cooked = record(fwd_src_mac=there, fwd_min_ttl=1, fwd_max_ttl=1)
+    lines = FlowText().lines("a", flow_pb2.FlowBatch(records=[both, cooked])).splitlines()
+    assert lines[0].endswith(
+        "  mac 02:00:00:00:00:01 > 02:00:00:00:00:ab  inner vlan 7/7  ttl 63-64/57  label 0x12345/0x0  end:idle"
+    )
+    assert lines[1].endswith("  mac 02:00:00:00:00:01 > -  ttl 1/0  end:idle")
+
+
 def test_statistics_as_json_are_all_or_none() -> None:
-    names = [field.name for field in flow_pb2.FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 51]
+    names = [field.name for field in flow_pb2.FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 63]
     for name in names:
         values = one_statistic(name)
         text = FlowJson().lines("a", flow_pb2.FlowBatch(records=[record(**values), record()]))
         (with_one, without) = map(json.loads, text.splitlines())
         assert [key for key in with_one if key in names] == names
         assert not set(names) & set(without)
-        assert {key: value for key, value in with_one.items() if key in names and value} == values
+        assert {key: value for key, value in with_one.items() if key in names and value} == as_written(values)
 
 
-def one_statistic(name: str) -> dict[str, float]:
-    """One that is not 0; a least or greatest value or a deviation does not come without its mean."""
+def one_statistic(name: str) -> dict[str, Any]:
+    """One that is not 0; a least or greatest value or a deviation never comes without its mean, a header field without a TTL."""
+    if name.endswith("_mac"):
+        return {name: b"\2\0\0\0\0\xff", "fwd_max_ttl": 64}
+    if name.endswith(("_ttl", "_vlan_id", "_label")):
+        return {"fwd_max_ttl": 64, name: 7}
     for part in ("min", "max", "stddev"):
         if f"_{part}" in name:
             return {name: 7, name.replace(f"_{part}", "_mean"): 0.5}
     return {name: 7}
+
+
+def as_written(values: dict[str, Any]) -> dict[str, Any]:
+    """Addresses as text."""
+    return {name: value.hex(":") if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 async def test_live_flows_of_all_agents_are_merged_in_the_order_asked_for(controller: Controller) -> None:

@@ -39,13 +39,13 @@ def _offsets() -> list[tuple[str, int]]:
 def test_every_column_of_the_core_is_a_column_of_the_arrow_batch() -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     columns = [name for name, _ in ffi.typeof("struct capture_flow_columns").fields]
-    assert arrow_schema(["tcp", "sizes", "intervals"]).names == columns
-    assert arrow_schema().names == columns[: len(columns) - 24]
+    assert arrow_schema(["tcp", "sizes", "intervals", "headers"]).names == columns
+    assert arrow_schema().names == columns[: len(columns) - 36]
 
 
 def test_the_statistics_columns_are_named_as_the_protobuf_fields() -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     fields = sorted((field.number, field.name) for field in FlowRecord.DESCRIPTOR.fields if field.number >= FIRST_STATISTIC)
-    for kinds, first, last in ((["tcp"], 28, 35), (["sizes"], 36, 43), (["intervals"], 44, 51)):
+    for kinds, first, last in ((["tcp"], 28, 35), (["sizes"], 36, 43), (["intervals"], 44, 51), (["headers"], 52, 63)):
         names = arrow_schema(kinds).names[-(last - first + 1) :]
         assert names == [name for number, name in fields if first <= number <= last]

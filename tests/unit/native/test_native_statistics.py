@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import statistics as reference
 import struct
@@ -25,8 +26,9 @@ from tests.metering import meter_files
 from tests.support import DATA
 
 CONNECTION = DATA / "connection.pcap"
-ALL: tuple[Statistic, ...] = ("tcp", "sizes", "intervals")
-FIELDS = [field.name for field in FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 51]
+ALL: tuple[Statistic, ...] = ("tcp", "sizes", "intervals", "headers")
+FIELDS = [field.name for field in FlowRecord.DESCRIPTOR.fields if 28 <= field.number <= 63]
+MACS = FIELDS[24:28]
 START_NS = 1_700_000_000 * 10**9
 HEADERS = {6: 20, 17: 8, 132: 12, 1: 8, 47: 0}
 """Transport header bytes by IP protocol."""
@@ -156,7 +158,11 @@ def test_all_formats_say_the_same(firmware: Firmware, tmp_path: Path) -> None:
         batch = agent_pb2.StreamFlowsResponse.FromString(capture.open_flow_reader().read_batch().data).batch
     arrow.validate(full=True)
     assert len(rows) == len(texts) == len(batch.records) == 4
-    for name in FIELDS:
+    for name in MACS:
+        exact = [getattr(record, name) for record in batch.records]
+        assert arrow.column(name).to_pylist() == [value or bytes(6) for value in exact], name
+        assert [row[name] for row in rows] == [row[name] for row in texts] == [value.hex(":") for value in exact], name
+    for name in set(FIELDS) - set(MACS):
         exact = [getattr(record, name) for record in batch.records]
         assert arrow.column(name).to_pylist() == exact, name
         assert [row[name] for row in rows] == [pytest.approx(value, abs=0.00051) for value in exact], name
@@ -165,6 +171,8 @@ def test_all_formats_say_the_same(firmware: Firmware, tmp_path: Path) -> None:
     assert [connection[name] for name in FIELDS[:8]] == [1, 0, 0, 1, 0, 1, 30_000_000, 10_000_000]
     assert connection["rev_payload_mean"] == 5.667
     assert connection["rev_interval_max_ns"] == 35_000_000
+    assert (connection["fwd_src_mac"], connection["fwd_min_ttl"], connection["rev_max_ttl"]) == ("", 64, 64)
+    assert any(row["rev_src_mac"] for row in rows)
 
 
 def test_live_flows_carry_their_statistics(firmware: Firmware) -> None:
@@ -185,6 +193,10 @@ def test_live_flows_carry_their_statistics(firmware: Firmware) -> None:
                     for part in PARTS:
                         assert getattr(value, part) == getattr(record, f"{way}_{name}_{part}{unit}")
             assert flow.statistics.syn_to_synack_ns == record.syn_to_synack_ns
+            for way in ("fwd", "rev"):
+                for name, value in dataclasses.asdict(getattr(flow.statistics, f"{way}_headers")).items():
+                    encoded_value = getattr(record, f"{way}_{name}")
+                    assert value == (encoded_value.hex(":") if name.endswith("mac") else encoded_value)
         assert any(flow.statistics is not None and flow.statistics.fwd_payload.max for flow in flows)
 
 
@@ -199,18 +211,20 @@ def test_what_is_off_is_absent_and_takes_nothing(firmware: Firmware) -> None:
         assert {flow.statistics for flow in capture.get_flows()} == {None}
 
 
-@pytest.mark.parametrize(("kind", "names"), [("tcp", FIELDS[:8]), ("sizes", FIELDS[8:16]), ("intervals", FIELDS[16:])])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("tcp", FIELDS[:8]), ("sizes", FIELDS[8:16]), ("intervals", FIELDS[16:24]), ("headers", FIELDS[24:])]
+)
 def test_each_statistic_adds_its_own_columns_and_memory(firmware: Firmware, kind: Statistic, names: list[str]) -> None:
     metered = meter_files(firmware, [CONNECTION], statistics=(kind,))
     assert [key for key in metered.records[0] if key in FIELDS] == names
-    assert metered.metrics.statistics_bytes == 65_536 * {"tcp": 160, "sizes": 64, "intervals": 96}[kind]
+    assert metered.metrics.statistics_bytes == 65_536 * {"tcp": 160, "sizes": 64, "intervals": 96, "headers": 48}[kind]
     assert metered.metrics.flow_table_bytes > metered.metrics.statistics_bytes
 
 
 @pytest.mark.parametrize("wrong", ["tcp", ["tcp", "rtt"], [""]])
 def test_an_unknown_statistic_is_refused_by_name(firmware: Firmware, wrong: Any) -> None:
     with PacketCaptureEngine(files=[CONNECTION], firmware=firmware) as capture:
-        with pytest.raises(InvalidArgument, match="tcp, sizes, intervals") as caught:
+        with pytest.raises(InvalidArgument, match="tcp, sizes, intervals, headers") as caught:
             capture.enable_flow_metering(statistics=wrong)
         assert caught.value.field == "statistics"
 

@@ -37,7 +37,7 @@ def many_hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_token_of_two_workers_with_statistics_neither_repeats_nor_skips(firmware: Firmware, many_hosts: Path) -> None:
     with PacketCaptureEngine(files=[many_hosts], workers=2, firmware=firmware) as capture:
-        capture.enable_flow_metering(statistics=("tcp", "sizes", "intervals"))
+        capture.enable_flow_metering(statistics=("tcp", "sizes", "intervals", "headers"))
         capture.start()
         while capture.poll():
             pass
