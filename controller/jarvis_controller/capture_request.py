@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from google.protobuf.duration_pb2 import Duration
 from jarvis.capture.v1 import capture_pb2
 
+from jarvis_controller.request_fields import MS, S, check_duration, check_range
 from jarvis_controller.rpc_status import bad_field
 
 MAX_INTERFACES = 32
-_MS = 10**6
-_S = 10**9
 _INTERFACE = re.compile(
     r"[^\s/:]{1,15}"
     r"|[^\s/:@]{1,15}@\d{1,3}"
@@ -43,18 +42,18 @@ def check_spec(spec: capture_pb2.CaptureSpec) -> None:
     _check_interfaces("spec.interfaces", spec.interfaces)
     if spec.exclusive and spec.backend not in {"xdp", "dpdk"}:
         raise bad_field("spec.exclusive", f"true with backend {spec.backend[:40]!r}: accepted with backends 'xdp' and 'dpdk'")
-    _range("spec.snaplen", spec.snaplen, 64, 262_144)
-    _range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
-    _range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
+    check_range("spec.snaplen", spec.snaplen, 64, 262_144)
+    check_range("spec.buffer_size_mb", spec.buffer_size_mb, 64, 8192)
+    check_range("spec.max_flows", spec.max_flows, 4096, 16_777_216)
     _check_selection(spec)
     for field in ("idle_timeout", "active_timeout"):
         if spec.HasField(field):
-            _duration_range(f"spec.{field}", getattr(spec, field), 0, 24 * 3600 * _S)
+            check_duration(f"spec.{field}", getattr(spec, field), 0, 24 * 3600 * S)
 
 
 def _check_selection(spec: capture_pb2.CaptureSpec) -> None:
     """Which packets make which flows, and how they are waited for."""
-    _range("spec.busy_poll_us", spec.busy_poll_us, 0, 1000)
+    check_range("spec.busy_poll_us", spec.busy_poll_us, 0, 1000)
     if spec.busy_poll_us and spec.files:
         raise bad_field("spec.busy_poll_us", f"{spec.busy_poll_us} with files: they have no driver to poll, 0 is accepted")
     if spec.tunnel not in capture_pb2.Tunnel.values():
@@ -69,7 +68,7 @@ def _check_selection(spec: capture_pb2.CaptureSpec) -> None:
     if bool(spec.sampling) != bool(spec.sampling_interval):
         accepted = "1..1000000 is accepted with sampling, 0 without"
         raise bad_field("spec.sampling_interval", f"{spec.sampling_interval} with sampling {spec.sampling}: {accepted}")
-    _range("spec.sampling_interval", spec.sampling_interval, 1, 1_000_000)
+    check_range("spec.sampling_interval", spec.sampling_interval, 1, 1_000_000)
 
 
 def check_interface_changes(add: Sequence[str], remove: Sequence[str]) -> None:
@@ -107,7 +106,7 @@ def check_query(query: capture_pb2.FlowQuery) -> None:
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    _range("query.limit", query.limit, 1, 100_000)
+    check_range("query.limit", query.limit, 1, 100_000)
     if query.sort_by not in capture_pb2.FlowSort.values():
         raise bad_field("query.sort_by", f"{query.sort_by}: one of FlowSort's values is accepted")
 
@@ -123,10 +122,10 @@ def check_subscription(subscription: capture_pb2.FlowSubscription, *, agents: in
             "subscription.resume_token", f"{agents} agents are selected: a token is of one agent, exactly one is accepted"
         )
     if subscription.WhichOneof("start") == "last_records":
-        _range("subscription.last_records", subscription.last_records or -1, 1, 2**32 - 1)
-    _range("subscription.max_batch_records", subscription.max_batch_records, 1, 10_000)
+        check_range("subscription.last_records", subscription.last_records or -1, 1, 2**32 - 1)
+    check_range("subscription.max_batch_records", subscription.max_batch_records, 1, 10_000)
     if subscription.HasField("max_batch_delay"):
-        _duration_range("subscription.max_batch_delay", subscription.max_batch_delay, 10 * _MS, 10 * _S)
+        check_duration("subscription.max_batch_delay", subscription.max_batch_delay, 10 * MS, 10 * S)
 
 
 def check_interval(interval: Duration) -> None:
@@ -135,7 +134,7 @@ def check_interval(interval: Duration) -> None:
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    _duration_range("interval", interval, 100 * _MS, 3600 * _S)
+    check_duration("interval", interval, 100 * MS, 3600 * S)
 
 
 def check_lifetime_ns(lifetime: Duration) -> int:
@@ -144,7 +143,7 @@ def check_lifetime_ns(lifetime: Duration) -> int:
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    return _duration_range("lifetime", lifetime, 60 * _S, 7 * 24 * 3600 * _S)
+    return check_duration("lifetime", lifetime, 60 * S, 7 * 24 * 3600 * S)
 
 
 def check_request_id(request_id: str) -> str:
@@ -178,17 +177,5 @@ def check_page_size(size: int) -> int:
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    _range("page_size", size, 1, 1000)
+    check_range("page_size", size, 1, 1000)
     return size or 100
-
-
-def _range(field: str, value: int, low: int, high: int) -> None:
-    if value and not low <= value <= high:
-        raise bad_field(field, f"{value}: {low}..{high} is accepted")
-
-
-def _duration_range(field: str, duration: Duration, low_ns: int, high_ns: int) -> int:
-    value = duration.seconds * _S + duration.nanos
-    if not low_ns <= value <= high_ns:
-        raise bad_field(field, f"{value / _S:g} s: {low_ns / _S:g} s to {high_ns / _S:g} s is accepted")
-    return value

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """FleetService: what operators may ask of agents, over a selector, with one answer per agent as it comes.
 
-The registry's methods are registry_service.py's. Roles are checked before a handler runs (authorization.py).
-Flow bytes are never parsed on their way through (flow_relay.py).
+The registry's methods are registry_service.py's, those of exports export_service.py's. Roles are checked before a handler runs
+(authorization.py). Flow bytes are never parsed on their way through (flow_relay.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2
 from jarvis.capture.v1 import agent_pb2, fleet_pb2
 
@@ -30,28 +29,34 @@ from jarvis_controller.capture_request import (
     check_interface_changes,
     check_interval,
     check_query,
-    check_request_id,
     check_spec,
     check_subscription,
 )
 from jarvis_controller.commander import Commander, fan_out
 from jarvis_controller.event_relay import EventRelay
 from jarvis_controller.event_request import read_event_watch
+from jarvis_controller.fleet_commands import CommandKind, FleetCommands
 from jarvis_controller.flow_relay import FlowRelay, RelayLimits
 from jarvis_controller.flow_wire import FlowWireError, agent_id_suffix, check_batch
 from jarvis_controller.metrics_relay import MetricsRelay
-from jarvis_controller.records import RequestConflictError
 from jarvis_controller.rpc_status import OK, RpcError, bad_field, malformed_answer, refuse
 from jarvis_controller.selection import gone, read_selector, select
 from jarvis_controller.state_feed import StateFeed
 from jarvis_controller.store import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_Mutation = fleet_pb2.StartCapturesRequest | fleet_pb2.StopCapturesRequest | fleet_pb2.FleetUpdateInterfacesRequest
-_Mutated = agent_pb2.StartCaptureResponse | agent_pb2.StopCaptureResponse | agent_pb2.UpdateInterfacesResponse
 
-_ACTIONS = {"StartCapture": "capture.start", "StopCapture": "capture.stop", "UpdateInterfaces": "capture.interfaces"}
-"""What the audit chain calls each command."""
+
+def _capture(kind: type[_Answer]) -> Callable[[bytes], fleet_pb2.CaptureOutcome]:
+    return lambda payload: fleet_pb2.CaptureOutcome(capture=kind.FromString(payload).status)
+
+
+_Answer = agent_pb2.StartCaptureResponse | agent_pb2.StopCaptureResponse | agent_pb2.UpdateInterfacesResponse
+_START = CommandKind("StartCapture", "capture.start", fleet_pb2.CaptureOutcome, _capture(agent_pb2.StartCaptureResponse))
+_STOP = CommandKind("StopCapture", "capture.stop", fleet_pb2.CaptureOutcome, _capture(agent_pb2.StopCaptureResponse))
+_INTERFACES = CommandKind(
+    "UpdateInterfaces", "capture.interfaces", fleet_pb2.CaptureOutcome, _capture(agent_pb2.UpdateInterfacesResponse)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,7 @@ class FleetService:
         client: AgentClient,
         attester: Attester,
         commander: Commander,
+        commands: FleetCommands,
         feed: StateFeed,
         access: AccessLog,
     ) -> None:
@@ -82,18 +88,14 @@ class FleetService:
         self._client = client
         self._attester = attester
         self._commander = commander
+        self._commands = commands
         self._feed = feed
         self._access = access
         self._draining = asyncio.Event()
-        self._under_way: set[asyncio.Future[fleet_pb2.CaptureOutcome]] = set()
 
     def drain(self) -> None:
         """Ends the streams that would go on for ever; their callers come back later."""
         self._draining.set()
-
-    async def settle(self) -> None:
-        """Waits for the commands under way and their audit entries."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     # -- attestation and captures --
 
@@ -121,9 +123,8 @@ class FleetService:
         """StartCaptures."""
         check_spec(request.spec)
         command = agent_pb2.StartCaptureRequest(spec=request.spec)
-        async with contextlib.aclosing(
-            self._mutate(request, "StartCapture", command, agent_pb2.StartCaptureResponse, context)
-        ) as answers:
+        outcomes = self._commands.run(request, _START, command, principal=self._principal(context))
+        async with contextlib.aclosing(outcomes) as answers:
             async for answer in answers:
                 yield answer
 
@@ -132,9 +133,8 @@ class FleetService:
     ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
         """StopCaptures."""
         command = agent_pb2.StopCaptureRequest(discard=request.discard)
-        async with contextlib.aclosing(
-            self._mutate(request, "StopCapture", command, agent_pb2.StopCaptureResponse, context)
-        ) as answers:
+        outcomes = self._commands.run(request, _STOP, command, principal=self._principal(context))
+        async with contextlib.aclosing(outcomes) as answers:
             async for answer in answers:
                 yield answer
 
@@ -144,9 +144,8 @@ class FleetService:
         """UpdateInterfaces."""
         check_interface_changes(request.add, request.remove)
         command = agent_pb2.UpdateInterfacesRequest(add=request.add, remove=request.remove)
-        async with contextlib.aclosing(
-            self._mutate(request, "UpdateInterfaces", command, agent_pb2.UpdateInterfacesResponse, context)
-        ) as answers:
+        outcomes = self._commands.run(request, _INTERFACES, command, principal=self._principal(context))
+        async with contextlib.aclosing(outcomes) as answers:
             async for answer in answers:
                 yield answer
 
@@ -169,66 +168,6 @@ class FleetService:
         async with contextlib.aclosing(fan_out(agents, one, concurrency=self._settings.concurrency)) as answers:
             async for answer in answers:
                 yield answer
-
-    async def _mutate(
-        self,
-        request: _Mutation,
-        rpc: str,
-        message: Message,
-        kind: type[_Mutated],
-        context: Context,
-    ) -> AsyncGenerator[fleet_pb2.CaptureOutcome, None]:
-        """A command to every selected agent; outcomes known from an earlier request with this id are given again."""
-        request_id = check_request_id(request.request_id)
-        principal = self._principal(context)
-        agents = await self._selected(request.selector)
-        asked = type(request).FromString(request.SerializeToString())
-        asked.ClearField("request_id")
-        payload = asked.SerializeToString(deterministic=True)
-        try:
-            known = await self._store.begin_request(request_id, principal=principal, method=rpc, payload=payload)
-        except RequestConflictError as error:
-            raise bad_field("request_id", f"{error}; a new UUID is accepted") from error
-        command = Command(rpc=rpc, request=message, principal=principal, request_id=request_id)
-        action = _ACTIONS[rpc]
-
-        async def one(agent: AgentRecord) -> fleet_pb2.CaptureOutcome:
-            if agent.agent_id in known:
-                return fleet_pb2.CaptureOutcome.FromString(known[agent.agent_id])
-            outcome = await self._command_one(agent, command, kind)
-            detail = {
-                "code": code_pb2.Code.Name(code_pb2.Code.ValueType(outcome.status.code)),
-                "message": outcome.status.message,
-                "request": MessageToDict(message, preserving_proto_field_name=True),
-            }
-            entry = AuditEntry(principal=principal, action=action, agent_id=agent.agent_id, detail=detail, request_id=request_id)
-            await self._store.record_outcome(entry, outcome)
-            return outcome
-
-        async def to_the_end(agent: AgentRecord) -> fleet_pb2.CaptureOutcome:
-            # Once an agent was commanded its outcome is audited, even when the operator goes away in the middle.
-            task = asyncio.ensure_future(one(agent))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
-            return await asyncio.shield(task)
-
-        async with contextlib.aclosing(fan_out(agents, to_the_end, concurrency=self._settings.concurrency)) as answers:
-            async for answer in answers:
-                yield answer
-
-    async def _command_one(
-        self,
-        agent: AgentRecord,
-        command: Command,
-        kind: type[_Mutated],
-    ) -> fleet_pb2.CaptureOutcome:
-        try:
-            answer = kind.FromString(await self._commander.call(agent.agent_id, command))
-        except RpcError as error:
-            return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=error.status)
-        except DecodeError:
-            return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=malformed_answer().status)
-        return fleet_pb2.CaptureOutcome(agent_id=agent.agent_id, status=OK, capture=answer.status)
 
     # -- what is measured --
 

@@ -17,6 +17,7 @@ from jarvis_trust.policy_document import MAX_DOCUMENT_BYTES
 
 from jarvis_controller.certificate_service import CertificateService
 from jarvis_controller.enrollment_service import EnrollmentService
+from jarvis_controller.export_service import ExportService
 from jarvis_controller.fleet_service import FleetService
 from jarvis_controller.policy_service import PolicyService
 from jarvis_controller.registry_service import RegistryService
@@ -44,7 +45,7 @@ _MAX_PART_BYTES = 528 * 1024
 """512 KiB of a release's file."""
 
 
-def fleet_handlers(service: FleetService, registry: RegistryService) -> Handlers:
+def fleet_handlers(service: FleetService, registry: RegistryService, exports: ExportService) -> Handlers:
     """FleetService; ListFlows and WatchFlows answer with finished bytes."""
     pb = fleet_pb2
     return {
@@ -55,6 +56,9 @@ def fleet_handlers(service: FleetService, registry: RegistryService) -> Handlers
         "StopCaptures": stream(service.stop_captures, pb.StopCapturesRequest, pb.CaptureOutcome),
         "UpdateInterfaces": stream(service.update_interfaces, pb.FleetUpdateInterfacesRequest, pb.CaptureOutcome),
         "GetCaptureStatuses": stream(service.get_capture_statuses, pb.GetCaptureStatusesRequest, pb.CaptureOutcome),
+        "EnableExports": stream(exports.enable_exports, pb.EnableExportsRequest, pb.ExportOutcome),
+        "DisableExports": stream(exports.disable_exports, pb.DisableExportsRequest, pb.ExportOutcome),
+        "ListExports": stream(exports.list_exports, pb.FleetListExportsRequest, pb.ExportOutcome),
         "WatchMetrics": stream(service.watch_metrics, pb.WatchMetricsRequest, pb.WatchMetricsResponse),
         "ListFlows": stream(service.list_flows, pb.FleetListFlowsRequest, None),
         "WatchFlows": stream(service.watch_flows, pb.WatchFlowsRequest, None),

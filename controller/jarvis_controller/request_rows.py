@@ -22,7 +22,7 @@ _LIFETIME_NS = 24 * 3600 * 10**9
 
 
 def begin(session: Session, request_id: str, *, principal: str, method: str, payload: bytes, now_ns: int) -> Mapping[str, bytes]:
-    """Registers a mutation; for a repeated one, gives the outcomes that are known: agent id -> CaptureOutcome bytes.
+    """Registers a mutation; for a repeated one, gives the outcomes that are known: agent id -> bytes of the outcome.
 
     Raises:
         RequestConflictError: the id was used for something else in the last 24 h.
@@ -39,7 +39,9 @@ def begin(session: Session, request_id: str, *, principal: str, method: str, pay
     return {outcome.agent_id: outcome.outcome for outcome in outcomes}
 
 
-def record_outcome(session: Session, entry: AuditEntry, outcome: fleet_pb2.CaptureOutcome, now_ns: int) -> None:
+def record_outcome(
+    session: Session, entry: AuditEntry, outcome: fleet_pb2.CaptureOutcome | fleet_pb2.ExportOutcome, now_ns: int
+) -> None:
     """Audits what an agent answered; keeps a success for a repeated request."""
     if outcome.status.code == 0:
         session.merge(OutcomeRow(request_id=entry.request_id, agent_id=entry.agent_id, outcome=outcome.SerializeToString()))

@@ -40,6 +40,8 @@ from jarvis_controller.direct_carrier import DirectCarrier
 from jarvis_controller.enrollment_service import EnrollmentPolicy, EnrollmentService
 from jarvis_controller.event_collector import EventCollector
 from jarvis_controller.evidence_rows import EvidenceLimits
+from jarvis_controller.export_service import ExportService
+from jarvis_controller.fleet_commands import FleetCommands
 from jarvis_controller.fleet_service import FleetService, FleetSettings
 from jarvis_controller.flow_relay import RelayLimits
 from jarvis_controller.handlers import (
@@ -135,7 +137,9 @@ class Controller:
         self.commander = Commander(client=self.client, attester=self.attester)
         self.access = AccessLog(self.store.audit)
         self.exporter = audit_exporter(config, self.store)
+        self.fleet_commands = FleetCommands(store=self.store, commander=self.commander, concurrency=config.command_concurrency)
         self.fleet_service = self._fleet_service()
+        self.export_service = self._export_service()
         self.registry_service = self._registry_service(files.signer.public_pem)
         self.tunnel_service = self._tunnel_service()
         self.enrollment_service = self._enrollment_service()
@@ -168,8 +172,20 @@ class Controller:
             client=self.client,
             attester=self.attester,
             commander=self.commander,
+            commands=self.fleet_commands,
             feed=self.feed,
             access=self.access,
+        )
+
+    def _export_service(self) -> ExportService:
+        return ExportService(
+            fleet=self.config.fleet,
+            concurrency=self.config.command_concurrency,
+            store=self.store,
+            commander=self.commander,
+            commands=self.fleet_commands,
+            access=self.access,
+            collectors=lambda: self.policies.current.collectors,
         )
 
     def _registry_service(self, command_public_pem: bytes) -> RegistryService:
@@ -284,7 +300,7 @@ class Controller:
                 task.cancel()
             await self.tunnels.close()
             await asyncio.gather(*(port.stop(_DRAIN_S) for port in ports), *tasks, return_exceptions=True)
-            await self.fleet_service.settle()
+            await self.fleet_commands.settle()
             await self.release_service.settle()
             await self.client.close()
             await self.access.flush()
@@ -325,7 +341,7 @@ class Controller:
 
     def _open_operator_port(self) -> Port:
         services = {
-            FLEET: fleet_handlers(self.fleet_service, self.registry_service),
+            FLEET: fleet_handlers(self.fleet_service, self.registry_service, self.export_service),
             POLICY: policy_handlers(self.policy_service),
             RELEASE: release_handlers(self.release_service),
             CERTIFICATES: certificate_handlers(self.certificate_service),

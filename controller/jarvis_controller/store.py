@@ -282,7 +282,7 @@ class Store:
     # -- mutations --
 
     async def begin_request(self, request_id: str, *, principal: str, method: str, payload: bytes) -> Mapping[str, bytes]:
-        """Registers a mutation; for a repeated one, gives the outcomes that are known: agent id -> CaptureOutcome bytes.
+        """Registers a mutation; for a repeated one, gives the outcomes that are known: agent id -> bytes of the outcome.
 
         Raises:
             RequestConflictError: the id was used for something else in the last 24 h.
@@ -293,7 +293,7 @@ class Store:
             )
         )
 
-    async def record_outcome(self, entry: AuditEntry, outcome: fleet_pb2.CaptureOutcome) -> None:
+    async def record_outcome(self, entry: AuditEntry, outcome: fleet_pb2.CaptureOutcome | fleet_pb2.ExportOutcome) -> None:
         """Audits what an agent answered to a mutation; keeps a success for a repeated request."""
         await self.run(lambda session: request_rows.record_outcome(session, entry, outcome, self._now_ns()))
 

@@ -54,11 +54,7 @@ class FakePcrs:
 
 NO_METRICS = CaptureMetrics(
     flows_ended=(0, 0, 0, 0, 0, 0),
-    **{
-        name: 0
-        for name in CaptureMetrics.__dataclass_fields__
-        if name != "flows_ended"
-    },
+    **{name: 0 for name in CaptureMetrics.__dataclass_fields__ if name != "flows_ended"},
 )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.rpc import code_pb2
-from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, event_pb2, flow_pb2, trust_pb2
+from jarvis.capture.v1 import agent_pb2, capture_pb2, enrollment_pb2, event_pb2, export_pb2, flow_pb2, trust_pb2
 from jarvis.capture.v1.tunnel_pb2 import TunnelHello
 from jarvis_agent.peer import controller_spki_sha256, own_spki_sha256
 from jarvis_agent.tunnel import Tunnel, TunnelRetry
@@ -29,6 +29,7 @@ from jarvis_agent.tunnel_link import CHANNEL_OPTIONS, Dialled
 from jarvis_controller.agent_record import Carrier
 from jarvis_trust.ca import generate_key, make_csr, public_key_of, spki_sha256
 from jarvis_trust.ca_bundle import CaBundle
+from jarvis_trust.collector_allow_list import AllowList
 from jarvis_trust.commands import AGENT_SERVICE, AUTHORIZATION_METADATA_KEY, verify_authorization, verify_lease
 from jarvis_trust.enrollment import enrollment_proof
 from jarvis_trust.errors import LeaseError, TrustError
@@ -104,6 +105,8 @@ class FakeAgent:
     event_calls: int = 0
     """StreamEvents calls under way."""
     capture: capture_pb2.CaptureStatus = field(default_factory=capture_pb2.CaptureStatus)
+    exports: dict[str, export_pb2.ExportStatus] = field(default_factory=dict)
+    """By export id."""
     principals: list[str] = field(default_factory=list)
     subscriptions: list[capture_pb2.FlowSubscription] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
@@ -466,7 +469,44 @@ class FakeAgent:
         async def flows(_payload: bytes, _context: Context) -> bytes:
             return self.batches[0] if self.batches else b""
 
-        return {"StartCapture": start, "StopCapture": stop, "UpdateInterfaces": update, "GetMetrics": metrics, "ListFlows": flows}
+        return {
+            "StartCapture": start,
+            "StopCapture": stop,
+            "UpdateInterfaces": update,
+            "EnableExport": self._enable_export,
+            "DisableExport": self._disable_export,
+            "ListExports": self._list_exports,
+            "GetMetrics": metrics,
+            "ListFlows": flows,
+        }
+
+    async def _enable_export(self, payload: bytes, context: Context) -> bytes:
+        spec = agent_pb2.EnableExportRequest.FromString(payload).spec
+        assert self.lease is not None
+        allowed = AllowList.parse(self.lease.export_collectors)
+        if not all(allowed.permits(collector.host, collector.port or 4739) for collector in spec.collectors):
+            await refuse(context, code_pb2.FAILED_PRECONDITION, "EXPORT_NOT_ALLOWED")
+        if self.exports.get(spec.export_id, export_pb2.ExportStatus(spec=spec)).spec != spec:
+            await refuse(context, code_pb2.ALREADY_EXISTS, "EXPORT_EXISTS")
+        collectors = [
+            export_pb2.CollectorStatus(collector=collector, state=export_pb2.COLLECTOR_STATE_CONNECTED)
+            for collector in spec.collectors
+        ]
+        self.exports[spec.export_id] = export_pb2.ExportStatus(
+            spec=spec, state=export_pb2.EXPORT_STATE_ACTIVE, collectors=collectors
+        )
+        return agent_pb2.EnableExportResponse(status=self.exports[spec.export_id]).SerializeToString()
+
+    async def _disable_export(self, payload: bytes, context: Context) -> bytes:
+        request = agent_pb2.DisableExportRequest.FromString(payload)
+        if request.export_id not in self.exports:
+            await refuse(context, code_pb2.NOT_FOUND, "EXPORT_NOT_FOUND")
+        status = self.exports.pop(request.export_id)
+        status.state = export_pb2.EXPORT_STATE_ENDING
+        return agent_pb2.DisableExportResponse(status=status).SerializeToString()
+
+    async def _list_exports(self, _payload: bytes, _context: Context) -> bytes:
+        return agent_pb2.ListExportsResponse(exports=self.exports.values()).SerializeToString()
 
     def _streams(self) -> dict[str, Callable[[bytes, Context], AsyncIterator[bytes]]]:
         async def metrics(_payload: bytes, _context: Context) -> AsyncIterator[bytes]:

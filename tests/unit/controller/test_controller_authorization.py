@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from jarvis.capture.v1 import certificate_pb2, enrollment_pb2, fleet_pb2, policy_pb2, release_pb2
 from jarvis_controller.authorization import ENROLLMENT_METHODS, OPERATOR_METHODS, caller_of, enrollment_check, require_role
+from jarvis_controller.export_service import ExportService
 from jarvis_controller.fleet_service import FleetService
 from jarvis_controller.handlers import fleet_handlers, policy_handlers
 from jarvis_controller.policy_service import PolicyService
@@ -152,5 +153,5 @@ def test_every_method_of_policy_service_has_a_handler() -> None:
 
 
 def test_every_method_of_fleet_service_has_a_handler() -> None:
-    handlers = fleet_handlers(FleetService, RegistryService)  # type: ignore[arg-type]  # the classes have the methods' names
+    handlers = fleet_handlers(FleetService, RegistryService, ExportService)  # type: ignore[arg-type]  # the classes have the methods' names
     assert set(handlers) == {method.name for method in FLEET.methods}

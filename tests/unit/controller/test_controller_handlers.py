@@ -23,7 +23,7 @@ class Untouched:
 
 SERVICE: Any = Untouched()
 SERVED = {
-    "Fleet": handlers.fleet_handlers(SERVICE, SERVICE),
+    "Fleet": handlers.fleet_handlers(SERVICE, SERVICE, SERVICE),
     "Policy": handlers.policy_handlers(SERVICE),
     "Enrollment": handlers.enrollment_handlers(SERVICE),
 }

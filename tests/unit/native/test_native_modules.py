@@ -109,9 +109,7 @@ def test_an_altered_module_is_measured_and_refuses_the_whole_firmware(directory:
     assert "backends" not in answer
 
 
-def test_a_module_is_measured_even_when_measuring_it_ends_the_load(
-    directory: Path, program_environment: dict[str, str]
-) -> None:
+def test_a_module_is_measured_even_when_measuring_it_ends_the_load(directory: Path, program_environment: dict[str, str]) -> None:
     code = f"""
 import pathlib
 from jarvis_native import load_firmware

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the controller takes for an export before any agent is asked, and to where it may go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2
+from jarvis.capture.v1.export_pb2 import ExportCollector, ExportProtocol, ExportSpec, ExportTransport
+from jarvis_controller.export_request import check_allowed, check_export
+from jarvis_controller.rpc_status import RpcError
+from jarvis_trust.collector_allow_list import AllowList
+from jarvis_trust.status import reason_of
+
+SIEM = ExportCollector(host="siem.example")
+V5, V9, IPFIX, SFLOW = (
+    ExportProtocol.Value(f"EXPORT_PROTOCOL_{name}") for name in ("NETFLOW_V5", "NETFLOW_V9", "IPFIX", "SFLOW_V5")
+)
+UDP, TCP, TLS, SCTP, FILE = (ExportTransport.Value(f"EXPORT_TRANSPORT_{name}") for name in ("UDP", "TCP", "TLS", "SCTP", "FILE"))
+
+
+def spec(**changes: Any) -> ExportSpec:
+    return ExportSpec(**{"export_id": "siem", "protocol": IPFIX, "collectors": [SIEM], **changes})
+
+
+def file_spec(**changes: Any) -> ExportSpec:
+    return spec(**{"transport": FILE, "collectors": [], **changes})
+
+
+def violation(export: ExportSpec) -> error_details_pb2.BadRequest.FieldViolation:
+    with pytest.raises(RpcError) as refused:
+        check_export(export)
+    assert refused.value.status.code == code_pb2.INVALID_ARGUMENT
+    found = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(found) for detail in refused.value.status.details)
+    (only,) = found.field_violations
+    return only
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        spec(),
+        *(spec(protocol=protocol) for protocol in (V5, V9, SFLOW)),
+        *(spec(transport=transport) for transport in (UDP, TCP, TLS, SCTP)),
+        file_spec(),
+        file_spec(file_size_mb=65536, file_age=Duration(seconds=86400), files_kept=100_000),
+        spec(transport=TLS, collectors=[ExportCollector(host="192.0.2.1", port=4740, tls_name="siem.example")]),
+        spec(collectors=[ExportCollector(host=f"192.0.2.{number}") for number in range(8)], distribution=2),
+        spec(collectors=[ExportCollector(host="2001:db8::1", port=port) for port in (1, 65535)]),
+        spec(biflow=True, profile=3, time_unit=3, observation_domain_id=2**32 - 1, max_records_per_second=2**32 - 1),
+        spec(protocol=V9, profile=1, time_unit=2, filter="tcp port 443"),
+        spec(protocol=V5, profile=2, time_unit=1, observation_domain_id=65535),
+        spec(protocol=SFLOW, sampling_rate=16_777_215, export_interval_sec=3600),
+        spec(template_refresh=Duration(seconds=1), template_refresh_messages=1_000_000),
+        spec(transport=TCP, template_refresh=Duration(seconds=86400)),
+        *(spec(export_id=name) for name in ("a", "0", "a-b", "a" * 32)),
+    ],
+)
+def test_an_export_that_agents_can_enable_is_accepted(export: ExportSpec) -> None:
+    check_export(export)
+
+
+@pytest.mark.parametrize(
+    ("export", "field", "said"),
+    [
+        *((spec(export_id=name), "export_id", "1-32 of a-z 0-9") for name in ("", "-a", "a-", "A", "a_b", "a" * 33, "ä", "a\n")),
+        (spec(protocol=0), "protocol", "one of ExportProtocol's values but UNSPECIFIED"),
+        (spec(protocol=9), "protocol", "one of ExportProtocol's values"),
+        (spec(transport=9), "transport", "one of ExportTransport's values"),
+        (spec(distribution=9), "distribution", "one of ExportDistribution's values"),
+        (spec(profile=9), "profile", "one of ExportProfile's values"),
+        (spec(time_unit=9), "time_unit", "one of ExportTimeUnit's values"),
+        *((spec(protocol=V9, transport=other), "transport", "NetFlow v9: EXPORT_TRANSPORT_UDP") for other in (TCP, TLS, SCTP)),
+        (spec(protocol=V5, transport=FILE, collectors=[]), "transport", "EXPORT_TRANSPORT_FILE with NetFlow v5"),
+        (spec(export_interval_sec=3601), "export_interval_sec", "3601: 1..3600 is accepted"),
+        (spec(collectors=[]), "collectors", "0 of them: 1..8 are accepted"),
+        (spec(collectors=[ExportCollector(host=f"c{n}.example") for n in range(9)]), "collectors", "9 of them: 1..8"),
+        (spec(collectors=[SIEM, ExportCollector(host="SIEM.example.", port=4739)]), "collectors[1]", "again: each collector"),
+        (
+            spec(collectors=[ExportCollector(host="192.0.2.1"), ExportCollector(host="::ffff:192.0.2.1")]),
+            "collectors[1]",
+            "with port 4739 again",
+        ),
+        *(
+            (spec(collectors=[SIEM, ExportCollector(host=host)]), "collectors[1].host", "an IPv4 address, an IPv6 address")
+            for host in ("", " ", "[2001:db8::1]", "fe80::1%eth0", "127.1", "0x7f.1", "siem..example", "a.example:1", "bücher.de")
+        ),
+        (spec(collectors=[ExportCollector(host="a.example", port=65536)]), "collectors[0].port", "65536: 1..65535 is accepted"),
+        (spec(collectors=[ExportCollector(host="a.example", tls_name="b")]), "collectors[0].tls_name", "EXPORT_TRANSPORT_TLS"),
+        (
+            spec(transport=TLS, collectors=[ExportCollector(host="a.example", tls_name="*.example")]),
+            "collectors[0].tls_name",
+            "a DNS name or an address",
+        ),
+        (file_spec(collectors=[SIEM]), "collectors", "only other transports have collectors"),
+        (file_spec(distribution=2), "distribution", "only other transports have collectors"),
+        *((spec(protocol=protocol, biflow=True), "biflow", "accepted with IPFIX") for protocol in (V5, V9, SFLOW)),
+        *((spec(protocol=protocol, profile=3), "profile", "EXPORT_PROFILE_FULL with") for protocol in (V5, SFLOW)),
+        *((spec(protocol=protocol, time_unit=3), "time_unit", "NANOSECONDS with") for protocol in (V5, SFLOW)),
+        (spec(protocol=V5, observation_domain_id=65536), "observation_domain_id", "65536: 0..65535 is accepted"),
+        (spec(protocol=SFLOW, filter="tcp"), "filter", "'tcp' with sFlow"),
+        (spec(sampling_rate=1), "sampling_rate", "1 with IPFIX: 0 is accepted"),
+        (spec(protocol=SFLOW, sampling_rate=16_777_216), "sampling_rate", "1..16777215 is accepted"),
+        (spec(template_refresh=Duration()), "template_refresh", "0 s: 1 s to 86400 s"),
+        (spec(template_refresh=Duration(seconds=86401)), "template_refresh", "86401 s: 1 s to 86400 s"),
+        (spec(template_refresh_messages=1_000_001), "template_refresh_messages", "1..1000000 is accepted"),
+        (spec(transport=TCP, template_refresh_messages=1), "template_refresh_messages", "accepted with EXPORT_TRANSPORT_UDP"),
+        *((spec(protocol=other, template_refresh=Duration(seconds=9)), "template_refresh", "no temp") for other in (V5, SFLOW)),
+        (spec(protocol=V5, template_refresh_messages=9), "template_refresh_messages", "no templates"),
+        (spec(file_size_mb=1), "file_size_mb", "accepted with EXPORT_TRANSPORT_FILE"),
+        (spec(file_age=Duration(seconds=60)), "file_age", "accepted with EXPORT_TRANSPORT_FILE"),
+        (spec(files_kept=1), "files_kept", "accepted with EXPORT_TRANSPORT_FILE"),
+        (file_spec(file_size_mb=65537), "file_size_mb", "1..65536"),
+        (file_spec(file_age=Duration(nanos=999_999_999)), "file_age", "1 s to 86400 s"),
+        (file_spec(files_kept=100_001), "files_kept", "1..100000"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_everywhere_is_refused_with_its_field_and_what_is_accepted(
+    export: ExportSpec, field: str, said: str
+) -> None:
+    found = violation(export)
+    assert found.field == f"spec.{field}"
+    assert said in found.description
+
+
+def test_every_field_of_an_export_has_a_check_or_takes_every_value() -> None:
+    """A field that is added to the proto is judged, or said here to need no judgement."""
+    judged = {
+        "export_id", "protocol", "transport", "collectors", "distribution", "export_interval_sec", "profile", "biflow",
+        "time_unit", "observation_domain_id", "template_refresh", "template_refresh_messages", "filter", "sampling_rate",
+        "file_size_mb", "file_age", "files_kept",
+    }  # fmt: skip
+    assert {field.name for field in ExportSpec.DESCRIPTOR.fields} == judged | {"max_records_per_second"}
+    assert {field.name for field in ExportCollector.DESCRIPTOR.fields} == {"host", "port", "tls_name"}
+
+
+@pytest.mark.parametrize(
+    ("export", "entries"),
+    [
+        (spec(), ["siem.example:4739"]),
+        (spec(transport=TLS), ["siem.example:4740"]),
+        (spec(protocol=V5), ["siem.example:2055"]),
+        (spec(protocol=V9), ["siem.example:2055"]),
+        (spec(protocol=SFLOW), ["siem.example:6343"]),
+        (spec(collectors=[SIEM, ExportCollector(host="192.0.2.1", port=9)]), ["*.other", "siem.example", "192.0.2.0/24:9"]),
+        (file_spec(), ["file"]),
+    ],
+)
+def test_a_collector_of_the_allow_list_may_be_exported_to(export: ExportSpec, entries: list[str]) -> None:
+    check_allowed(export, AllowList.parse(entries))
+
+
+@pytest.mark.parametrize(
+    ("export", "entries", "collector", "said"),
+    [
+        (spec(), [], "siem.example:4739", "it is empty, so that none is accepted"),
+        (spec(), ["siem.example:2055"], "siem.example:4739", "siem.example:2055 are accepted"),
+        (
+            spec(collectors=[SIEM, ExportCollector(host="2001:db8::1")]),
+            ["siem.example"],
+            "[2001:db8::1]:4739",
+            "spec.collectors[1]",
+        ),
+        (spec(), ["file", "0.0.0.0/0", "::/0"], "siem.example:4739", "file, 0.0.0.0/0, ::/0 are accepted"),
+        (file_spec(), ["siem.example"], "file", "spec.transport = 'file'"),
+        (spec(), [f"{'a' * 60}{n:02}.{'b' * 29}.example" for n in range(64)], "siem.example:4739", "and 54 more are accepted"),
+    ],
+)  # fmt: skip
+def test_another_collector_is_refused_with_its_name_and_the_policys_entries(
+    export: ExportSpec, entries: list[str], collector: str, said: str
+) -> None:
+    check_export(export)
+    with pytest.raises(RpcError) as refused:
+        check_allowed(export, AllowList.parse(entries))
+    status = refused.value.status
+    assert (status.code, reason_of(status)) == (code_pb2.FAILED_PRECONDITION, "EXPORT_NOT_ALLOWED")
+    assert f"{collector!r}: not in the policy's allow-list" in status.message
+    assert said in status.message
+    # Trailers of more than 8 KiB end a call in an error of the transport.
+    assert len(status.SerializeToString()) < 4096
