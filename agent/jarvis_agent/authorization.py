@@ -27,7 +27,16 @@ from jarvis_agent.lease import LeaseKeeper, boottime_ns
 
 MAX_AUTHORIZATION_BYTES = 4096
 MUTATIONS = frozenset(
-    AGENT_SERVICE + rpc for rpc in ("StartCapture", "StopCapture", "UpdateInterfaces", "StageRelease", "ActivateRelease")
+    AGENT_SERVICE + rpc
+    for rpc in (
+        "StartCapture",
+        "StopCapture",
+        "UpdateInterfaces",
+        "EnableExport",
+        "DisableExport",
+        "StageRelease",
+        "ActivateRelease",
+    )
 )
 """Commands that change something: answered from the cache when repeated, and for operators and admins only."""
 

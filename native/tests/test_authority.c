@@ -211,6 +211,36 @@ static void a_field_has_one_spelling_and_unknown_ones_are_skipped(void) {
     capture_authority_release(authority);
 }
 
+static void a_lease_names_up_to_64_collectors_of_100_characters(void) {
+    capture_authority_t *authority = authority_of(NULL);
+    static struct message lease;
+    char entry[LEASE_COLLECTOR_CHARACTERS_MAX + 2];
+    memset(entry, 'c', sizeof(entry));
+    CHECK_EQUAL(CAPTURE_OK, note(authority, 1));
+    struct lease_fields whole = {.nonce = 1, .sequence = 1, .duration_ns = SECONDS};
+    const struct {
+        const char *data;
+        size_t length;
+    } bad[] = {{entry, LEASE_COLLECTOR_CHARACTERS_MAX + 1}, {"", 0}, {"two words", 9}, {"\xff", 1}, {"\x7f", 1}, {"a\0b", 3}};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+        write_lease(&lease, whole);
+        put_bytes(&lease, 15, bad[i].data, bad[i].length);
+        check_refused("LEASE_INVALID", accept_bytes(authority, &lease));
+    }
+    write_lease(&lease, whole);
+    put_number(&lease, 15, 1);
+    check_refused("LEASE_INVALID", accept_bytes(authority, &lease));
+    write_lease(&lease, whole);
+    for (int i = 0; i < LEASE_COLLECTORS_MAX; i++)
+        put_bytes(&lease, 15, entry, LEASE_COLLECTOR_CHARACTERS_MAX);
+    CHECK(lease.length < LEASE_BYTES_MAX);
+    struct message one_more = lease;
+    put_text(&one_more, 15, "one.more");
+    check_refused("LEASE_INVALID", accept_bytes(authority, &one_more));
+    CHECK_EQUAL(CAPTURE_OK, accept_bytes(authority, &lease));
+    capture_authority_release(authority);
+}
+
 static void a_lease_of_more_than_16_kib_is_not_even_hashed(void) {
     capture_authority_t *authority = authority_of(NULL);
     static const uint8_t zeros[LEASE_BYTES_MAX + 1];
@@ -417,6 +447,7 @@ int main(void) {
     RUN(only_the_newest_challenges_may_still_get_a_lease);
     RUN(a_lease_has_every_field_in_its_range);
     RUN(a_field_has_one_spelling_and_unknown_ones_are_skipped);
+    RUN(a_lease_names_up_to_64_collectors_of_100_characters);
     RUN(a_lease_of_more_than_16_kib_is_not_even_hashed);
     RUN(a_command_needs_a_lease_that_is_in_force_and_allows_its_method);
     RUN(a_command_expires_counted_from_the_challenge_of_its_lease);

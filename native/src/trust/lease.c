@@ -24,6 +24,19 @@ static bool take_method(const struct wire_field *field, struct lease *out) {
     return take_bytes(field, &out->methods[out->method_count++]);
 }
 
+/* Nothing is exported from here, so that the entries themselves are the program's to read; their form is judged all the same:
+ * what this takes, protobuf takes. */
+static bool take_collector(const struct wire_field *field, struct lease *out) {
+    struct wire_bytes entry;
+    if (!take_bytes(field, &entry) || out->collector_count == LEASE_COLLECTORS_MAX)
+        return false;
+    out->collector_count++;
+    for (size_t i = 0; i < entry.length; i++)
+        if (entry.data[i] <= ' ' || entry.data[i] > '~')
+            return false;
+    return entry.length >= 1 && entry.length <= LEASE_COLLECTOR_CHARACTERS_MAX;
+}
+
 /* Fields by their numbers in trust.proto. */
 static bool take_lease_field(const struct wire_field *field, struct lease *out) {
     uint64_t number;
@@ -57,6 +70,8 @@ static bool take_lease_field(const struct wire_field *field, struct lease *out) 
         return take_bytes(field, &out->nonce);
     case 13: /* informative, but protobuf reads it */
         return field->type == WIRE_LENGTH_DELIMITED && wire_is_message(field->bytes);
+    case 15:
+        return take_collector(field, out);
     default:
         return true;
     }

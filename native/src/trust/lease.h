@@ -10,6 +10,8 @@
 enum {
     LEASE_BYTES_MAX = 16 * 1024,
     LEASE_METHODS_MAX = 64,
+    LEASE_COLLECTORS_MAX = 64,
+    LEASE_COLLECTOR_CHARACTERS_MAX = 100,
     AUTHORIZATION_BYTES_MAX = 4096,
     AK_NAME_BYTES = 34, /* TPM2B_NAME contents: algorithm and SHA-256 */
     DIGEST_BYTES = 32,
@@ -22,7 +24,7 @@ enum {
 struct lease {
     struct wire_bytes agent_id, ak_name, tls_spki_sha256, firmware_sha256, session_id, audit_head, nonce;
     struct wire_bytes methods[LEASE_METHODS_MAX];
-    uint32_t method_count;
+    uint32_t method_count, collector_count;
     uint32_t tpm_reset_count;
     uint64_t sequence, audit_sequence, duration_ns;
 };
