@@ -53,6 +53,7 @@ struct capture_export_config {
     uint32_t share;              /* takes the flows whose flow_id modulo share_count is this: balanced over collectors */
     uint32_t share_count;        /* 0 or 1: all flows */
     capture_routes_t *routes;    /* for profile full, or NULL; kept alive by the exporter */
+    uint32_t agent_address_length; /* sFlow: 4 or 16 bytes are left for the session's agent address; 0 = 4 */
 };
 
 /* One message of a block. */
@@ -167,6 +168,7 @@ struct capture_sampler_config {
     uint32_t header_length;      /* bytes kept of each frame, 64..256; 0 = 128 */
     uint32_t samples;            /* kept for the exporter, a worker, power of two 256..65,536; 0 = 4,096 */
     uint64_t seed;               /* of the distances, 0 = random; tests fix it */
+    bool lossless;               /* captures from files only: workers wait for the exporter instead of overwriting samples */
 };
 
 /* Before or after capture_start, while the capture lives; CAPTURE_ERR_STATE: 4 samplers are open, the most there can be. Any

@@ -1,37 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From the link-layer header to the IP header: LINKTYPE_* values from https://www.tcpdump.org/linktypes.html. */
 #include "decode/cursor.h"
-
-enum link_type {
-    LINK_NULL = 0,
-    LINK_ETHERNET = 1,
-    LINK_PPP = 9,
-    LINK_DLT_RAW = 12, /* DLT_RAW on most systems; found in files in spite of LINKTYPE_RAW */
-    LINK_DLT_RAW_OPENBSD = 14,
-    LINK_PPP_HDLC = 50,
-    LINK_PPP_ETHER = 51,
-    LINK_RAW = 101,
-    LINK_IEEE802_11 = 105,
-    LINK_LOOP = 108,
-    LINK_LINUX_SLL = 113,
-    LINK_IEEE802_11_RADIOTAP = 127,
-    LINK_PPI = 192,
-    LINK_IPV4 = 228,
-    LINK_IPV6 = 229,
-    LINK_LINUX_SLL2 = 276,
-};
-
-enum ethertype {
-    ETHERTYPE_MAX_LENGTH = 1500, /* up to here the field is an IEEE 802.3 length */
-    ETHERTYPE_IPV4 = 0x0800,
-    ETHERTYPE_VLAN = 0x8100,
-    ETHERTYPE_IPV6 = 0x86dd,
-    ETHERTYPE_MPLS = 0x8847,
-    ETHERTYPE_MPLS_UPSTREAM = 0x8848, /* RFC 5332 */
-    ETHERTYPE_PPPOE_SESSION = 0x8864,
-    ETHERTYPE_SERVICE_VLAN = 0x88a8,
-    ETHERTYPE_QINQ = 0x9100, /* before 802.1ad */
-};
+#include "link_type.h"
 
 enum decode_result decode_raw(struct cursor cursor, struct packet *packet) {
     if (cursor.left == 0)
@@ -183,7 +153,7 @@ enum decode_result decode_frame(const struct frame *frame, struct packet *packet
     case LINK_NULL:
     case LINK_LOOP:
         return decode_loopback(cursor, packet);
-    case LINK_RAW:
+    case LINK_RAW_IP:
     case LINK_DLT_RAW:
     case LINK_DLT_RAW_OPENBSD:
     case LINK_IPV4:

@@ -170,6 +170,8 @@ void capture_destroy(capture_t *capture) {
         capture_stop(capture, false);
     while (capture->readers)
         capture_reader_close(capture->readers);
+    for (uint32_t slot = 0; slot < SAMPLERS_MAX; slot++)
+        capture_sampler_close(capture->samplers[slot]);
     sources_free(capture);
     for (uint32_t i = 0; i < capture->worker_count; i++)
         free_worker(&capture->workers[i]);

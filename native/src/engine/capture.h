@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "engine/events.h"
+#include "engine/frame_sampler.h"
 #include "engine/monitor.h"
 #include "engine/shard.h"
 #include "engine/source.h"
@@ -49,6 +50,7 @@ struct worker_counters {
     counter_t flows_total, flows_ended[6]; /* the difference are the live ones */
     counter_t rate_pps, rate_bps;          /* gauges of the last second; rates_known: at least one was taken */
     counter_t rates_known;
+    counter_t sampled; /* frames that samplers took */
 };
 
 static inline uint64_t counter_get(const counter_t *counter) {
@@ -117,6 +119,7 @@ struct worker {
     uint64_t rate_mono_ns, rate_frames, rate_octets; /* when the rates were last taken, and the counters then */
     uint64_t look_mono_ns;                           /* when sources_look_after is due: the first worker's job */
     uint64_t log_seen;                               /* capture_poll: records already announced */
+    uint64_t sampled_seen;                           /* and samples */
     struct worker_counters counters;
     struct frame_batch frames;
     struct packet packets[BATCH_PACKETS_MAX];
@@ -178,6 +181,10 @@ struct capture {
     struct capture_flow_reader *readers;
     atomic_uint lossless_count;
     struct lossless_reader lossless[LOSSLESS_READERS_MAX];
+
+    atomic_uint sampler_count; /* open ones: all that a worker looks at while there are none */
+    _Atomic(struct capture_sampler *) samplers[SAMPLERS_MAX];
+    uint64_t sampler_ids; /* given so far */
 
     uint32_t packets_worker; /* capture_packets_next: whose ring is out, and whose is next */
     bool packets_out;

@@ -204,8 +204,11 @@ static bool something_ready(struct capture *capture) {
     for (uint32_t i = 0; i < capture->worker_count; i++) {
         struct worker *worker = &capture->workers[i];
         uint64_t head = capture->metering ? record_log_head(&worker->log) : 0;
-        ready = ready || head != worker->log_seen || (worker->ring && packet_ring_usage(worker->ring) > 0);
+        uint64_t sampled = counter_get(&worker->counters.sampled);
+        ready = ready || head != worker->log_seen || sampled != worker->sampled_seen ||
+                (worker->ring && packet_ring_usage(worker->ring) > 0);
         worker->log_seen = head;
+        worker->sampled_seen = sampled;
     }
     return ready;
 }

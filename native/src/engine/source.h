@@ -5,7 +5,7 @@
  * Who touches what
  *   control mutex   held by whoever adds, removes or re-opens a source. A worker only tries it.
  *   stats mutex     guards, besides, what others look at: the list of sources, the queues' `backend` and `closed`, `error`.
- *   A queue's read side, `leaving_*` and `stale_*` belong to the owner of its worker while `backend` is set.
+ *   A queue's read side, `pools`, `leaving_*` and `stale_*` belong to the owner of its worker while `backend` is set.
  */
 #ifndef JARVIS_SOURCE_H
 #define JARVIS_SOURCE_H
@@ -21,6 +21,15 @@ struct source;
 
 typedef _Atomic uint64_t counter_t;
 
+enum { SAMPLERS_MAX = 4 };
+
+/* What a sampler might have taken from a queue, and has. */
+struct sample_pool {
+    uint64_t sampler; /* which one: another's counts are void */
+    uint64_t frames;
+    uint64_t taken;
+};
+
 /* One worker's queue of one source. */
 struct source_queue {
     struct source *source;
@@ -32,6 +41,7 @@ struct source_queue {
     uint64_t spell;              /* of the capture's authority when it was opened or last marked */
     uint64_t stale_end;          /* `read` up to which frames may have been received while no lease was in force */
     uint64_t stale_since_ns;     /* 0: stale_end is exact; else monotonic: when a frame of such was last read */
+    struct sample_pool pools[SAMPLERS_MAX]; /* while samplers are open */
 };
 
 struct source {

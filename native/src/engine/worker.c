@@ -13,7 +13,7 @@ enum { SECOND_NS = 1000000000, DRAIN_WAIT_MS = 10, BLOCKED_WAIT_US = 200, AWAIT_
 
 /* Counts of one batch, added to the counters once. */
 struct batch_tally {
-    uint64_t metered_octets, tunnelled, tunnelled_octets, filtered, unsampled, non_ip, malformed, ring_dropped;
+    uint64_t metered_octets, tunnelled, tunnelled_octets, filtered, unsampled, non_ip, malformed, ring_dropped, damaged;
 };
 
 /* Whether the frames of the batch in work are to be counted as paused: the lease is over, or they may have come before it began.
@@ -32,6 +32,7 @@ static bool take_frame(struct worker *worker, const struct frame *frame, uint64_
                        struct batch_tally *tally) {
     if (frame->flags & FRAME_DAMAGED) {
         tally->malformed++;
+        tally->damaged++;
         return false;
     }
     if (worker->filter && !frame_filter_match(worker->filter, frame)) {
@@ -231,6 +232,8 @@ static void process_frames(struct worker *worker, uint32_t end) {
         counter_add(&worker->counters.paused, count);
     } else {
         uint32_t packets = decode_frames(worker, first, end, &tally);
+        if (__builtin_expect(atomic_load_explicit(&capture->sampler_count, memory_order_relaxed) != 0, 0))
+            samplers_take(worker, first, end, (uint32_t)(tally.filtered + tally.damaged));
         if (capture->metering)
             packets = meter_batch(worker, packets, &tally);
         bool both = capture->flow_config.tunnel == CAPTURE_TUNNEL_BOTH;
@@ -361,7 +364,11 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
     uint64_t room = capture->metering ? log_room(worker) : UINT64_MAX;
     if (room < BATCH_RECORDS_MAX)
         return TURN_BLOCKED;
+    if (__builtin_expect(atomic_load_explicit(&capture->sampler_count, memory_order_relaxed) != 0, 0) &&
+        !samplers_have_room(worker))
+        return TURN_BLOCKED;
 
+    uint64_t sampled = counter_get(&worker->counters.sampled);
     uint64_t head = record_log_head(&worker->log);
     uint32_t done = worker->frames_done;
     bool busy = atomic_load(&worker->scan.posted) || worker->expiring;
@@ -378,7 +385,8 @@ enum worker_turn worker_turn(struct worker *worker, uint32_t wait_ms) {
     take_rates(worker, mono_ns);
     if (__builtin_expect(mono_ns >= worker->look_mono_ns, 0))
         sources_look_after(worker, mono_ns);
-    if (record_log_head(&worker->log) != head || (worker->ring && count > 0))
+    bool sampling = counter_get(&worker->counters.sampled) != sampled;
+    if (record_log_head(&worker->log) != head || sampling || (worker->ring && count > 0))
         wake_waiters(capture);
     if (worker->frames.count && worker->frames_done == done)
         return TURN_BLOCKED;
