@@ -103,7 +103,7 @@ class CommandGate:
                 COMMAND_REPLAYED.
         """
         self._leases.require(method)
-        data = _authorization_bytes(method, metadata)
+        data = authorization_bytes(method, metadata)
         authorization = _authorization(method, data)
         verify_authorization(
             authorization,
@@ -223,7 +223,12 @@ def _settle(future: asyncio.Future[bytes], done: asyncio.Future[bytes]) -> None:
         future.exception()  # marked as seen: the caller may be gone
 
 
-def _authorization_bytes(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+def authorization_bytes(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """The CommandAuthorization that came with a call, as bytes.
+
+    Raises:
+        CommandError: COMMAND_UNSIGNED, COMMAND_INVALID.
+    """
     values = [value for key, value in metadata if key == AUTHORIZATION_METADATA_KEY]
     if len(values) != 1:
         raise CommandError(

@@ -18,6 +18,7 @@ from jarvis_agent.errors import ConfigError
 _HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _LOG_RECORDS_MIN, _LOG_RECORDS_MAX = 1_024, 16_777_216
 _EAL_ARGS_MAX = 64
+_TLS_FIELDS = ("export_tls_ca", "export_tls_certificate", "export_tls_key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,24 @@ class AgentConfig:
     """Arguments of DPDK's EAL, for captures with backend dpdk; the host's devices with arguments are --vdev here."""
     flow_log_records: int = 262_144
     """Finished flow records that each worker keeps for subscribers (136 bytes each, 352 with statistics), a power of two."""
+    export_directory: Path | None = None
+    """Exports with transport file write below this directory; unset = none may."""
+    spool_directory: Path | None = None
+    """Where records wait that find no room in memory; unset = `spool` in the state directory. Made with mode 0700."""
+    spool_memory_mb: int = 64
+    """MiB of memory in which records wait, each collector's own."""
+    spool_disk_mb: int = 1024
+    """MiB of disk likewise; 0 = none: what finds no room in memory is lost, and so is what waits when the agent stops."""
+    export_tls_ca: Path | None = None
+    """Transport tls: PEM of the CAs that collectors' certificates must come from. Set with the next two, or none of them."""
+    export_tls_certificate: Path | None = None
+    """PEM of the certificate that is shown to collectors, with the chain up to what they trust."""
+    export_tls_key: Path | None = None
+    """PEM of its private key, mode 0600."""
+    export_routes: bool = True
+    """Exports with profile full tell next hop and prefix lengths from the kernel's routing table."""
+    asn_database: Path | None = None
+    """MaxMind DB with AS numbers (GeoLite2-ASN.mmdb), for exports with profile full; read again when the file is replaced."""
     log_format: str = "json"
     """"json" or "console"."""
 
@@ -127,6 +146,11 @@ class AgentConfig:
         store_pcrs = accepted.get("store_pcrs", known["store_pcrs"].default)
         if accepted.get("pcr", known["pcr"].default) in store_pcrs:
             problems.append(f"store_pcrs: {list(store_pcrs)} holds `pcr`; {_ACCEPTED['store_pcrs']}")
+        problems += [
+            f"{name}: is missing; {_ACCEPTED[name]} with the other two of export_tls_, or none of them"
+            for name in _TLS_FIELDS
+            if name not in values and any(other in values for other in _TLS_FIELDS)
+        ]
         used = [(name, accepted[name]) for name in ("ak_handle", "ek_handle", "tls_key_handle") if accepted.get(name)]
         for position, (name, handle) in enumerate(used):
             problems += [f"{other}: {same:#010x} is {name} too" for other, same in used[position + 1 :] if same == handle]
@@ -175,6 +199,12 @@ def _seconds(value: Any, _base: Path) -> float:
     if type(value) not in (int, float) or not 0.1 <= value <= 300.0:
         raise ValueError
     return float(value)
+
+
+def _flag(value: Any, _base: Path) -> bool:
+    if type(value) is not bool:
+        raise ValueError
+    return value
 
 
 def _cpus(value: Any, _base: Path) -> tuple[int, ...]:
@@ -263,6 +293,15 @@ _READERS: dict[str, Callable[[Any, Path], Any]] = {
     "worker_cpus": _cpus,
     "dpdk_eal_args": _arguments,
     "flow_log_records": _log_records,
+    "export_directory": _path,
+    "spool_directory": _path,
+    "spool_memory_mb": _integer(1, 65_536),
+    "spool_disk_mb": _integer(0, 1_048_576),
+    "export_tls_ca": _path,
+    "export_tls_certificate": _path,
+    "export_tls_key": _path,
+    "export_routes": _flag,
+    "asn_database": _path,
     "log_format": _log_format,
 }
 
@@ -295,5 +334,14 @@ _ACCEPTED = {
     "worker_cpus": "a list of at most 64 CPU numbers 0..4095 is accepted",
     "dpdk_eal_args": "a list of at most 64 strings that are not empty is accepted",
     "flow_log_records": "a power of two 1024..16777216 is accepted",
+    "export_directory": "the path of a directory is accepted",
+    "spool_directory": "the path of a directory is accepted",
+    "spool_memory_mb": "an integer 1..65536 is accepted",
+    "spool_disk_mb": "an integer 0..1048576 is accepted",
+    "export_tls_ca": "the path of a file is accepted",
+    "export_tls_certificate": "the path of a file is accepted",
+    "export_tls_key": "the path of a file is accepted",
+    "export_routes": "true and false are accepted",
+    "asn_database": "the path of a file is accepted",
     "log_format": '"json" and "console" are accepted',
 }

@@ -71,6 +71,8 @@ class ActiveLease:
     """CLOCK_BOOTTIME at which it ends."""
     nonce: bytes
     """Of its quote."""
+    export_collectors: tuple[str, ...]
+    """Where flows may be sent, see jarvis_trust.collector_allow_list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +194,15 @@ class LeaseKeeper:
             quoted_ns=quote.boottime_ns,
             end_ns=end,
             nonce=lease.nonce,
+            export_collectors=tuple(lease.export_collectors),
         )
         self._on_change(end)
         return self._lease
+
+    @property
+    def current(self) -> ActiveLease | None:
+        """The lease in force."""
+        return self._lease if self.remaining_ns() > 0 else None
 
     @property
     def sequence(self) -> int:

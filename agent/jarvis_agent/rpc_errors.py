@@ -23,6 +23,7 @@ from jarvis_trust.errors import TrustError
 from jarvis_trust.status import bad_request_status, error_status, trust_error_status
 
 from jarvis_agent.errors import AgentStoppingError, CaptureRefusedError, RequestError
+from jarvis_agent.export.errors import ExportError
 from jarvis_agent.firmware import FirmwareState
 
 _TRUST_CODES: dict[str, int] = {
@@ -55,6 +56,16 @@ _TRUST_CODES: dict[str, int] = {
 }
 """By reason; any other reason (AGENT_UNATTESTED, LEASE_EXPIRED, LEASE_STALE, ...) is FAILED_PRECONDITION."""
 
+_REFUSAL_CODES: dict[str, int] = {
+    "SUBSCRIBER_TOO_SLOW": Code.RESOURCE_EXHAUSTED,
+    "EXPORT_EXISTS": Code.ALREADY_EXISTS,
+    "EXPORT_NOT_FOUND": Code.NOT_FOUND,
+    "EXPORT_LIMIT": Code.RESOURCE_EXHAUSTED,
+    "EXPORT_NOT_ALLOWED": Code.PERMISSION_DENIED,
+    "EXPORT_SPOOL": Code.UNAVAILABLE,
+}
+"""Of captures and exports, by reason; any other reason is FAILED_PRECONDITION."""
+
 _CAPTURE_ERRORS: tuple[tuple[type[CaptureError], int, str], ...] = (
     (InterfaceNotFound, Code.NOT_FOUND, "INTERFACE_NOT_FOUND"),
     (FilterError, Code.INVALID_ARGUMENT, "FILTER_INVALID"),
@@ -84,9 +95,8 @@ def status_of(error: Exception, *, scope: str = "") -> Status | None:
         return bad_request_status(error.violations)
     if isinstance(error, TrustError):
         return trust_error_status(_TRUST_CODES.get(error.reason, Code.FAILED_PRECONDITION), error)
-    if isinstance(error, CaptureRefusedError):
-        code = Code.RESOURCE_EXHAUSTED if error.reason == "SUBSCRIBER_TOO_SLOW" else Code.FAILED_PRECONDITION
-        return error_status(code, error.reason, error.message)
+    if isinstance(error, (CaptureRefusedError, ExportError)):
+        return error_status(_REFUSAL_CODES.get(error.reason, Code.FAILED_PRECONDITION), error.reason, error.message)
     if isinstance(error, AgentStoppingError):
         return error_status(Code.UNAVAILABLE, "AGENT_STOPPING", "the agent is stopping; try again later", retry_after_ns=10**9)
     if isinstance(error, CaptureError):

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The façade's value types as messages of the wire. Pure functions."""
+"""The façade's value types as messages of the wire, and messages of their bytes. Pure functions."""
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from jarvis.capture.v1 import capture_pb2
 from jarvis_native import BackendInfo, CaptureMetrics, ClockInfo, InterfaceInfo
 from jarvis_native.types import InterfaceState
+
+from jarvis_agent.errors import RequestError
+
+_Request = TypeVar("_Request", bound=Message)
 
 _SAME_NAME = (
     "received", "received_octets", "metered", "metered_octets", "filtered", "non_ip", "malformed", "paused", "dropped_nic",
@@ -92,3 +99,15 @@ def timestamp(unix_ns: int) -> Timestamp:
 def duration(nanoseconds: int) -> Duration:
     """A length of time, not negative."""
     return Duration(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
+
+
+def parse(kind: type[_Request], payload: bytes) -> _Request:
+    """A request of its bytes.
+
+    Raises:
+        RequestError: they are none.
+    """
+    try:
+        return kind.FromString(payload)
+    except DecodeError as error:
+        raise RequestError(("", f"{len(payload)} bytes that are no {kind.DESCRIPTOR.full_name}")) from error

@@ -45,11 +45,15 @@ def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> 
         "tunnel_retry_max_s",
         "enroll_retry_s",
         "flow_log_records",
+        "spool_memory_mb",
+        "spool_disk_mb",
+        "export_routes",
         "log_format",
     ):
         value = tuple(shown[name]) if isinstance(shown[name], list) else shown[name]
         assert value == getattr(with_defaults, name) == getattr(config, name), name
     assert Path(shown["state_directory"]) == with_defaults.state_directory
+    assert Path(shown["spool_directory"]) == with_defaults.state_directory / "spool"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,10 @@ def test_the_example_is_accepted_and_shows_the_real_defaults(tmp_path: Path) -> 
         ("fleet", "Not A Name"),
         ("fleet", 5),
         ("join_file", ""),
+        ("spool_memory_mb", 0),
+        ("spool_disk_mb", -1),
+        ("export_routes", 1),
+        ("export_directory", ""),
         ("advertise", "probe"),
         ("advertise", "probe:0"),
         ("listen", "0.0.0.0:70000"),
@@ -129,3 +137,12 @@ def test_a_file_that_is_not_toml_or_not_there_is_said_so(tmp_path: Path) -> None
     (tmp_path / "bad.toml").write_text("fleet = ")
     with pytest.raises(ConfigError, match="is not TOML"):
         AgentConfig.load(tmp_path / "bad.toml")
+
+
+def test_tls_towards_collectors_needs_ca_certificate_and_key(tmp_path: Path) -> None:
+    files = {name: "file.pem" for name in ("export_tls_ca", "export_tls_certificate", "export_tls_key")}
+    assert AgentConfig.from_mapping(GOOD | files, base=tmp_path).export_tls_ca == tmp_path / "file.pem"
+    for missing in files:
+        rest = {name: value for name, value in files.items() if name != missing}
+        with pytest.raises(ConfigError, match=f"^{missing}: is missing"):
+            AgentConfig.from_mapping(GOOD | rest, base=tmp_path)
