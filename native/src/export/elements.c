@@ -8,18 +8,23 @@
 
 #define MINIMAL CAPTURE_EXPORT_MINIMAL
 #define DEFAULT CAPTURE_EXPORT_DEFAULT
-#define FULL CAPTURE_EXPORT_FULL
+#define FULL    CAPTURE_EXPORT_FULL
 
-#define FLOW(value, field) {VALUE_##value, BASE_FLOW, offsetof(struct capture_flow, field)}
-#define STATISTICS(value, field) {VALUE_##value, BASE_STATISTICS, offsetof(struct capture_flow_statistics, field)}
-#define SOURCE_ROUTE(value, field) {VALUE_##value, BASE_SOURCE_ROUTE, offsetof(struct capture_route, field)}
-#define DESTINATION_ROUTE(value, field) {VALUE_##value, BASE_DESTINATION_ROUTE, offsetof(struct capture_route, field)}
-#define WHOLE_FLOW(value) {VALUE_##value, BASE_FLOW, 0}
-#define KEY true
-#define NO_KEY false
-#define REVERSIBLE(number) ENTERPRISE_REVERSE, number
+#define FLOW(value, field)                                                                                                       \
+    { VALUE_##value, BASE_FLOW, offsetof(struct capture_flow, field) }
+#define STATISTICS(value, field)                                                                                                 \
+    { VALUE_##value, BASE_STATISTICS, offsetof(struct capture_flow_statistics, field) }
+#define SOURCE_ROUTE(value, field)                                                                                               \
+    { VALUE_##value, BASE_SOURCE_ROUTE, offsetof(struct capture_route, field) }
+#define DESTINATION_ROUTE(value, field)                                                                                          \
+    { VALUE_##value, BASE_DESTINATION_ROUTE, offsetof(struct capture_route, field) }
+#define WHOLE_FLOW(value)                                                                                                        \
+    { VALUE_##value, BASE_FLOW, 0 }
+#define KEY                     true
+#define NO_KEY                  false
+#define REVERSIBLE(number)      ENTERPRISE_REVERSE, number
 #define REVERSIBLE_CERT(number) ENTERPRISE_CERT, CERT_REVERSE | (number)
-#define ONE_WAY 0, 0
+#define ONE_WAY                 0, 0
 /* Rows without `reverse`: the same for both directions. */
 #define BOTH(source) source, source
 
@@ -59,6 +64,9 @@ const struct export_element export_elements[] = {
     {"egressInterface", 0, 14, 4, DEFAULT, 0, NO_KEY, ONE_WAY, BOTH(FLOW(U16_AS_U32, second_interface_index))},
     {"ipClassOfService", 0, 5, 1, DEFAULT, 0, NO_KEY, ONE_WAY, BOTH(FLOW(DSCP_AS_TOS, dscp))},
     {"icmpTypeCodeIPv4", 0, 32, 2, DEFAULT, NEEDS_IPV4, NO_KEY, ONE_WAY, WHOLE_FLOW(ICMP), WHOLE_FLOW(ICMP_REPLY)},
+    /* Version 9's field 32 is of both versions (RFC 3954, 8: ICMP_TYPE). */
+    {"icmpTypeCodeIPv4", 0, 32, 2, DEFAULT, NEEDS_IPV6 | NEEDS_NETFLOW9, NO_KEY, ONE_WAY, WHOLE_FLOW(ICMP),
+     WHOLE_FLOW(ICMP_REPLY)},
     {"icmpTypeCodeIPv6", 0, 139, 2, DEFAULT, NEEDS_IPV6, NO_KEY, ONE_WAY, WHOLE_FLOW(ICMP), WHOLE_FLOW(ICMP_REPLY)},
     {"flowEndReason", 0, 136, 1, DEFAULT, 0, NO_KEY, ONE_WAY, BOTH(FLOW(U8, end_reason))},
     {"flowId", 0, 148, 8, DEFAULT, 0, NO_KEY, ONE_WAY, BOTH(FLOW(U64, flow_id))},
