@@ -43,8 +43,8 @@ def test_what_is_neither_is_refused_with_what_is_accepted(name: str) -> None:
 
 
 def test_statistics_are_those_that_there_are() -> None:
-    check_spec(capture_pb2.CaptureSpec(interfaces=["eth0"], statistics=[1, 2, 3]))  # type: ignore[list-item]
-    for unknown in (0, 4):
+    check_spec(capture_pb2.CaptureSpec(interfaces=["eth0"], statistics=[1, 2, 3, 4]))  # type: ignore[list-item]
+    for unknown in (0, 5):
         with pytest.raises(RpcError) as refused:
             check_spec(capture_pb2.CaptureSpec(interfaces=["eth0"], statistics=[1, unknown]))  # type: ignore[list-item]
         assert str(refused.value).startswith(f"spec.statistics[1]: {unknown}: one of FlowStatistics' values")
