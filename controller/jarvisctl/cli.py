@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "capture": ("jarvisctl.commands.capture", "Start, stop and look at captures."),
         "metrics": ("jarvisctl.commands.metrics", "Show the counters of captures."),
         "flows": ("jarvisctl.commands.flows", "Show live flows, or follow finished ones as they arrive."),
+        "export": ("jarvisctl.commands.export", "Export flows to collectors: NetFlow, IPFIX, sFlow."),
         "events": ("jarvisctl.commands.events", "Show what happened in the fleet, or follow it."),
         "audit": ("jarvisctl.commands.audit", "List or export the audit chain, verify it here, or replay its verdicts."),
         "certs": ("jarvisctl.commands.certs", "List, issue, renew and revoke certificates."),

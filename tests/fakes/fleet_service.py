@@ -20,7 +20,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
-from jarvis.capture.v1 import audit_pb2, capture_pb2, fleet_pb2
+from jarvis.capture.v1 import audit_pb2, capture_pb2, export_pb2, fleet_pb2
 from jarvis.capture.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
 from jarvis_trust.audit import GENESIS_HASH, AuditHead, entry_hash
 from jarvis_trust.audit_checkpoint import CheckpointSigner
@@ -71,6 +71,8 @@ class FakeFleetService(FleetServiceServicer):
         self.live_flows: list[fleet_pb2.FleetListFlowsResponse] = []
         #: What capture statuses say of the clock.
         self.clock: capture_pb2.ClockStatus | None = None
+        #: What every agent exports.
+        self.exports: list[export_pb2.ExportStatus] = []
         self.requests: list[Any] = []
         #: Signs checkpoints; set when it is served.
         self.audit_signer: CheckpointSigner | None = None
@@ -187,6 +189,36 @@ class FakeFleetService(FleetServiceServicer):
         if self.clock is not None:
             capture.clock.CopyFrom(self.clock)
         async for outcome in self._outcomes(request.selector, context, capture):
+            yield outcome
+
+    async def _export_outcomes(
+        self, selector: fleet_pb2.AgentSelector, context: Any, exports: list[export_pb2.ExportStatus]
+    ) -> AsyncIterator[fleet_pb2.ExportOutcome]:
+        for agent in await self._selected(selector, context):
+            failure = self.agent_failures.get(agent.agent_id)
+            yield fleet_pb2.ExportOutcome(agent_id=agent.agent_id, status=failure, exports=[] if failure else exports)
+
+    async def EnableExports(
+        self, request: fleet_pb2.EnableExportsRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.ExportOutcome]:
+        await self._enter(request, context, "EnableExports")
+        enabled = export_pb2.ExportStatus(spec=request.spec, state=export_pb2.EXPORT_STATE_ACTIVE)
+        async for outcome in self._export_outcomes(request.selector, context, [enabled]):
+            yield outcome
+
+    async def DisableExports(
+        self, request: fleet_pb2.DisableExportsRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.ExportOutcome]:
+        await self._enter(request, context, "DisableExports")
+        ended = [status for status in self.exports if status.spec.export_id == request.export_id]
+        async for outcome in self._export_outcomes(request.selector, context, ended):
+            yield outcome
+
+    async def ListExports(
+        self, request: fleet_pb2.FleetListExportsRequest, context: Any
+    ) -> AsyncIterator[fleet_pb2.ExportOutcome]:
+        await self._enter(request, context, "ListExports")
+        async for outcome in self._export_outcomes(request.selector, context, self.exports):
             yield outcome
 
     async def WatchMetrics(

@@ -11,7 +11,8 @@ from jarvis.capture.v1 import capture_pb2, fleet_pb2
 
 from jarvisctl.client import run
 from jarvisctl.commands import capture_interfaces
-from jarvisctl.commands.capture_outcomes import print_outcomes
+from jarvisctl.commands.capture_outcomes import CaptureView
+from jarvisctl.commands.outcomes import print_outcomes
 from jarvisctl.errors import usage_error
 from jarvisctl.options import AgentOption, AllOption, SelectorOption, check_range, make_selector, parse_duration, to_duration
 
@@ -208,7 +209,12 @@ def start(
     )
     _check_source(spec)
     request = fleet_pb2.StartCapturesRequest(selector=wanted, spec=spec, request_id=str(uuid.uuid4()))
-    run(context, lambda fleet: print_outcomes(fleet, "starting", fleet.stub.StartCaptures(request, timeout=fleet.timeout_s)))
+    run(
+        context,
+        lambda fleet: print_outcomes(
+            fleet, "starting", fleet.stub.StartCaptures(request, timeout=fleet.timeout_s), CaptureView()
+        ),
+    )
 
 
 @app.command()
@@ -223,7 +229,10 @@ def stop(
     """Stops the capture on every agent addressed; its flows end and are sent. Needs role operator."""
     wanted = make_selector(agent, selector, everybody, changes=True)
     request = fleet_pb2.StopCapturesRequest(selector=wanted, discard=discard, request_id=str(uuid.uuid4()))
-    run(context, lambda fleet: print_outcomes(fleet, "stopping", fleet.stub.StopCaptures(request, timeout=fleet.timeout_s)))
+    run(
+        context,
+        lambda fleet: print_outcomes(fleet, "stopping", fleet.stub.StopCaptures(request, timeout=fleet.timeout_s), CaptureView()),
+    )
 
 
 @app.command()
@@ -232,7 +241,12 @@ def status(
 ) -> None:
     """Shows the state and the counters of captures."""
     request = fleet_pb2.GetCaptureStatusesRequest(selector=make_selector(agent, selector, everybody))
-    run(context, lambda fleet: print_outcomes(fleet, "asking", fleet.stub.GetCaptureStatuses(request, timeout=fleet.timeout_s)))
+    run(
+        context,
+        lambda fleet: print_outcomes(
+            fleet, "asking", fleet.stub.GetCaptureStatuses(request, timeout=fleet.timeout_s), CaptureView()
+        ),
+    )
 
 
 def _parse_sampling(text: str) -> tuple[capture_pb2.Sampling.ValueType, int]:

@@ -8,7 +8,8 @@ import typer
 from jarvis.capture.v1 import capture_pb2, fleet_pb2
 
 from jarvisctl.client import Fleet, run
-from jarvisctl.commands.capture_outcomes import print_outcomes
+from jarvisctl.commands.capture_outcomes import CaptureView
+from jarvisctl.commands.outcomes import print_outcomes
 from jarvisctl.errors import ExitCode
 from jarvisctl.format.objects import enum_text
 from jarvisctl.format.table import Column, Table
@@ -78,7 +79,7 @@ def _update(context: typer.Context, request: fleet_pb2.FleetUpdateInterfacesRequ
     run(context, ask)
 
 
-class InterfacesView:
+class InterfacesView(CaptureView):
     """One row an interface; an agent without any, or that failed, has a row that says so."""
 
     def table(self) -> Table:

@@ -1,70 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What agents answered to a command about their capture, printed as they answer: a table for people, JSON for programs."""
+"""What of agents' captures is shown to people and to programs (outcomes.py prints it)."""
 
-from collections.abc import AsyncIterable
-from typing import Any, Protocol
+from typing import Any
 
 from jarvis.capture.v1 import capture_pb2, fleet_pb2
 
-from jarvisctl.client import Fleet, nothing_selected
-from jarvisctl.errors import ExitCode
 from jarvisctl.format.objects import enum_text, to_object
-from jarvisctl.format.progress import progress
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import count, interval, printable, scaled, seconds_of, span
-from jarvisctl.status import failure_of
 
 _STATE = capture_pb2.CaptureState.DESCRIPTOR
 _TIMESTAMP_SOURCE = capture_pb2.TimestampSource.DESCRIPTOR
-
-
-class View(Protocol):
-    """What of an outcome is shown to people; programs get all of it."""
-
-    def table(self) -> Table:
-        """Empty, with its columns."""
-        ...
-
-    def rows(self, outcome: fleet_pb2.CaptureOutcome, failure: str) -> list[list[str]]:
-        """An agent's rows; `failure` is why it failed, or empty."""
-        ...
-
-
-async def print_outcomes(
-    fleet: Fleet, what: str, outcomes: AsyncIterable[fleet_pb2.CaptureOutcome], view: View | None = None
-) -> ExitCode:
-    """Prints each agent's outcome, by default a row of its capture."""
-    answers = failures = 0
-    view = view or CaptureView()
-    table = view.table()
-    with progress(what, fleet.output) as answered:
-        async for outcome in outcomes:
-            answered()
-            answers += 1
-            failure = failure_of(outcome.status)
-            failures += failure is not None
-            if fleet.output.json:
-                fleet.output.line(_object(outcome))
-            else:
-                for row in view.rows(outcome, failure.sentence if failure else ""):
-                    table.add(*row)
-    if not answers:
-        raise nothing_selected()
-    if not fleet.output.json:
-        fleet.output.table(table)
-        if failures:
-            fleet.output.remark(f"{failures} of {answers} agents failed")
-    return ExitCode.FAILED if failures else ExitCode.OK
-
-
-def _object(outcome: fleet_pb2.CaptureOutcome) -> dict[str, Any]:
-    failure = failure_of(outcome.status)
-    return {
-        "agent_id": outcome.agent_id,
-        "ok": failure is None,
-        "error": failure.to_object() if failure else None,
-        "capture": to_object(outcome.capture) if outcome.HasField("capture") else None,
-    }
 
 
 class CaptureView:
@@ -77,6 +23,10 @@ class CaptureView:
     def rows(self, outcome: fleet_pb2.CaptureOutcome, failure: str) -> list[list[str]]:
         """The capture's row."""
         return [_row(outcome, failure)]
+
+    def contents(self, outcome: fleet_pb2.CaptureOutcome) -> dict[str, Any]:
+        """All of the capture."""
+        return {"capture": to_object(outcome.capture) if outcome.HasField("capture") else None}
 
 
 def _table() -> Table:
