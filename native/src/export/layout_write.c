@@ -189,7 +189,7 @@ static inline uint8_t *write_value(uint8_t value, const struct capture_flow *flo
     case VALUE_NTP_NANO:
         return write_time(value, load64(from), at);
     case VALUE_HALF_MS: {
-        uint64_t half = (load64(from) + NS_PER_MS) / (2 * NS_PER_MS);
+        uint64_t ns = load64(from), half = ns / (2 * NS_PER_MS) + (ns % (2 * NS_PER_MS) >= NS_PER_MS);
         return export_put32(at, half > UINT32_MAX ? UINT32_MAX : (uint32_t)half);
     }
     case VALUE_MEAN_MS:
