@@ -170,8 +170,8 @@ static inline bool decoder_message(struct decoder *decoder, const uint8_t *at, u
 }
 
 /* The value of an element in a record; NULL: it has none. */
-static inline const struct decoded_value *decoded_find(const struct decoded_template *template, const struct decoded_value *values,
-                                                       uint32_t enterprise, uint16_t number) {
+static inline const struct decoded_value *decoded_find(const struct decoded_template *template,
+                                                       const struct decoded_value *values, uint32_t enterprise, uint16_t number) {
     for (uint32_t i = 0; i < template->fields; i++)
         if (template->field[i].enterprise == enterprise && template->field[i].number == number)
             return &values[i];

@@ -54,9 +54,10 @@ static int write_one(struct capture_export_config config, const struct capture_f
 
 static void a_minimal_ipfix_message_is_what_rfc_7011_says(void) {
     struct capture_flow flow = a_flow();
-    CHECK_EQUAL(1, write_one((struct capture_export_config){.protocol = 3, .profile = 1, .observation_domain_id = 0x01020304}, &flow));
+    CHECK_EQUAL(
+        1, write_one((struct capture_export_config){.protocol = 3, .profile = 1, .observation_domain_id = 0x01020304}, &flow));
     static const char expected[] =
-        "\x00\x0a\x00\x6e" /* version 10, 110 bytes */
+        "\x00\x0a\x00\x6e"                                 /* version 10, 110 bytes */
         "\x00\x00\x00\x00\x00\x00\x00\x00\x01\x02\x03\x04" /* export time and sequence when it leaves; domain */
         "\x48\xa0\x00\x5e" /* set 0x4000 | IPFIX 0x800 | minimal 0x80 | ms 0x20; 94 bytes: 4 + 2 * 45 */
         "\x0a\x00\x00\x01\xc0\xa8\x01\x02\x9c\x40\x01\xbb\x06"
@@ -126,8 +127,7 @@ static bool model_number(const struct capture_flow *flow, const struct capture_f
     const struct capture_headers *headers = reverse ? &kept->rev_headers : &kept->fwd_headers;
     const struct capture_spread *sizes = reverse ? &kept->rev_payload : &kept->fwd_payload;
     uint8_t type = flow->icmp_type;
-    static const uint8_t pairs[][3] = {{1, 8, 0},    {1, 13, 14},   {1, 17, 18},  {58, 128, 129},
-                                       {58, 133, 134}, {58, 135, 136}};
+    static const uint8_t pairs[][3] = {{1, 8, 0}, {1, 13, 14}, {1, 17, 18}, {58, 128, 129}, {58, 133, 134}, {58, 135, 136}};
     for (size_t i = 0; reverse && i < sizeof(pairs) / sizeof(pairs[0]); i++)
         if (flow->ip_protocol == pairs[i][0] && (flow->icmp_type == pairs[i][1] || flow->icmp_type == pairs[i][2]))
             type = (uint8_t)(pairs[i][1] + pairs[i][2] - flow->icmp_type);
@@ -137,46 +137,112 @@ static bool model_number(const struct capture_flow *flow, const struct capture_f
     uint64_t packets = reverse ? flow->rev_packets : flow->fwd_packets;
     if (enterprise == NTOP) {
         switch (number) {
-        case 109: *value = reverse ? kept->rev_retransmissions : kept->fwd_retransmissions; return true;
-        case 110: *value = kept->rev_retransmissions; return true;
-        case 111: *value = reverse ? kept->rev_out_of_order : kept->fwd_out_of_order; return true;
-        case 112: *value = kept->rev_out_of_order; return true;
-        case 123: *value = (uint64_t)((double)kept->synack_to_ack_ns / 2e6 + 0.5); return true;
-        case 124: *value = (uint64_t)((double)kept->syn_to_synack_ns / 2e6 + 0.5); return true;
-        default: return false;
+        case 109:
+            *value = reverse ? kept->rev_retransmissions : kept->fwd_retransmissions;
+            return true;
+        case 110:
+            *value = kept->rev_retransmissions;
+            return true;
+        case 111:
+            *value = reverse ? kept->rev_out_of_order : kept->fwd_out_of_order;
+            return true;
+        case 112:
+            *value = kept->rev_out_of_order;
+            return true;
+        case 123:
+            *value = (uint64_t)((double)kept->synack_to_ack_ns / 2e6 + 0.5);
+            return true;
+        case 124:
+            *value = (uint64_t)((double)kept->syn_to_synack_ns / 2e6 + 0.5);
+            return true;
+        default:
+            return false;
         }
     }
     if (enterprise == CERT) {
         switch (number) {
-        case 502: *value = (uint64_t)(sizes->mean * (double)packets + 0.5); return true;
-        case 503: *value = (uint64_t)((reverse ? kept->rev_interval.mean : kept->fwd_interval.mean) / 1e6 + 0.5); return true;
-        case 506: *value = sizes->max > 65535 ? 65535 : sizes->max; return true;
-        default: return false;
+        case 502:
+            *value = (uint64_t)(sizes->mean * (double)packets + 0.5);
+            return true;
+        case 503:
+            *value = (uint64_t)((reverse ? kept->rev_interval.mean : kept->fwd_interval.mean) / 1e6 + 0.5);
+            return true;
+        case 506:
+            *value = sizes->max > 65535 ? 65535 : sizes->max;
+            return true;
+        default:
+            return false;
         }
     }
     switch (number) {
-    case 7: *value = reverse ? flow->dst_port : flow->src_port; return true;
-    case 11: *value = netflow9 && icmp ? type_code : reverse ? flow->src_port : flow->dst_port; return true;
-    case 4: *value = flow->ip_protocol; return true;
-    case 60: *value = flow->ip_version; return true;
-    case 58: case 243: *value = flow->vlan_id; return true;
-    case 2: *value = packets; return true;
-    case 1: *value = reverse ? flow->rev_octets : flow->fwd_octets; return true;
-    case 152: *value = ms(flow->start_time_ns); return true;
-    case 153: *value = ms(flow->end_time_ns); return true;
-    case 239: *value = initiator; return true;
-    case 6: *value = (reverse ? flow->rev_tcp_flags : flow->fwd_tcp_flags) & (netflow9 ? 0xff : 0xffff); return true;
-    case 10: *value = flow->interface_index; return true;
-    case 14: *value = flow->second_interface_index; return true;
-    case 5: *value = flow->dscp * 4u; return true;
-    case 32: case 139: *value = type_code; return true;
-    case 136: *value = flow->end_reason; return true;
-    case 148: *value = flow->flow_id; return true;
-    case 245: *value = headers->inner_vlan_id; return true;
-    case 52: *value = headers->min_ttl; return true;
-    case 53: *value = headers->max_ttl; return true;
-    case 31: *value = headers->flow_label; return true;
-    case 351: *value = flow->tunnel_type == 3 ? 1ull << 56 | flow->tunnel_id : 0; return true;
+    case 7:
+        *value = reverse ? flow->dst_port : flow->src_port;
+        return true;
+    case 11:
+        *value = netflow9 && icmp ? type_code : reverse ? flow->src_port : flow->dst_port;
+        return true;
+    case 4:
+        *value = flow->ip_protocol;
+        return true;
+    case 60:
+        *value = flow->ip_version;
+        return true;
+    case 58:
+    case 243:
+        *value = flow->vlan_id;
+        return true;
+    case 2:
+        *value = packets;
+        return true;
+    case 1:
+        *value = reverse ? flow->rev_octets : flow->fwd_octets;
+        return true;
+    case 152:
+        *value = ms(flow->start_time_ns);
+        return true;
+    case 153:
+        *value = ms(flow->end_time_ns);
+        return true;
+    case 239:
+        *value = initiator;
+        return true;
+    case 6:
+        *value = (reverse ? flow->rev_tcp_flags : flow->fwd_tcp_flags) & (netflow9 ? 0xff : 0xffff);
+        return true;
+    case 10:
+        *value = flow->interface_index;
+        return true;
+    case 14:
+        *value = flow->second_interface_index;
+        return true;
+    case 5:
+        *value = flow->dscp * 4u;
+        return true;
+    case 32:
+    case 139:
+        *value = type_code;
+        return true;
+    case 136:
+        *value = flow->end_reason;
+        return true;
+    case 148:
+        *value = flow->flow_id;
+        return true;
+    case 245:
+        *value = headers->inner_vlan_id;
+        return true;
+    case 52:
+        *value = headers->min_ttl;
+        return true;
+    case 53:
+        *value = headers->max_ttl;
+        return true;
+    case 31:
+        *value = headers->flow_label;
+        return true;
+    case 351:
+        *value = flow->tunnel_type == 3 ? 1ull << 56 | flow->tunnel_id : 0;
+        return true;
     case 95: {
         uint16_t port = flow->dst_port;
         if ((port == 0 || port > 1023) && !initiator)
@@ -184,7 +250,8 @@ static bool model_number(const struct capture_flow *flow, const struct capture_f
         *value = port > 0 && port < 1024 ? 3u << 24 | port : 1u << 24 | flow->ip_protocol;
         return true;
     }
-    default: return false;
+    default:
+        return false;
     }
 }
 
@@ -208,11 +275,18 @@ static const uint8_t *model_address(const struct capture_flow *flow, const struc
                                     uint32_t enterprise, uint16_t number) {
     (void)enterprise;
     switch (number) {
-    case 8: case 27: return reverse ? flow->dst_addr : flow->src_addr;
-    case 12: case 28: return reverse ? flow->src_addr : flow->dst_addr;
-    case 56: return headers->src_mac;
-    case 80: return headers->dst_mac;
-    default: return NULL;
+    case 8:
+    case 27:
+        return reverse ? flow->dst_addr : flow->src_addr;
+    case 12:
+    case 28:
+        return reverse ? flow->src_addr : flow->dst_addr;
+    case 56:
+        return headers->src_mac;
+    case 80:
+        return headers->dst_mac;
+    default:
+        return NULL;
     }
 }
 
@@ -220,7 +294,8 @@ static void check_value(const struct walk *walk, const struct decoded_field *fie
     const struct capture_flow *flow = &flows[walk->flow];
     const struct capture_flow_statistics *kept = &statistics[walk->flow];
     bool reverse = walk->reverse || field->enterprise == REVERSE;
-    const uint8_t *address = model_address(flow, reverse ? &kept->rev_headers : &kept->fwd_headers, reverse, field->enterprise, field->number);
+    const uint8_t *address =
+        model_address(flow, reverse ? &kept->rev_headers : &kept->fwd_headers, reverse, field->enterprise, field->number);
     uint64_t number = decoded_number(value->at, value->length), expected;
     if (address) {
         CHECK(memcmp(address, value->at, value->length) == 0);
@@ -311,7 +386,8 @@ static void biflow_direction_is_the_initiators_only_when_its_syn_was_seen(void) 
     static const struct {
         uint16_t fwd, rev;
         uint8_t protocol, direction;
-    } cases[] = {{0x02, 0x00, 6, 1}, {0x1b, 0x12, 6, 1}, {0x12, 0x10, 6, 0}, {0x10, 0x12, 6, 0}, {0x10, 0x10, 6, 0}, {0x02, 0x02, 17, 0}};
+    } cases[] = {{0x02, 0x00, 6, 1}, {0x1b, 0x12, 6, 1}, {0x12, 0x10, 6, 0},
+                 {0x10, 0x12, 6, 0}, {0x10, 0x10, 6, 0}, {0x02, 0x02, 17, 0}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct capture_flow flow = a_flow();
         flow.fwd_tcp_flags = cases[i].fwd;
@@ -341,7 +417,8 @@ static void the_largest_values_stay_what_they_are_or_are_capped(void) {
     flow.ip_version = 6;
     kept.fwd_payload = kept.rev_payload = (struct capture_spread){UINT64_MAX, UINT64_MAX, 1e300, 0};
     kept.fwd_interval = kept.rev_interval = (struct capture_spread){UINT64_MAX, UINT64_MAX, 1e19, 0};
-    capture_exporter_t *exporter = exporter_of((struct capture_export_config){.protocol = 3, .profile = 3, .statistics = 15, .biflow = true});
+    capture_exporter_t *exporter =
+        exporter_of((struct capture_export_config){.protocol = 3, .profile = 3, .statistics = 15, .biflow = true});
     uint32_t taken;
     CHECK_EQUAL(1, capture_exporter_write(exporter, &flow, &kept, 1, &taken, out, sizeof(out), messages, MESSAGES, true));
     CHECK_EQUAL(messages[0].length, decoded_number(out + 2, 2));

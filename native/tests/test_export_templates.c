@@ -61,15 +61,17 @@ static void the_fields_of_each_template_id_are_frozen(void) {
     CHECK_TEXT("27:16 28:16 7:2 11:2 4:1 60:1 58:2 2:8 1:8 152:8 153:8 6:1 10:4 14:4 5:1 32:2 139:2 136:1 148:8",
                fields_of(0x4520));
     templates_of((struct capture_export_config){.protocol = 2, .profile = 3, .time_unit = 3, .statistics = 15});
-    CHECK_TEXT("8:4 12:4 7:2 11:2 4:1 60:1 58:2 2:8 1:8 156:8 157:8 6:1 10:4 14:4 5:1 32:2 136:1 148:8 243:2 245:2 56:6 80:6 52:1 "
-               "53:1 95:4 351:8 57581:4 57583:4 57595:4 57596:4",
-               fields_of(0x41ef));
+    CHECK_TEXT(
+        "8:4 12:4 7:2 11:2 4:1 60:1 58:2 2:8 1:8 156:8 157:8 6:1 10:4 14:4 5:1 32:2 136:1 148:8 243:2 245:2 56:6 80:6 52:1 "
+        "53:1 95:4 351:8 57581:4 57583:4 57595:4 57596:4",
+        fields_of(0x41ef));
     templates_of((struct capture_export_config){.protocol = 3, .profile = 3, .biflow = true, .statistics = 15});
-    CHECK_TEXT("27:16 28:16 7:2 11:2 4:1 60:1 58:2 2:8 29305/2:8 1:8 29305/1:8 152:8 153:8 239:1 6:2 29305/6:2 10:4 14:4 5:1 139:2 "
-               "136:1 148:8 243:2 245:2 56:6 29305/56:6 80:6 29305/80:6 52:1 29305/52:1 53:1 29305/53:1 31:4 29305/31:4 95:4 351:8 "
-               "35632/109:4 35632/110:4 35632/111:4 35632/112:4 35632/123:4 35632/124:4 6871/502:8 6871/16886:8 6871/506:2 "
-               "6871/16890:2 6871/503:8 6871/16887:8",
-               fields_of(0x4faf));
+    CHECK_TEXT(
+        "27:16 28:16 7:2 11:2 4:1 60:1 58:2 2:8 29305/2:8 1:8 29305/1:8 152:8 153:8 239:1 6:2 29305/6:2 10:4 14:4 5:1 139:2 "
+        "136:1 148:8 243:2 245:2 56:6 29305/56:6 80:6 29305/80:6 52:1 29305/52:1 53:1 29305/53:1 31:4 29305/31:4 95:4 351:8 "
+        "35632/109:4 35632/110:4 35632/111:4 35632/112:4 35632/123:4 35632/124:4 6871/502:8 6871/16886:8 6871/506:2 "
+        "6871/16890:2 6871/503:8 6871/16887:8",
+        fields_of(0x4faf));
 }
 
 static void the_fields_of_each_options_template_id_are_frozen(void) {
@@ -251,9 +253,12 @@ static void options_say_what_the_exporter_was_told(void) {
         CHECK_EQUAL(INTERFACES, options.interfaces);
         CHECK_EQUAL(2, options.keys);
         CHECK_EQUAL(1, options.sampling);
-        CHECK_EQUAL(CAPTURE_ERR_SPACE, capture_exporter_options(exporter, &statistics, interfaces, INTERFACES, out, 600, messages, MESSAGES));
-        CHECK_EQUAL(CAPTURE_ERR_SPACE, capture_exporter_options(exporter, &statistics, interfaces, INTERFACES, out, sizeof(out), messages, 1));
-        CHECK_EQUAL(count, capture_exporter_options(exporter, &statistics, interfaces, INTERFACES, out, sizeof(out), messages, MESSAGES));
+        CHECK_EQUAL(CAPTURE_ERR_SPACE,
+                    capture_exporter_options(exporter, &statistics, interfaces, INTERFACES, out, 600, messages, MESSAGES));
+        CHECK_EQUAL(CAPTURE_ERR_SPACE,
+                    capture_exporter_options(exporter, &statistics, interfaces, INTERFACES, out, sizeof(out), messages, 1));
+        CHECK_EQUAL(
+            count, capture_exporter_options(exporter, &statistics, interfaces, INTERFACES, out, sizeof(out), messages, MESSAGES));
         capture_exporter_destroy(exporter);
     }
 }
