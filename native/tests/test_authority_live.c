@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "balance.h"
+#include "export_config.h"
 #include "live_link.h"
 #include "signer.h"
 
@@ -119,6 +120,11 @@ static void check_nothing_is_given(capture_t *capture, capture_flow_reader_t *re
     CHECK_EQUAL(CAPTURE_ERR_LEASE, capture_reader_read_batch(reader, out, sizeof(out), 100, &info));
     CHECK_EQUAL(CAPTURE_ERR_LEASE, capture_reader_read_text(reader, CAPTURE_TEXT_JSON, (char *)out, sizeof(out), &info));
     CHECK_EQUAL(CAPTURE_ERR_LEASE, capture_reader_read_columns(reader, &columns, 100, &info));
+    capture_exporter_t *exporter = exporter_of((struct capture_export_config){.protocol = CAPTURE_EXPORT_IPFIX});
+    struct capture_export_message messages[4];
+    CHECK_EQUAL(CAPTURE_ERR_LEASE, capture_exporter_read(exporter, reader, out, sizeof(out), messages, 4, true, &info));
+    CHECK_EQUAL(0, totals_of(exporter).flows_read);
+    capture_exporter_destroy(exporter);
     CHECK_EQUAL(CAPTURE_ERR_LEASE, capture_flow_get_all(capture, &query, flows, NULL, &error));
     CHECK_TEXT("LEASE_EXPIRED", error.field);
     CHECK_EQUAL(CAPTURE_ERR_LEASE, capture_flow_lookup(capture, 1, flows, NULL, 10));
