@@ -2,23 +2,38 @@
 /*
  * The export encoder alone: how many flow records a second one core turns into messages.
  *
- *     encoder PROTOCOL PROFILE BIFLOW STATISTICS [SECONDS]
+ *     encoder LIBRARY PROTOCOL PROFILE BIFLOW STATISTICS [SECONDS]
  *
- * PROTOCOL 1 to 4 and PROFILE 1 to 3 as in jarvis_capture_export.h, BIFLOW 0 or 1, STATISTICS their sum. Encodes 4,096 flows (IPv4
- * and, one in four, IPv6; all with both directions) again and again into blocks of 256 KiB, for SECONDS (2) of CPU time. Prints
+ * LIBRARY is the path of libjarvis_capture.so, PROTOCOL 1 to 4 and PROFILE 1 to 3 as in jarvis_capture_export.h, BIFLOW 0 or 1,
+ * STATISTICS their sum. Encodes 4,096 flows (IPv4 and, one in four, IPv6; all with both directions) again and again into blocks
+ * of 256 KiB, for SECONDS (2) of CPU time. Prints
  * {"records": N, "flows": N, "messages": N, "octets": of messages, "seconds": CPU time}.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-#include "jarvis_capture.h"
+#include "../native/include/jarvis_capture.h"
 
 enum { FLOWS = 4096, BLOCK = 262144, MESSAGES = 1024, ROUNDS_BETWEEN_LOOKS = 64 };
 
 static struct capture_flow flows[FLOWS];
 static struct capture_flow_statistics statistics[FLOWS];
+
+static __typeof__(&capture_exporter_create) exporter_create;
+static __typeof__(&capture_exporter_write) exporter_write;
+static __typeof__(&capture_exporter_get_totals) exporter_get_totals;
+
+static void *find(void *library, const char *name) {
+    void *function = library ? dlsym(library, name) : NULL;
+    if (!function) {
+        fprintf(stderr, "encoder: %s\n", dlerror());
+        exit(1);
+    }
+    return function;
+}
 
 static void make_flows(void) {
     uint64_t random = 1;
@@ -60,8 +75,8 @@ static uint64_t encode(capture_exporter_t *exporter, bool with_statistics) {
     static struct capture_export_message messages[MESSAGES];
     uint64_t octets = 0;
     for (uint32_t at = 0, taken; at < FLOWS; at += taken) {
-        int count = capture_exporter_write(exporter, flows + at, with_statistics ? statistics + at : NULL, FLOWS - at, &taken, out,
-                                           sizeof(out), messages, MESSAGES, false);
+        int count = exporter_write(exporter, flows + at, with_statistics ? statistics + at : NULL, FLOWS - at, &taken, out,
+                                   sizeof(out), messages, MESSAGES, false);
         if (count > 0)
             octets += messages[count - 1].offset + messages[count - 1].length;
     }
@@ -69,35 +84,38 @@ static uint64_t encode(capture_exporter_t *exporter, bool with_statistics) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 5) {
-        fprintf(stderr, "usage: encoder PROTOCOL PROFILE BIFLOW STATISTICS [SECONDS]\n");
+    if (argc < 6) {
+        fprintf(stderr, "usage: encoder LIBRARY PROTOCOL PROFILE BIFLOW STATISTICS [SECONDS]\n");
         return 2;
     }
     struct capture_export_config config = {.struct_size = sizeof(config),
-                                           .protocol = (uint32_t)atoi(argv[1]),
-                                           .profile = (uint32_t)atoi(argv[2]),
-                                           .biflow = atoi(argv[3]) != 0,
-                                           .statistics = (uint32_t)atoi(argv[4]),
+                                           .protocol = (uint32_t)atoi(argv[2]),
+                                           .profile = (uint32_t)atoi(argv[3]),
+                                           .biflow = atoi(argv[4]) != 0,
+                                           .statistics = (uint32_t)atoi(argv[5]),
                                            .system_init_ns = 1700000000000000000u};
-    double limit = argc > 5 ? atof(argv[5]) : 2, began = 0, seconds = 0;
+    void *library = dlopen(argv[1], RTLD_NOW);
+    exporter_create = (__typeof__(exporter_create))find(library, "capture_exporter_create");
+    exporter_write = (__typeof__(exporter_write))find(library, "capture_exporter_write");
+    exporter_get_totals = (__typeof__(exporter_get_totals))find(library, "capture_exporter_get_totals");
+    double limit = argc > 6 ? atof(argv[6]) : 2, began = 0, seconds = 0;
     struct capture_error_info error;
     capture_exporter_t *exporter;
-    if (capture_exporter_create(&config, &exporter, &error) != CAPTURE_OK) {
+    if (exporter_create(&config, &exporter, &error) != CAPTURE_OK) {
         fprintf(stderr, "encoder: %s\n", error.message);
         return 1;
     }
     make_flows();
     encode(exporter, config.statistics != 0); /* pages are there, and caches warm */
     struct capture_export_totals before, after;
-    capture_exporter_get_totals(exporter, &before);
+    exporter_get_totals(exporter, &before);
     uint64_t octets = 0;
     for (began = cpu_seconds(); seconds < limit; seconds = cpu_seconds() - began)
         for (int i = 0; i < ROUNDS_BETWEEN_LOOKS; i++)
             octets += encode(exporter, config.statistics != 0);
-    capture_exporter_get_totals(exporter, &after);
+    exporter_get_totals(exporter, &after);
     printf("{\"records\": %llu, \"flows\": %llu, \"messages\": %llu, \"octets\": %llu, \"seconds\": %.6f}\n",
            (unsigned long long)(after.records - before.records), (unsigned long long)(after.flows_read - before.flows_read),
            (unsigned long long)(after.messages - before.messages), (unsigned long long)octets, seconds);
-    capture_exporter_destroy(exporter);
     return 0;
 }

@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import dpdk, floods, instructions, joining, live, meters, start_up, stream, verification
+from bench import dpdk, encoder, floods, instructions, joining, live, meters, start_up, stream, verification
 from bench.captures import capture_file
 from bench.peers import NFSTREAM, OURS
 
@@ -44,6 +44,7 @@ JOBS: dict[str, Job] = {
     "meters": _meters,
     "start-up": lambda arguments, console: start_up.report(cpu=arguments.cpu, console=console),
     "floods": lambda arguments, console: floods.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
+    "encoder": lambda arguments, console: encoder.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
     "stream": lambda _arguments, console: stream.report(console),
     "verification": lambda arguments, console: verification.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
     "joining": lambda arguments, console: joining.report(console, rounds=arguments.rounds),
