@@ -330,6 +330,45 @@ static void a_flow_longer_than_32_bits_of_milliseconds_keeps_its_end(void) {
     ops->destroy(encoder);
 }
 
+/* Through an exporter: IPv6 is counted with its packets and octets, and a flow of many records may need several calls. */
+static void an_exporter_counts_what_v5_cannot_say_and_goes_on_where_there_was_no_room(void) {
+    struct capture_export_config config = config_of();
+    config.struct_size = sizeof(config);
+    config.message_max = 512;
+    capture_exporter_t *exporter = NULL;
+    CHECK_EQUAL(CAPTURE_OK, capture_exporter_create(&config, &exporter, NULL));
+    struct capture_flow flows[2] = {sample(), sample()};
+    flows[0].ip_version = 6;
+    flows[1].fwd_packets = UINT64_C(1) << 33;
+    flows[1].fwd_octets = UINT64_C(1) << 43;
+    struct capture_export_message messages[64];
+    uint32_t taken = 0, done = 0, calls = 0;
+    uint64_t packets = 0, octets = 0, records = 0;
+    for (int count = 1; count > 0; calls++) {
+        count = capture_exporter_write(exporter, flows + done, NULL, 2 - done, &taken, bytes, sizeof(bytes), messages, 64, true);
+        done += taken;
+        for (int i = 0; i < count; i++) {
+            packets += messages[i].packets;
+            octets += messages[i].octets;
+            records += messages[i].records;
+        }
+    }
+    CHECK_EQUAL(2, done);
+    CHECK(calls > 2);
+    CHECK_EQUAL(flows[1].fwd_packets + flows[1].rev_packets, packets);
+    CHECK_EQUAL(flows[1].fwd_octets + flows[1].rev_octets, octets);
+    struct capture_export_totals totals;
+    CHECK_EQUAL(CAPTURE_OK, capture_exporter_get_totals(exporter, &totals));
+    CHECK_EQUAL(records, totals.records);
+    CHECK_EQUAL(packets, totals.packets);
+    CHECK_EQUAL(2, totals.flows_read);
+    CHECK_EQUAL(1, totals.unexportable_flows);
+    CHECK_EQUAL(5, totals.unexportable_packets);
+    CHECK_EQUAL(100179, totals.unexportable_octets);
+    CHECK_EQUAL(0, capture_exporter_templates(exporter, bytes, sizeof(bytes), messages, 64));
+    capture_exporter_destroy(exporter);
+}
+
 int main(void) {
     RUN(a_flow_of_both_directions_is_two_records);
     RUN(a_direction_without_packets_has_no_record);
@@ -343,5 +382,6 @@ int main(void) {
     RUN(the_base_stays_until_a_record_does_not_fit_it);
     RUN(times_of_any_trace_are_found_again);
     RUN(a_flow_longer_than_32_bits_of_milliseconds_keeps_its_end);
+    RUN(an_exporter_counts_what_v5_cannot_say_and_goes_on_where_there_was_no_room);
     return 0;
 }

@@ -12,10 +12,12 @@
 #include "engine/reader.h"
 #include "error.h"
 #include "export/ipfix.h"
+#include "export/netflow5.h"
 #include "route/routes.h"
 
 /* To add a protocol: a file with its functions, and a row here. */
 static const struct export_encoder_ops *const encoders[] = {
+    &export_netflow5_ops,
     &export_netflow9_ops,
     &export_ipfix_ops,
 };

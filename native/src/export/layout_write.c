@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One record: step by step from a flow, its statistics and its routes to bytes. */
+#include "export/icmp_reply.h"
 #include "export/layout.h"
 #include "export/message.h"
 
-enum { IP_PROTOCOL_ICMP = 1, IP_PROTOCOL_TCP = 6, IP_PROTOCOL_ICMPV6 = 58, TCP_SYN = 0x02, TCP_ACK = 0x10 };
+enum { IP_PROTOCOL_TCP = 6, TCP_SYN = 0x02, TCP_ACK = 0x10 };
 enum { NS_PER_MS = 1000000, NS_PER_SECOND = 1000000000, US_PER_SECOND = 1000000 };
 static const uint64_t NTP_UNIX_EPOCH = 2208988800; /* seconds from 1900 to 1970 */
 
@@ -51,38 +52,6 @@ static inline uint64_t ntp_micro(uint64_t ns) {
 static inline uint64_t ntp_nano(uint64_t ns) {
     uint64_t seconds = ns / NS_PER_SECOND + NTP_UNIX_EPOCH, rest = ns % NS_PER_SECOND;
     return seconds << 32 | ((rest << 32) + NS_PER_SECOND - 1) / NS_PER_SECOND;
-}
-
-/* The answer to a request; whatever has none goes both ways with the type of the flow's first packet. */
-static uint8_t icmp_reply_type(uint8_t protocol, uint8_t type) {
-    if (protocol == IP_PROTOCOL_ICMPV6) {
-        switch (type) {
-        case 128: /* echo request, RFC 4443 */
-        case 133: /* router solicitation, RFC 4861 */
-        case 135: /* neighbour solicitation */
-            return (uint8_t)(type + 1);
-        case 129:
-        case 134:
-        case 136:
-            return (uint8_t)(type - 1);
-        default:
-            return type;
-        }
-    }
-    switch (type) {
-    case 8: /* echo, RFC 792 */
-        return 0;
-    case 0:
-        return 8;
-    case 13: /* timestamp */
-    case 17: /* address mask, RFC 950 */
-        return (uint8_t)(type + 1);
-    case 14:
-    case 18:
-        return (uint8_t)(type - 1);
-    default:
-        return type;
-    }
 }
 
 static bool is_icmp(const struct capture_flow *flow) {

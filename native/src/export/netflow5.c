@@ -10,10 +10,10 @@
  *   IPv6         is not said at all; the exporter counts it */
 #include "export/netflow5.h"
 
-#include <netinet/in.h>
 #include <stdlib.h>
 
 #include "error.h"
+#include "export/icmp_reply.h"
 
 enum {
     HEADER = 24,
@@ -96,26 +96,8 @@ static uint32_t share_of(uint64_t total, uint64_t parts, uint64_t part) {
     return (uint32_t)(total / parts + (part < total % parts));
 }
 
-/* The answer to an ICMP request (RFC 792, RFC 950); whatever has none goes both ways with the type of the flow's first packet. */
-static uint8_t reply_type(uint8_t type) {
-    switch (type) {
-    case 8: /* echo */
-        return 0;
-    case 0:
-        return 8;
-    case 13: /* timestamp */
-    case 17: /* address mask */
-        return (uint8_t)(type + 1);
-    case 14:
-    case 18:
-        return (uint8_t)(type - 1);
-    default:
-        return type;
-    }
-}
-
 static struct way forward_of(const struct capture_flow *flow) {
-    bool icmp = flow->ip_protocol == IPPROTO_ICMP;
+    bool icmp = flow->ip_protocol == IP_PROTOCOL_ICMP;
     return (struct way){.source = flow->src_addr,
                         .destination = flow->dst_addr,
                         .source_port = flow->src_port,
@@ -127,12 +109,13 @@ static struct way forward_of(const struct capture_flow *flow) {
 }
 
 static struct way reverse_of(const struct capture_flow *flow) {
-    bool icmp = flow->ip_protocol == IPPROTO_ICMP;
+    bool icmp = flow->ip_protocol == IP_PROTOCOL_ICMP;
     return (struct way){.source = flow->dst_addr,
                         .destination = flow->src_addr,
                         .source_port = flow->dst_port,
                         .destination_port =
-                            icmp ? (uint16_t)(reply_type(flow->icmp_type) << 8 | flow->icmp_code) : flow->src_port,
+                            icmp ? (uint16_t)(icmp_reply_type(IP_PROTOCOL_ICMP, flow->icmp_type) << 8 | flow->icmp_code)
+                                 : flow->src_port,
                         .packets = flow->rev_packets,
                         .octets = flow->rev_octets,
                         .tcp_flags = (uint8_t)flow->rev_tcp_flags,
@@ -163,6 +146,23 @@ static bool fit_times(struct netflow5 *v5, struct export_message *message, const
     return true;
 }
 
+static uint16_t as16(uint32_t number) {
+    return number > UINT16_MAX ? AS_TRANS : (uint16_t)number;
+}
+
+/* Where the record's packets were going, and the systems and prefixes of both ends. */
+static void put_routes(capture_routes_t *routes, const struct way *way, uint8_t *at) {
+    struct capture_route source, destination;
+    capture_routes_lookup(routes, way->source, 4, &source);
+    capture_routes_lookup(routes, way->destination, 4, &destination);
+    if (destination.next_hop_version == 4)
+        memcpy(at + 8, destination.next_hop, 4);
+    export_put16(at + 40, as16(source.as_number));
+    export_put16(at + 42, as16(destination.as_number));
+    at[44] = source.has_prefix ? source.prefix_length : 0;
+    at[45] = destination.has_prefix ? destination.prefix_length : 0;
+}
+
 static void put_record(struct netflow5 *v5, struct export_message *message, const struct capture_flow *flow,
                        const struct way *way, uint64_t part) {
     uint64_t start_ms, end_ms;
@@ -173,6 +173,7 @@ static void put_record(struct netflow5 *v5, struct export_message *message, cons
     memcpy(at, way->source, 4);
     memcpy(at + 4, way->destination, 4);
     export_put16(at + 12, flow->interface_index);
+    export_put16(at + 14, flow->second_interface_index);
     export_put32(at + 16, packets);
     export_put32(at + 20, octets);
     export_put32(at + 24, (uint32_t)(start_ms - v5->base_ms));
@@ -182,6 +183,8 @@ static void put_record(struct netflow5 *v5, struct export_message *message, cons
     at[37] = way->tcp_flags;
     at[38] = flow->ip_protocol;
     at[39] = (uint8_t)(flow->dscp << 2);
+    if (v5->routes)
+        put_routes(v5->routes, way, at);
     message->length += RECORD;
     message->count++;
     message->facts.records++;
