@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export to collectors: what is asked for (plan), where it waits (spool), how it leaves (session), who decides (manager)."""
+"""Export to collectors: what is asked for (plan), where it waits (spool), how it leaves (session, transports), who rules it."""
