@@ -64,13 +64,26 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--tunnel": ("tunnel", _matching(re.compile("outer|inner|both"), str)),
     "--sampling": ("sampling", _sampling),
     "--statistics": ("statistics", _matching(re.compile(f"{_STATISTICS}(?:,{_STATISTICS})*"), _names)),
-    "--output": ("output", _matching(re.compile("none|json|csv|parquet"), str)),
+    "--output": ("output", _matching(re.compile("none|json|csv|parquet|ipfix"), str)),
     "-o": ("output_path", Path),
     "--release-root": ("release_root", Path),
     "--firmware-dir": ("firmware_directory", Path),
 }
 # The same for options without a value.
 _FLAGS = {"--mirror-timestamps": "mirror_timestamps"}
+# The same for those of MeterOptions.export, and which of all may be repeated.
+_EXPORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "--export": ("targets", str),
+    "--export-profile": ("profile", str),
+    "--export-time": ("time_unit", str),
+    "--export-domain": ("domain", _matching(_INTEGER, int)),
+    "--export-rate": ("rate", _matching(_INTEGER, int)),
+    "--export-tls-ca": ("tls_ca", Path),
+    "--export-tls-certificate": ("tls_certificate", Path),
+    "--export-tls-key": ("tls_key", Path),
+}
+_EXPORT_FLAGS = {"--biflow": "biflow", "--export-balance": "balance"}
+_REPEATED = {"--export"}
 
 
 def main() -> None:
@@ -89,29 +102,50 @@ def main() -> None:
 
 def plain_meter_options(arguments: Sequence[str]) -> MeterOptions | None:
     """What a well-formed `meter` line asks for; None when typer must look at it."""
-    from jarvis_agent.meter import MeterOptions  # noqa: PLC0415 - only for this command
+    from jarvis_agent.meter import MeterOptions, default_output  # noqa: PLC0415 - only for this command
+    from jarvis_agent.meter_export_options import ExportOptions  # noqa: PLC0415 - only for this command
 
     files: list[Path] = []
     fields: dict[str, Any] = {}
+    export: dict[str, Any] = {}
     rest = list(arguments)
     try:
         while rest:
             name = rest.pop(0)
             if not name.startswith("-"):
                 files.append(Path(name))
-                continue
-            if name in _FLAGS and _FLAGS[name] not in fields:
-                fields[_FLAGS[name]] = True
-                continue
-            name, equals, value = name.partition("=")
-            field, parse = _OPTIONS[name]
-            if field in fields or (equals and not name.startswith("--")):
-                return None
-            if not equals:
-                value = rest.pop(0)
-                if value.startswith("-"):
-                    return None
-            fields[field] = parse(value)
+            elif not _take_flag(name, fields, export):
+                _take_option(name, rest, fields, export)
     except (KeyError, IndexError, _NotPlainError):
         return None
-    return MeterOptions(files=tuple(files), **fields) if files else None
+    if not files:
+        return None
+    options = ExportOptions(**export)
+    return MeterOptions(files=tuple(files), export=options, **{"output": default_output(options), **fields})
+
+
+def _take_flag(name: str, fields: dict[str, Any], export: dict[str, Any]) -> bool:
+    """Sets the field of an option without a value; False: it is no such option, or came before."""
+    for flags, into in ((_FLAGS, fields), (_EXPORT_FLAGS, export)):
+        if name in flags and flags[name] not in into:
+            into[flags[name]] = True
+            return True
+    return False
+
+
+def _take_option(name: str, rest: list[str], fields: dict[str, Any], export: dict[str, Any]) -> None:
+    """Sets the field of an option with a value, which is in the name behind = or the first of the rest.
+
+    Raises:
+        KeyError, IndexError, _NotPlainError: only typer can judge it.
+    """
+    name, equals, value = name.partition("=")
+    into = export if name in _EXPORT_OPTIONS else fields
+    field, parse = _EXPORT_OPTIONS.get(name) or _OPTIONS[name]
+    if (field in into and name not in _REPEATED) or (equals and not name.startswith("--")):
+        raise _NotPlainError
+    if not equals:
+        value = rest.pop(0)
+        if value.startswith("-"):
+            raise _NotPlainError
+    into[field] = (*into.get(field, ()), parse(value)) if name in _REPEATED else parse(value)

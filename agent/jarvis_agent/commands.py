@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jarvis_native.types import BackendInfo
 
 _CPU_DIGITS = 4
+DEFAULT_EXPORT_RATE = 200_000
+"""As ExportOptions has it; a test compares them."""
 DEFAULT_CONFIG = Path("/etc/jarvis-capture/agent.toml")
 
 app = typer.Typer(
@@ -42,6 +44,23 @@ class Output(StrEnum):
     JSON = "json"
     CSV = "csv"
     PARQUET = "parquet"
+    IPFIX = "ipfix"
+
+
+class ExportProfile(StrEnum):
+    """Which information elements exported records have."""
+
+    MINIMAL = "minimal"
+    DEFAULT = "default"
+    FULL = "full"
+
+
+class TimeUnit(StrEnum):
+    """Of the times of exported records."""
+
+    MS = "ms"
+    US = "us"
+    NS = "ns"
 
 
 class Tunnel(StrEnum):
@@ -52,7 +71,13 @@ class Tunnel(StrEnum):
     BOTH = "both"
 
 
+_EXPORTS = ("ipfix", "ipfix/tcp", "ipfix/tls", "ipfix/sctp", "netflow9", "netflow5")
 _STATISTICS: dict[str, Statistic] = {"tcp": "tcp", "sizes": "sizes", "intervals": "intervals", "headers": "headers"}
+
+
+def _complete_export(typed: str) -> list[str]:
+    """Protocols with their transports, up to the collector's name."""
+    return [name + ":" for name in _EXPORTS if name.startswith(typed)]
 
 
 def _complete_statistics(typed: str) -> list[str]:
@@ -191,13 +216,64 @@ def meter(
         ),
     ] = "",
     output: Annotated[
-        Output, typer.Option("--output", help="json: one object a line; csv; parquet (needs -o); none: only the summary.")
-    ] = Output.JSON,
+        Output | None,
+        typer.Option(
+            "--output",
+            help="json: one object a line; csv; parquet (needs -o); ipfix: a file as RFC 5655 has it; none: only the summary. "
+            "[default: json, with --export none]",
+        ),
+    ] = None,
     output_path: Annotated[
         Path | None,
         typer.Option(
             "-o", metavar="PATH", help="Write the records to this file, which appears when it is complete. [default: stdout]"
         ),
+    ] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--export",
+            metavar="PROTOCOL[/TRANSPORT]:HOST[:PORT]",
+            help="Send the records to a collector: ipfix, ipfix/tcp, ipfix/tls, ipfix/sctp, netflow9, netflow5, as "
+            "ipfix:[2001:db8::1]:4739 or netflow9:collector.example. Repeat it for several, which all get them. "
+            "[default port: 4739, of tls 4740, of NetFlow 2055]",
+            autocompletion=_complete_export,
+        ),
+    ] = None,
+    export_profile: Annotated[
+        ExportProfile, typer.Option("--export-profile", help="Information elements of a record; full: with --statistics headers.")
+    ] = ExportProfile.DEFAULT,
+    biflow: Annotated[
+        bool,
+        typer.Option("--biflow", help="IPFIX: one record a flow with both directions (RFC 5103), else a record a direction."),
+    ] = False,
+    export_time: Annotated[TimeUnit, typer.Option("--export-time", help="Unit of times in IPFIX and NetFlow v9.")] = TimeUnit.MS,
+    export_domain: Annotated[
+        int,
+        typer.Option(
+            "--export-domain", metavar="N", help="Observation domain id; of NetFlow v9 the source id, of v5 engine type and id."
+        ),
+    ] = 0,
+    export_rate: Annotated[
+        int,
+        typer.Option(
+            "--export-rate",
+            metavar="N",
+            help="Records a second to each collector over UDP, which loses what comes too fast; 0: all at once.",
+        ),
+    ] = DEFAULT_EXPORT_RATE,
+    export_balance: Annotated[
+        bool, typer.Option("--export-balance", help="Each flow goes to one of the collectors, both its directions to the same.")
+    ] = False,
+    export_tls_ca: Annotated[
+        Path | None, typer.Option("--export-tls-ca", metavar="PATH", help="CA that collectors' certificates come from, PEM.")
+    ] = None,
+    export_tls_certificate: Annotated[
+        Path | None,
+        typer.Option("--export-tls-certificate", metavar="PATH", help="This exporter's certificate with its chain, PEM."),
+    ] = None,
+    export_tls_key: Annotated[
+        Path | None, typer.Option("--export-tls-key", metavar="PATH", help="Its private key, PEM, readable by its owner alone.")
     ] = None,
     release_root: ReleaseRootFile = None,
     firmware_directory: FirmwareDirectory = None,
@@ -207,15 +283,28 @@ def meter(
     The summary, one JSON object, goes to stderr, and with --output none to stdout too, as its only line.
 
     Exit codes: 0 done (also when a file's tail was cut: a warning names it), 1 a file is no capture file or is damaged in the
-    middle, or the output failed, 2 bad arguments, 3 the firmware is not trusted, 130 interrupted (the summary says how far it
-    came), 141 the reader of stdout went away.
+    middle, or the output or an export failed, 2 bad arguments (a collector's name or certificate, too), 3 the firmware is not
+    trusted, 130 interrupted (the summary says how far it came), 141 the reader of stdout went away.
     """
     from jarvis_agent import meter as offline  # noqa: PLC0415 - the native façade
+    from jarvis_agent.meter_export_options import ExportOptions  # noqa: PLC0415 - the native façade
 
     try:
         sampled = offline.NO_SAMPLING if sampling is None else offline.parse_sampling(sampling)
     except ValueError as error:
         _fail(f"--sampling is {error}", 2)
+    exporting = ExportOptions(
+        targets=tuple(export or ()),
+        profile=export_profile.value,
+        biflow=biflow,
+        time_unit=export_time.value,
+        domain=export_domain,
+        rate=export_rate,
+        balance=export_balance,
+        tls_ca=export_tls_ca,
+        tls_certificate=export_tls_certificate,
+        tls_key=export_tls_key,
+    )
     options = offline.MeterOptions(
         files=tuple(files),
         filter=filter_expression,
@@ -228,8 +317,9 @@ def meter(
         sampling=sampled,
         mirror_timestamps=mirror_timestamps,
         statistics=_statistics(statistics),
-        output=output.value,
+        output=offline.default_output(exporting) if output is None else output.value,
         output_path=output_path,
+        export=exporting,
         release_root=release_root,
         firmware_directory=firmware_directory,
     )

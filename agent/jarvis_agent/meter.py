@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The offline meter: capture files in, flow records and one JSON summary out. It needs no controller.
 
-Data flow: files → native core (filter, decode, flow table) → a lossless reader → sink (meter_output.py). Python's part is one
-call per 0.1 s of metering and one per 1 MiB of text. The summary goes to stderr, and to stdout too when the records go nowhere.
+Data flow: files → native core (filter, decode, flow table) → lossless readers → sink (meter_output.py), and a thread a collector
+(meter_export.py). Python's part is one call per 0.1 s of metering and one per 1 MiB of text. The summary goes to stderr, and to
+stdout too when the records go nowhere.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from jarvis_native.engine import PacketCaptureEngine, Sampling, Statistic, Tunnel
 from jarvis_native.errors import CaptureError, FilterError, InvalidArgument
@@ -26,7 +27,13 @@ from jarvis_native.reader import FlowReader
 from jarvis_native.types import CaptureMetrics
 from jarvis_trust.errors import FirmwareError
 
+from jarvis_agent.export.errors import ExportError
+from jarvis_agent.meter_export_options import ExportOptionError, ExportOptions, check_export, statistics_of_profile
 from jarvis_agent.meter_output import OutputError, OutputFormat, Sink, check_output, open_sink, write_all
+
+if TYPE_CHECKING:  # imported when there is something to export: the meter is started often, and on small files
+    from jarvis_agent.meter_export import CollectorExports
+    from jarvis_agent.meter_exporters import Exported, Metered
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -42,6 +49,7 @@ NO_SAMPLING: tuple[Sampling, int] = ("none", 0)
 
 _SMALLEST_LOG = 1024  # records; nobody reads them when the output is none
 _PROGRESS_S = 1.0
+_SHORT_S = 0.05  # a look at the files that took less was cut short
 _MOST_WORKERS = 64
 _MOST_INTERVAL = 1_000_000
 _OPTIONS = {
@@ -88,10 +96,17 @@ class MeterOptions:
     output: OutputFormat = "json"
     output_path: Path | None = None
     """File for the records; None = standard output."""
+    export: ExportOptions = field(default_factory=ExportOptions)
+    """Collectors that get the records besides; the form of output "ipfix", too."""
     release_root: Path | None = None
     """Public key that must have signed the firmware; None = the default one."""
     firmware_directory: Path | None = None
     """Where the native library is; None = the default directory."""
+
+
+def default_output(export: ExportOptions) -> OutputFormat:
+    """What --output is when it is not given: who exports wants no text besides."""
+    return "none" if export.targets else "json"
 
 
 def parse_sampling(text: str) -> tuple[Sampling, int]:
@@ -158,13 +173,14 @@ def meter(options: MeterOptions) -> int:
         return EXIT_USAGE
     try:
         check_output(options.output, options.output_path)
+        check_export(options.export, to_file=options.output == "ipfix")
         return _meter(options)
     except BrokenPipeError:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except (FirmwareError, CaptureError, OutputError, OSError) as error:
+    except (FirmwareError, CaptureError, OutputError, ExportOptionError, ExportError, OSError) as error:
         sentence, code = _explained(error, options)
         sys.stderr.write(f"error: {sentence}\n")
         return code
@@ -188,9 +204,14 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
             return f"{error.reason}: {error.message}", EXIT_UNTRUSTED
         case CaptureError():
             usage = isinstance(error, InvalidArgument | FilterError)
-            return _about_option(error), EXIT_USAGE if usage else EXIT_FAILURE
+            return f"{_of_export(error)}{_about_option(error)}", EXIT_USAGE if usage else EXIT_FAILURE
         case OutputError():
             return str(error), EXIT_USAGE if error.usage else EXIT_FAILURE
+        case ExportOptionError():
+            return str(error), EXIT_USAGE
+        case ExportError():
+            usage = error.is_permanent or error.reason == "EXPORT_UNRESOLVED"
+            return f"{_of_export(error)}{error.reason}: {error.message}", EXIT_USAGE if usage else EXIT_FAILURE
         case _:
             return f"{options.output_path or 'standard output'}: {getattr(error, 'strerror', None) or error}", EXIT_FAILURE
 
@@ -198,15 +219,23 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
 def _meter(options: MeterOptions) -> int:
     began = time.monotonic()
     interrupt, progress = _Interrupt(), _Progress()
-    with interrupt.armed(), _engine(options) as engine, _sink(options) as sink:
+    with (
+        interrupt.armed(),
+        _engine(options) as engine,
+        _collectors(options, engine) as collectors,
+        _sink(options, engine) as sink,
+    ):
         try:
             _say_memory(engine)
+            if collectors is not None:
+                collectors.open()
             engine.start()
-            damage = _pump(engine, sink, interrupt, progress)
+            damage = _pump(engine, sink, collectors, interrupt, progress)
+            exported = [] if collectors is None else collectors.finish()
         finally:
             progress.clear()
         metrics = engine.get_metrics()
-    summary = json.dumps(_summary(metrics, time.monotonic() - began))
+    summary = json.dumps(_summary(metrics, time.monotonic() - began) | _export_summary(sink, exported))
     if sink is None:
         write_all(sys.stdout.fileno(), summary.encode() + b"\n")
     if sink is not None or not sys.stderr.isatty():  # nobody wants to see it twice
@@ -215,9 +244,11 @@ def _meter(options: MeterOptions) -> int:
         sys.stderr.write(f"warning: no packet of {metrics.received} has an IP header behind a link layer that is decoded\n")
     for error in damage:
         sys.stderr.write(f"warning: {error.message}\n")
-    if interrupt.seen:
-        return EXIT_INTERRUPTED
-    return EXIT_OK if all(_only_cut(error) for error in damage) else EXIT_FAILURE
+    worst = EXIT_OK if all(_only_cut(error) for error in damage) else EXIT_FAILURE
+    for failure in [] if collectors is None else collectors.errors():
+        sentence, worst = _explained(failure, options)
+        sys.stderr.write(f"error: {sentence}\n")
+    return EXIT_INTERRUPTED if interrupt.seen else worst
 
 
 def _engine(options: MeterOptions) -> PacketCaptureEngine:
@@ -236,14 +267,20 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
         max_flows=options.max_flows,
         idle_timeout_s=options.idle_s,
         active_timeout_s=options.active_s,
-        log_records=_SMALLEST_LOG if options.output == "none" else 0,
+        log_records=_SMALLEST_LOG if options.output == "none" and not options.export.targets else 0,
         tunnel=options.tunnel,
         sampling=options.sampling[0],
         sampling_interval=options.sampling[1],
         mirror_timestamps=options.mirror_timestamps,
-        statistics=options.statistics,
+        statistics=_statistics(options),
     )
     return engine
+
+
+def _statistics(options: MeterOptions) -> tuple[Statistic, ...]:
+    """Those that are asked for, and those that the exports' profile has."""
+    exporting = options.export.targets or options.output == "ipfix"
+    return tuple(dict.fromkeys(options.statistics + (statistics_of_profile(options.export) if exporting else ())))
 
 
 def _threads(options: MeterOptions) -> int:
@@ -254,8 +291,45 @@ def _threads(options: MeterOptions) -> int:
     return 0 if workers == 1 and not options.worker_cpus else workers
 
 
-def _sink(options: MeterOptions) -> AbstractContextManager[Sink | None]:
-    return open_sink(options.output, options.output_path, options.statistics)
+def _sink(options: MeterOptions, engine: PacketCaptureEngine) -> AbstractContextManager[Sink | None]:
+    def ipfix(descriptor: int) -> Sink:
+        from jarvis_agent.meter_ipfix import IpfixSink  # noqa: PLC0415 - see above
+
+        return IpfixSink(descriptor, engine, _metered(options, engine), options.export)
+
+    return open_sink(options.output, options.output_path, _statistics(options), ipfix=ipfix)
+
+
+def _collectors(options: MeterOptions, engine: PacketCaptureEngine) -> AbstractContextManager[CollectorExports | None]:
+    if not options.export.targets:
+        return nullcontext()
+    from jarvis_agent.meter_export import prepare_exports  # noqa: PLC0415 - see above
+
+    return prepare_exports(engine, _metered(options, engine), options.export)
+
+
+def _metered(options: MeterOptions, engine: PacketCaptureEngine) -> Metered:
+    from jarvis_agent.meter_exporters import Metered  # noqa: PLC0415 - see above
+
+    return Metered(
+        firmware=engine.firmware,
+        statistics=_statistics(options),
+        sampling=options.sampling[0],
+        sampling_interval=options.sampling[1],
+        started_ns=time.time_ns(),
+    )
+
+
+def _export_summary(sink: Sink | None, exported: list[Exported]) -> dict[str, Any]:
+    """Keys of exports, where there are any."""
+    if not exported and sink is None:
+        return {}
+    from jarvis_agent.meter_exporters import summary_of  # noqa: PLC0415 - see above
+    from jarvis_agent.meter_ipfix import IpfixSink  # noqa: PLC0415 - see above
+
+    if isinstance(sink, IpfixSink):
+        exported = [*exported, sink.result()]
+    return summary_of(exported) if exported else {}
 
 
 def _say_memory(engine: PacketCaptureEngine) -> None:
@@ -266,17 +340,28 @@ def _say_memory(engine: PacketCaptureEngine) -> None:
         sys.stderr.write(f"statistics take {share}\n")
 
 
-def _pump(engine: PacketCaptureEngine, sink: Sink | None, interrupt: _Interrupt, progress: _Progress) -> list[CaptureError]:
+def _pump(
+    engine: PacketCaptureEngine,
+    sink: Sink | None,
+    collectors: CollectorExports | None,
+    interrupt: _Interrupt,
+    progress: _Progress,
+) -> list[CaptureError]:
     """Meters until the end of the files or an interrupt, the records into the sink. Returns what was damaged on the way."""
     reader = engine.open_flow_reader(lossless=True) if sink is not None else None
+    if collectors is not None:
+        collectors.start()
     more = True
     while more and not interrupt.seen:
+        began = time.monotonic()
         try:
             more = engine.poll()
         except CaptureError:  # reading failed: what was metered so far is kept, and the error is among engine.errors()
             more = False
         if reader is not None and sink is not None:
             _drain(reader, sink, to_the_end=False)
+        if collectors is not None and time.monotonic() - began < _SHORT_S:
+            collectors.wait_progress(_SHORT_S)  # the log is full, and waits for them
         progress.show(engine)
     engine.stop(graceful=False)
     if reader is not None and sink is not None:
@@ -332,6 +417,12 @@ def _about_option(error: CaptureError) -> str:
         return error.message
     rest = error.message.removeprefix(f"{error.field} ")
     return f"{option}: {rest}" if rest == error.message else f"{option} {rest}"
+
+
+def _of_export(error: Exception) -> str:
+    """The option whose export it is about."""
+    notes = getattr(error, "__notes__", [])
+    return f"--export {notes[0]}: " if notes else ""
 
 
 def _silence_stdout() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the offline meter's flow records go: nowhere, JSON or CSV text, or a Parquet file.
+"""Where the offline meter's flow records go: nowhere, JSON or CSV text, a Parquet file, or an IPFIX file (meter_export.py).
 
 A sink takes what one read of a FlowReader yields. Text comes from the native core in blocks of up to 1 MiB and goes to the
 descriptor as it is. A named file is written beside itself as PATH.tmp and renamed when it is complete.
@@ -11,13 +11,13 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from jarvis_native.reader import FlowBatch, FlowReader, TextFormat, arrow_schema
 
-OutputFormat = Literal["none", "json", "csv", "parquet"]
+OutputFormat = Literal["none", "json", "csv", "parquet", "ipfix"]
 
 PARQUET_ROWS = 65_536
 """Rows of a Parquet row group."""
@@ -87,7 +87,7 @@ def check_output(form: OutputFormat, path: Path | None) -> None:
         OutputError: with the option's name.
     """
     if form == "none" and path is not None:
-        raise OutputError(f"-o {path}: --output none writes no records, choose json, csv or parquet", usage=True)
+        raise OutputError(f"-o {path}: --output none writes no records, choose json, csv, parquet or ipfix", usage=True)
     if form == "parquet" and path is None:
         raise OutputError("--output parquet writes a file: name it with -o PATH", usage=True)
     if form == "parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -95,10 +95,18 @@ def check_output(form: OutputFormat, path: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def open_sink(form: OutputFormat, path: Path | None, statistics: Sequence[str]) -> Iterator[Sink | None]:
+def open_sink(
+    form: OutputFormat, path: Path | None, statistics: Sequence[str], *, ipfix: Callable[[int], Sink]
+) -> Iterator[Sink | None]:
     """The sink for a format and place, of records with these statistics; None for "none".
 
     What is left of a named file after an exception is removed.
+
+    Args:
+        form: of the records.
+        path: a file, or None for standard output.
+        statistics: those that the capture keeps.
+        ipfix: makes the sink of IPFIX messages for a descriptor.
 
     Raises:
         OutputError: the file cannot be made.
@@ -112,11 +120,19 @@ def open_sink(form: OutputFormat, path: Path | None, statistics: Sequence[str]) 
                 yield sink
             finally:
                 sink.close()
-    elif path is None:
-        yield TextSink(sys.stdout.fileno(), form)
+    else:
+        with _written(path) as descriptor:
+            yield ipfix(descriptor) if form == "ipfix" else TextSink(descriptor, form)
+
+
+@contextlib.contextmanager
+def _written(path: Path | None) -> Iterator[int]:
+    """The descriptor to write to: standard output, or the file's."""
+    if path is None:
+        yield sys.stdout.fileno()
     else:
         with _replaced(path) as target, target.open("wb", buffering=0) as file:
-            yield TextSink(file.fileno(), form)
+            yield file.fileno()
 
 
 @contextlib.contextmanager
@@ -140,7 +156,7 @@ def _replaced(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
     """Writes every byte; a pipe may take them in pieces."""
     view = memoryview(data)
     while view:

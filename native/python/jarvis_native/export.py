@@ -10,9 +10,10 @@ No object is made per record or per message. An exporter and a session are used 
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import operator
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
@@ -468,7 +469,7 @@ def _cut(text: str) -> bytes:
 
 
 def _address(text: str) -> bytes:
-    try:
-        return ipaddress.ip_address(text).packed
-    except ValueError:
-        raise InvalidArgument(f"agent_address is {text!r}: accepted is an IPv4 or IPv6 address", field="agent_address") from None
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            return socket.inet_pton(family, text)
+    raise InvalidArgument(f"agent_address is {text!r}: accepted is an IPv4 or IPv6 address", field="agent_address")
