@@ -13,6 +13,7 @@
 #include "error.h"
 #include "export/ipfix.h"
 #include "export/netflow5.h"
+#include "export/sflow.h"
 #include "route/routes.h"
 
 /* To add a protocol: a file with its functions, and a row here. */
@@ -20,6 +21,7 @@ static const struct export_encoder_ops *const encoders[] = {
     &export_netflow5_ops,
     &export_netflow9_ops,
     &export_ipfix_ops,
+    &export_sflow_ops,
 };
 
 enum {
