@@ -13,6 +13,7 @@ from jarvis_native.errors import CaptureError
 from jarvis_native.loader import Firmware, MeasuredObject, load_firmware
 from jarvis_native.packets import PACKET_DTYPE, PacketBatch
 from jarvis_native.reader import FlowBatch, FlowBatchBytes, FlowReader, arrow_schema
+from jarvis_native.sampler import FrameSampler
 from jarvis_native.types import (
     BackendInfo,
     CaptureEvent,
@@ -42,6 +43,7 @@ __all__ = [
     "FlowReader",
     "FlowStatistics",
     "FlowStats",
+    "FrameSampler",
     "HeaderFields",
     "InterfaceInfo",
     "LeaseTerms",

@@ -7,7 +7,7 @@
 
 Python moves the capture forward and takes finished bytes; every call into the core releases the GIL. start, stop, poll and
 packets are serialised here; everything else may be called from any thread at any time. The C capture is freed when the engine is
-closed and the last reader and packet view are gone, so that nothing can point into freed memory.
+closed and the last reader, sampler and packet view are gone, so that nothing can point into freed memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jarvis_native.errors import CaptureError, CaptureStateError, InvalidArgumen
 from jarvis_native.loader import Firmware, load_firmware, loaded_firmware
 from jarvis_native.packets import PacketBatch, batch_from_ring
 from jarvis_native.reader import FlowBatch, FlowReader
+from jarvis_native.sampler import DEFAULT_HEADER_BYTES, FrameSampler
 from jarvis_native.types import (
     BackendInfo,
     CaptureEvent,
@@ -121,7 +122,7 @@ class PacketCaptureEngine:
         self._stopping = False
         self._from_files = bool(files)
         self._statistics = 0  # kinds, or'ed as in the core
-        self._readers: weakref.WeakSet[FlowReader] = weakref.WeakSet()
+        self._readers: weakref.WeakSet[FlowReader | FrameSampler] = weakref.WeakSet()
         config, _kept = arguments.capture_config(
             self._ffi,
             interface=interface,
@@ -282,7 +283,7 @@ class PacketCaptureEngine:
             self._check(self._lib.capture_stop(self._open_capture(), graceful))
 
     def close(self) -> None:
-        """Stops, closes the readers and lets go of the native capture; may be called again."""
+        """Stops, closes readers and samplers and lets go of the native capture; may be called again."""
         self._stopping = True
         with self._lifecycle:
             capture, self._capture = self._capture, None
@@ -482,6 +483,44 @@ class PacketCaptureEngine:
         if self._capture is None:  # closed meanwhile by another thread
             reader.close()
         return reader
+
+    def open_frame_sampler(
+        self,
+        sampling_rate: int,
+        *,
+        header_length: int = DEFAULT_HEADER_BYTES,
+        samples: int = 0,
+        seed: int = 0,
+        lossless: bool = False,
+    ) -> FrameSampler:
+        """A place in frames taken at random, for sFlow; before the start or while the capture runs, at most 4 at a time.
+
+        Frames that the capture's filter rejects, and those that come while no lease is in force, are never taken.
+
+        Args:
+            sampling_rate: N of 1 in N, 1..16,777,215: at random distances of N on average.
+            header_length: bytes kept of each frame, 64..256.
+            samples: kept for the exporter, a worker, power of two 256..65,536; 0 = 4,096. Older ones are overwritten and counted.
+            seed: of the distances; 0 = random.
+            lossless: the packet path waits for the exporter (files only).
+
+        Raises:
+            CaptureStateError: four are open.
+        """
+        sampler = FrameSampler(
+            self._ffi,
+            self._lib,
+            self._open_capture(),
+            sampling_rate=sampling_rate,
+            header_length=header_length,
+            samples=samples,
+            seed=seed,
+            lossless=lossless,
+        )
+        self._readers.add(sampler)
+        if self._capture is None:  # closed meanwhile by another thread
+            sampler.close()
+        return sampler
 
     def flow_batches(
         self,

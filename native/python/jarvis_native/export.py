@@ -179,6 +179,7 @@ class FlowExporter:
         share: takes the flows whose id modulo share_count is this: balanced over collectors.
         share_count: 1 = all flows.
         routes: next hops, prefix lengths and AS numbers for profile "full".
+        agent_ipv6: sFlow: datagrams have room for an IPv6 agent address, else for an IPv4 one.
 
     Raises:
         InvalidArgument: names the field, the value and what would be accepted.
@@ -201,6 +202,7 @@ class FlowExporter:
         share: int = 0,
         share_count: int = 1,
         routes: RouteTable | None = None,
+        agent_ipv6: bool = False,
     ) -> None:
         self._ffi, self._lib = ffi, lib = firmware.ffi, firmware.lib
         config = ffi.new("struct capture_export_config *")
@@ -218,6 +220,7 @@ class FlowExporter:
         config.share = unsigned("share", share)
         config.share_count = unsigned("share_count", share_count)
         config.routes = ffi.NULL if routes is None else routes.handle
+        config.agent_address_length = 16 if agent_ipv6 else 4
         out, error = ffi.new("capture_exporter_t **"), ffi.new("struct capture_error_info *")
         check(ffi, lib, lib.capture_exporter_create(config, out, error), error)
         self._exporter: Any = ffi.gc(out[0], lib.capture_exporter_destroy)
