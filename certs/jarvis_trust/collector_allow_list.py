@@ -25,6 +25,7 @@ MAX_NAME_CHARACTERS: Final = 253
 FILES: Final = "file"
 """The entry that admits export into files."""
 
+_MOST_DESCRIBED = 10
 _ACCEPTED = (
     'an address or network ("192.0.2.0/24", "2001:db8::1"), a DNS name ("siem.example"), the names below one ("*.siem.example"), '
     'each with or without a port ("siem.example:4739", "[2001:db8::]/32:4739"), or "file"'
@@ -117,6 +118,12 @@ class AllowList:
             raise PolicyError("POLICY_INVALID", f"collectors has {len(entries)} entries; at most {MAX_ENTRIES} are accepted")
         rules = tuple(_parse_entry(index, entry) for index, entry in enumerate(entries) if entry != FILES)
         return cls(entries=tuple(entries), permits_files=FILES in entries, _rules=rules)
+
+    def describe(self) -> str:
+        """The entries as an error names them, the first ten at most: it travels in trailers, which are small."""
+        shown = ", ".join(self.entries[:_MOST_DESCRIBED]) or "nothing"
+        more = len(self.entries) - _MOST_DESCRIBED
+        return f"{shown} and {more} more" if more > 0 else shown
 
     def permits(self, host: str, port: int) -> bool:
         """Whether something may be sent there.

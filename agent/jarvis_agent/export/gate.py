@@ -40,7 +40,7 @@ def refusal(plan: ExportPlan, lease: ActiveLease) -> str:
         allowed = AllowList.parse(lease.export_collectors)
     except PolicyError as error:
         return f"lease {lease.sequence} has no allow-list that this agent can read ({error.message}): nothing may be exported"
-    listed = ", ".join(lease.export_collectors) or "nothing"
+    listed = allowed.describe()
     if plan.transport == "file" and not allowed.permits_files:
         return f'files are not in the allow-list of lease {lease.sequence}, which admits {listed}; "file" there admits them'
     for collector in plan.collectors:

@@ -202,6 +202,13 @@ def test_an_empty_list_admits_nothing() -> None:
     assert not nothing.permits("siem.example", 4739)
 
 
+def test_a_list_is_described_briefly_however_long_it_is() -> None:
+    assert AllowList.parse([]).describe() == "nothing"
+    assert AllowList.parse(["192.0.2.1", "file"]).describe() == "192.0.2.1, file"
+    entries = [f"{number:02}{'a' * 60}.{'b' * 28}.example" for number in range(64)]
+    assert AllowList.parse(entries).describe() == ", ".join(entries[:10]) + " and 54 more"
+
+
 def test_files_are_admitted_by_their_word_alone() -> None:
     assert AllowList.parse(["siem.example", "file"]).permits_files
     assert not AllowList.parse(["siem.example", "*.file", "file.example"]).permits_files
