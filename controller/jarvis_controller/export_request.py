@@ -20,6 +20,7 @@ from jarvis_controller.request_fields import S, check_duration, check_range
 from jarvis_controller.rpc_status import RpcError, bad_field, refuse
 
 MAX_COLLECTORS: Final = 8
+MAX_FILTER_CHARACTERS: Final = 4096
 _DAY: Final = 24 * 3600 * S
 _EXPORT_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _V5, _V9 = export_pb2.EXPORT_PROTOCOL_NETFLOW_V5, export_pb2.EXPORT_PROTOCOL_NETFLOW_V9
@@ -28,8 +29,6 @@ _UDP, _TLS, _FILE = export_pb2.EXPORT_TRANSPORT_UDP, export_pb2.EXPORT_TRANSPORT
 _NAMES = {_V5: "NetFlow v5", _V9: "NetFlow v9", _IPFIX: "IPFIX", _SFLOW: "sFlow"}
 _PORTS = {_V5: 2055, _V9: 2055, _IPFIX: 4739, _SFLOW: 6343}
 _IPFIX_TLS_PORT = 4740
-_MOST_SHOWN = 10
-"""Entries of an allow-list in an error: a status travels in trailers, which are small."""
 
 
 def check_export(spec: export_pb2.ExportSpec) -> None:
@@ -78,12 +77,7 @@ def check_allowed(spec: export_pb2.ExportSpec, allowed: AllowList) -> None:
 
 
 def _not_allowed(field: str, collector: str, allowed: AllowList) -> RpcError:
-    shown = ", ".join(allowed.entries[:_MOST_SHOWN])
-    more = len(allowed.entries) - _MOST_SHOWN
-    accepted = (
-        f"{shown}{f' and {more} more' if more > 0 else ''} are accepted" if shown else "it is empty, so that none is accepted"
-    )
-    message = f"{field} = {collector!r}: not in the policy's allow-list ([export] collectors): {accepted}"
+    message = f"{field} = {collector!r}: not in the policy's allow-list ([export] collectors), which admits {allowed.describe()}"
     return refuse(code_pb2.FAILED_PRECONDITION, "EXPORT_NOT_ALLOWED", message, metadata={"collector": collector})
 
 
@@ -133,6 +127,10 @@ def _check_records(spec: export_pb2.ExportSpec) -> None:
         raise bad_field("spec.time_unit", f"{unit} with {name}: EXPORT_TIME_UNIT_MILLISECONDS is accepted")
     if spec.protocol == _V5:
         check_range("spec.observation_domain_id", spec.observation_domain_id, 0, 65535)
+    if spec.distribution == export_pb2.EXPORT_DISTRIBUTION_BALANCE and spec.protocol == _SFLOW:
+        raise bad_field("spec.distribution", "BALANCE with sFlow, whose samples are of no flow: MIRROR is accepted")
+    if len(spec.filter) > MAX_FILTER_CHARACTERS:
+        raise bad_field("spec.filter", f"{len(spec.filter)} characters: at most {MAX_FILTER_CHARACTERS} are accepted")
     if spec.filter and spec.protocol == _SFLOW:
         raise bad_field("spec.filter", f"{spec.filter[:80]!r} with sFlow, whose samples are of frames: none is accepted")
     if spec.sampling_rate and spec.protocol != _SFLOW:

@@ -120,6 +120,7 @@ def check_fields(spec: export_pb2.ExportSpec, protocol: ExportProtocol, transpor
     for option, is_given, fits, accepted in (
         ("--tls-name", any(one.tls_name for one in spec.collectors), transport is Transport.TLS, "--transport tls"),
         ("--balance", spec.distribution, not is_file, "--collector"),
+        ("--balance", spec.distribution, not is_sflow, "--protocol ipfix, netflow9 and netflow5"),
         ("--biflow", spec.biflow, is_ipfix, "--protocol ipfix"),
         ("--profile", spec.profile, has_templates, "--protocol ipfix and netflow9"),
         ("--time", spec.time_unit, has_templates, "--protocol ipfix and netflow9"),

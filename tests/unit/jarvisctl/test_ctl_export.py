@@ -155,6 +155,7 @@ async def test_a_value_that_cannot_be_is_refused_by_its_option_before_anything_i
         (["--protocol", "netflow5", "--template-refresh", "9s"], "--template-refresh", "--protocol ipfix and netflow9"),
         (["--transport", "tcp", "--template-messages", "9"], "--template-messages", "--transport udp"),
         (["--protocol", "sflow", "--filter", "tcp"], "--filter", "--protocol ipfix, netflow9 and netflow5"),
+        (["--protocol", "sflow", "--balance"], "--balance", "--protocol ipfix, netflow9 and netflow5"),
         (["--sampling-rate", "9"], "--sampling-rate", "--protocol sflow"),
         (["--file-size", "9"], "--file-size", "--transport file"),
         (["--file-age", "9s"], "--file-age", "--transport file"),
