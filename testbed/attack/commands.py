@@ -179,7 +179,8 @@ def quoted(arena: Arena, agent: Agent | None = None) -> trust_pb2.Lease:
     )
 
 
-def _renew(arena: Arena, signed: trust_pb2.SignedLease) -> str:
+def renew(arena: Arena, signed: trust_pb2.SignedLease) -> str:
+    """Hands the victim a lease; how that ended."""
     with arena.to_agent(arena.controller) as channel:
         return call(channel, AGENT_SERVICE + "RenewLease", agent_pb2.RenewLeaseRequest(lease=signed).SerializeToString())[0]
 
@@ -195,7 +196,7 @@ def _lease(change: Callable[[trust_pb2.Lease], None]) -> Callable[[Arena], str]:
     def run(arena: Arena) -> str:
         lease = quoted(arena)
         change(lease)
-        return _renew(arena, _sign_raw(arena, lease.SerializeToString(deterministic=True)))
+        return renew(arena, _sign_raw(arena, lease.SerializeToString(deterministic=True)))
 
     return run
 
@@ -205,18 +206,18 @@ def _set(field: str, value: Any) -> Callable[[Arena], str]:
 
 
 def _forged(arena: Arena) -> str:
-    return _renew(arena, CommandSigner(generate_command_key()[0]).sign_lease(quoted(arena)))
+    return renew(arena, CommandSigner(generate_command_key()[0]).sign_lease(quoted(arena)))
 
 
 def _of_the_honest(arena: Arena) -> str:
     lease = quoted(arena)
     lease.agent_id = arena.honest.agent.agent_id
-    return _renew(arena, arena.signer.sign_lease(lease))
+    return renew(arena, arena.signer.sign_lease(lease))
 
 
 def _altered_lease(arena: Arena) -> str:
     signed = arena.signer.sign_lease(quoted(arena))
-    return _renew(arena, trust_pb2.SignedLease(lease=signed.lease + b"\x40\x7f", signature=signed.signature))
+    return renew(arena, trust_pb2.SignedLease(lease=signed.lease + b"\x40\x7f", signature=signed.signature))
 
 
 def _back(field: str) -> Callable[[Arena], str]:
@@ -234,7 +235,7 @@ _NOT_OURS = "LEASE_NOT_OURS"
 _LEASES: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "forged": ("LEASE_SIGNATURE_INVALID", "a lease signed with a key of one's own", _forged),
     "altered": ("LEASE_SIGNATURE_INVALID", "a lease with a higher sequence appended after signing", _altered_lease),
-    "empty": ("LEASE_SIGNATURE_INVALID", "no lease", lambda arena: _renew(arena, trust_pb2.SignedLease())),
+    "empty": ("LEASE_SIGNATURE_INVALID", "no lease", lambda arena: renew(arena, trust_pb2.SignedLease())),
     "of-another-agent": (_NOT_OURS, "a lease that was signed for another agent", _of_the_honest),
     "of-another-ak": (_NOT_OURS, "a lease for another attestation key", _set("ak_name", b"\0\x0b" + bytes(32))),
     "of-another-tls-key": (_NOT_OURS, "a lease for another TLS key", _set("tls_spki_sha256", bytes(32))),
@@ -246,7 +247,7 @@ _LEASES: dict[str, tuple[str, str, Callable[[Arena], str]]] = {
     "over": ("LEASE_EXPIRED", "a lease that is over", _set("duration_ns", 1)),
     "too-long": ("LEASE_INVALID", "a lease of more than 24 hours", _set("duration_ns", 25 * _HOUR_NS)),
     "without-methods": ("LEASE_INVALID", "a lease without methods", _lease(lambda lease: lease.ClearField("methods"))),
-    "garbage": ("LEASE_INVALID", "signed bytes that are no lease", lambda arena: _renew(arena, _sign_raw(arena, b"\xff" * 50))),
+    "garbage": ("LEASE_INVALID", "signed bytes that are no lease", lambda arena: renew(arena, _sign_raw(arena, b"\xff" * 50))),
     "audit-cut": ("AUDIT_TRUNCATED", "a lease whose audit chain is shorter than one seen before", _back("audit_sequence")),
     "audit-rewritten": ("AUDIT_TRUNCATED", "a lease with another audit head at the same sequence", _set("audit_head", bytes(32))),
     "nonce-again": ("NONCE_REUSED", "the same nonce to an agent twice", _nonce_again),

@@ -34,7 +34,7 @@ def _in_force(arena: Arena) -> policy_pb2.PolicyDocument:
     return policy_pb2.GetPolicyResponse.FromString(answer).policy.document
 
 
-def _apply(arena: Arena, text: PolicyText, files: dict[str, bytes] | None = None) -> str:
+def apply(arena: Arena, text: PolicyText, files: dict[str, bytes] | None = None) -> str:
     """The policy in force, written otherwise and applied by an administrator."""
     document = _in_force(arena)
     roots = [file.name for file in document.files]
@@ -43,28 +43,29 @@ def _apply(arena: Arena, text: PolicyText, files: dict[str, bytes] | None = None
     return call(arena.admin, _APPLY, policy_pb2.ApplyPolicyRequest(document=document).SerializeToString())[0]
 
 
-def _next(arena: Arena) -> PolicyText:
+def next_policy(arena: Arena) -> PolicyText:
+    """The policy in force under the version after it."""
     return dataclasses.replace(arena.fleet.policy, version=arena.fleet.policy.version + 1)
 
 
 def _lower_floor(arena: Arena) -> str:
-    return _apply(arena, dataclasses.replace(arena.fleet.policy, floor=0))
+    return apply(arena, dataclasses.replace(arena.fleet.policy, floor=0))
 
 
 def _look_away(failure: str) -> Callable[[Arena], str]:
-    return lambda arena: _apply(arena, dataclasses.replace(_next(arena), failures={failure: "report"}))
+    return lambda arena: apply(arena, dataclasses.replace(next_policy(arena), failures={failure: "report"}))
 
 
 def _foreign_set(arena: Arena) -> str:
     private_pem, _ = generate_release_key()
     files = signed_reference(boot_log(uefi_boot(kernel=b"a rootkit")), private_pem, pcrs=_PCRS, version=2)
-    text = dataclasses.replace(_next(arena), boot_pcrs=_PCRS, references=["good.json"])
-    return _apply(arena, text, files)
+    text = dataclasses.replace(next_policy(arena), boot_pcrs=_PCRS, references=["good.json"])
+    return apply(arena, text, files)
 
 
 def _no_vendor(arena: Arena) -> str:
     document = _in_force(arena)
-    document.text = _next(arena).toml()
+    document.text = next_policy(arena).toml()
     return call(arena.admin, _APPLY, policy_pb2.ApplyPolicyRequest(document=document).SerializeToString())[0]
 
 

@@ -113,7 +113,7 @@ def _controller_attacks(method: str) -> list[Attack]:
             tries=f"{method} at the controller with the certificate of {', '.join(lower)}",
             expected="ROLE_DENIED",
             run=lambda arena: _all((_party(arena, role) for role in lower), arena.to_controller, method),
-            is_fast=short == "ReleaseAgent",
+            is_fast=short in {"ReleaseAgent", "EnableExports"},
         ),
         Attack(
             name=f"roles/controller-{short}-outsiders",
