@@ -56,7 +56,7 @@ class SessionCounters:
     octets: int = 0
     """Bytes of them."""
     waiting: Amount = NOTHING
-    """Left once and not settled when the connection broke: sent again by the next one."""
+    """Given to `send` and not on its way: what broke off before it was settled is sent by the next connection."""
     waiting_octets: int = 0
     """Bytes of them."""
     connects: int = 0
@@ -144,7 +144,7 @@ class CollectorSession:
         self._opened_at = self._refreshed_at = 0.0
         self._is_early_refresh_due = False
         self._messages_since_refresh = 0
-        self._amount, self._messages, self._octets, self._connects = Amount(), 0, 0, 0
+        self._amount, self._messages, self._octets, self._connects = NOTHING, 0, 0, 0
 
     @property
     def is_open(self) -> bool:
@@ -168,13 +168,15 @@ class CollectorSession:
 
     def counters(self) -> SessionCounters:
         """Counters now; from the session's thread, or while it is not at work."""
-        waiting, waiting_octets = Amount(), 0
+        waiting, uncounted, waiting_octets = NOTHING, NOTHING, 0
         for entry in self._window:
-            if not entry.is_control and entry.counted > entry.left:
-                waiting += amount_of(part(entry.block, entry.left, entry.counted))
-                waiting_octets += length_of(entry.block, entry.left, entry.counted)
+            if not entry.is_control and entry.left < entry.block.messages:
+                waiting += amount_of(part(entry.block, entry.left, entry.block.messages))
+                waiting_octets += length_of(entry.block, entry.left, entry.block.messages)
+                if entry.left < entry.counted:
+                    uncounted += amount_of(part(entry.block, entry.left, entry.counted))
         return SessionCounters(
-            amount=self._amount - waiting,
+            amount=self._amount - uncounted,
             messages=self._messages,
             octets=self._octets,
             waiting=waiting,

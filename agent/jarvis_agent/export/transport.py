@@ -40,6 +40,26 @@ def never() -> bool:
     return False
 
 
+class StopTime:
+    """An Interrupt that somebody else sets: waits end when its time has come. Any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = float("inf")
+
+    def set(self, in_s: float) -> None:
+        """Waits end so much later; setting it again brings it forward only."""
+        self._at = min(self._at, self._clock() + in_s)
+
+    def left(self) -> float:
+        """Seconds until then, 0: it is over."""
+        return max(0.0, self._at - self._clock())
+
+    def __call__(self) -> bool:
+        """Whether it is over."""
+        return self._clock() >= self._at
+
+
 class Transport(Protocol):
     """A way to one collector."""
 

@@ -190,8 +190,8 @@ def test_what_waits_to_be_sent_again_is_not_counted_as_sent() -> None:
     with pytest.raises(ExportError):
         session.send(record_block(range(40)))  # five messages behind templates and options: two leave
     counters = session.counters()
-    assert (counters.amount.flows, counters.waiting.flows) == (0, 16)
-    assert (counters.waiting.packets, counters.waiting.octets) == (16 * 3, 16 * 180)
+    assert (counters.amount.flows, counters.waiting.flows) == (0, 40)
+    assert (counters.waiting.packets, counters.waiting.octets) == (40 * 3, 40 * 180)
     session.open()
     assert (session.counters().amount.flows, session.counters().waiting.flows) == (40, 0)
 
