@@ -387,13 +387,15 @@ class CollectorSession:
 
     def _break_off(self, *, is_refusal: bool = True) -> None:
         """The connection is over: what is not settled has not left."""
+        if not self._is_open:
+            return
         self._note_settled()
         self._rewind()
         self._window = deque(entry for entry in self._window if not entry.is_control)
         for entry in self._window:
             entry.left, entry.is_begun = entry.settled, False
-        self._end()
         self._was_refused = is_refusal and not self._transport.restarts
+        self._end()
 
     def _rewind(self) -> None:
         """A session that goes on takes the sequence back to the first message that is to be sent again."""
@@ -412,8 +414,8 @@ class CollectorSession:
 
     def _end(self) -> None:
         if self._is_open:
+            self._is_open = False
             self._transport.close()
-        self._is_open = False
 
 
 NO_MESSAGES: Final = ExportBlock(data=bytearray(), index=b"", messages=0, records=0, flows=0, packets=0, octets=0)

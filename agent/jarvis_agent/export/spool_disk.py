@@ -260,6 +260,25 @@ def prepare_directory(directory: Path) -> int:
     Raises:
         ExportError: EXPORT_SPOOL; it is no directory of this user, cannot be written, or is in use.
     """
+    descriptor = _open_directory(directory)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ExportError("EXPORT_SPOOL", f"{directory}: another spool uses it", is_permanent=True) from error
+    return descriptor
+
+
+def check_spool_directory(directory: Path) -> None:
+    """Before an export starts that would spool there, or in a directory made below it.
+
+    Raises:
+        ExportError: EXPORT_SPOOL; it is no directory of this user, or cannot be written.
+    """
+    os.close(_open_directory(directory))
+
+
+def _open_directory(directory: Path) -> int:
     try:
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
@@ -283,10 +302,6 @@ def _check_directory(directory: Path, descriptor: int) -> None:
     if status.st_uid != os.geteuid() or mode & 0o077:
         text = f"{directory}: has mode {mode:04o} and belongs to uid {status.st_uid}; accepted is 0700 of uid {os.geteuid()}"
         raise ExportError("EXPORT_SPOOL", text, is_permanent=True)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ExportError("EXPORT_SPOOL", f"{directory}: another process uses it", is_permanent=True) from error
     probe = ".probe"  # what the mode says is not all: a file system may be read-only
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     os.close(os.open(probe, flags, 0o600, dir_fd=descriptor))

@@ -61,7 +61,7 @@ class PlayedTransport:
         if not self._broken:
             for _ in range(self._random.randint(0, len(self._flight))):
                 self.sessions[-1].append(self._flight.pop(0))
-        return len(self.sessions[-1])
+        return 0 if self.is_closed else len(self.sessions[-1])
 
     def check(self) -> None:
         if self._broken:
