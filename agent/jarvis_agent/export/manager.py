@@ -113,7 +113,7 @@ class ExportManager:
             if known is None and len(self._exports) >= MAX_EXPORTS:
                 raise ExportError("EXPORT_LIMIT", f"{MAX_EXPORTS} exports are enabled, the most there can be", is_permanent=True)
             export = RunningExport(plan=plan, spec=spec, stored=command, gate=ExportGate(self._lease))
-            await self._open(export)
+            await self._open(export, is_new=True)
             try:
                 await asyncio.to_thread(self._store.keep, plan.export_id, command)
             except OSError as error:
@@ -189,7 +189,7 @@ class ExportManager:
             return
         export = RunningExport(plan=plan, spec=spec, stored=stored, gate=ExportGate(self._lease))
         try:
-            await self._open(export)
+            await self._open(export, is_new=False)
         except (ExportError, FilterError) as error:
             export.failure = error.message
             severity = event_pb2.EVENT_SEVERITY_ERROR
@@ -198,10 +198,10 @@ class ExportManager:
         self._begin(export)
         export.judge(self._current_lease(), self._journal)
 
-    async def _open(self, export: RunningExport) -> None:
+    async def _open(self, export: RunningExport, *, is_new: bool) -> None:
         if export.plan.filter:
             await asyncio.to_thread(check_filter, export.plan.filter, firmware=self._firmware)
-        export.lines = await asyncio.to_thread(self._make_lines, export.plan, export.gate)
+        export.lines = await asyncio.to_thread(self._make_lines, export.plan, export.gate, is_new=is_new)
 
     def _begin(self, export: RunningExport) -> None:
         self._exports[export.plan.export_id] = export

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,8 +41,11 @@ class CollectorLine(Protocol):
         """How it does; any thread."""
 
 
-LineFactory = Callable[[ExportPlan, ExportGate], list[CollectorLine]]
-"""Makes the lines of a plan, not started. Raises ExportError; blocks."""
+class LineFactory(Protocol):
+    """Makes the lines of a plan."""
+
+    def __call__(self, plan: ExportPlan, gate: ExportGate, *, is_new: bool) -> list[CollectorLine]:
+        """Not started; blocks. Raises ExportError. is_new: an operator waits, and hears what would keep it from ever working."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -140,7 +140,7 @@ def test_a_file_that_is_not_toml_or_not_there_is_said_so(tmp_path: Path) -> None
 
 
 def test_tls_towards_collectors_needs_ca_certificate_and_key(tmp_path: Path) -> None:
-    files = {name: "file.pem" for name in ("export_tls_ca", "export_tls_certificate", "export_tls_key")}
+    files = dict.fromkeys(("export_tls_ca", "export_tls_certificate", "export_tls_key"), "file.pem")
     assert AgentConfig.from_mapping(GOOD | files, base=tmp_path).export_tls_ca == tmp_path / "file.pem"
     for missing in files:
         rest = {name: value for name, value in files.items() if name != missing}

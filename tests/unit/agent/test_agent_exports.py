@@ -44,6 +44,7 @@ class Bench:
     def __init__(self, firmware: Firmware, directory: Path) -> None:
         self.lease, self.journal, self.captures = FakeLease(), FakeJournal(), FakeCaptures()
         self.lines: list[FakeLine] = []
+        self.asked: list[bool] = []
         self.cannot: ExportError | None = None
         self.store = ExportStore(directory / "exports", agent_id=AGENT_ID, command_public_pem=PUBLIC_PEM)
         self.manager = ExportManager(
@@ -56,7 +57,8 @@ class Bench:
             make_lines=self.make_lines,
         )
 
-    def make_lines(self, plan: ExportPlan, gate: ExportGate) -> list[Any]:
+    def make_lines(self, plan: ExportPlan, gate: ExportGate, *, is_new: bool) -> list[Any]:
+        self.asked.append(is_new)
         if self.cannot is not None:
             raise self.cannot
         made = [FakeLine(gate.is_open) for _ in plan.collectors or "f"]
@@ -213,6 +215,7 @@ async def test_after_a_restart_it_waits_for_a_lease_that_allows_it(bench: Bench,
     after.lease.in_force = False
     await after.manager.load()
     assert (after.states(), after.lines[0].started, after.lines[0].may_leave()) == ([PAUSED], True, False)
+    assert (bench.asked, after.asked) == ([True], [False])
     after.give_lease("198.51.100.0/24")
     assert (after.states(), after.lines[0].may_leave(), after.journal.kinds()) == ([DENIED], False, [NOT_ALLOWED])
     after.give_lease("192.0.2.0/24")
