@@ -29,9 +29,12 @@ from jarvis_agent.config import AgentConfig
 from jarvis_agent.establish import Trusted
 from jarvis_agent.event_file import EventFile
 from jarvis_agent.events import EventJournal
+from jarvis_agent.export.assembly import build_exports
+from jarvis_agent.export.manager import ExportManager
+from jarvis_agent.export_service import ExportVerbs
 from jarvis_agent.happenings import LeaseWatch
 from jarvis_agent.ima_log import ImaLogFile
-from jarvis_agent.lease import LeaseKeeper, LeaseSubject, boottime_ns, read_high_water
+from jarvis_agent.lease import ActiveLease, LeaseKeeper, LeaseSubject, boottime_ns, read_high_water
 from jarvis_agent.releases import Releases
 from jarvis_agent.service import AgentService
 from jarvis_agent.software_identity import AbsentStoreKey, AbsentTpm
@@ -52,7 +55,25 @@ def build_service(
     loaded = trusted.firmware.firmware
     journal = _open_journal(trusted)
     authority = None if loaded is None else _core_authority(trusted, loaded)
-    leases = _lease_keeper(trusted, journal, authority)
+    exports: ExportManager | None = None
+
+    def tell_exports(lease: ActiveLease | None) -> None:
+        if exports is not None:
+            exports.lease_changed(lease)
+
+    leases = _lease_keeper(trusted, journal, authority, tell_exports)
+    captures = None
+    if loaded is not None and authority is not None:
+        captures = _captures(trusted.config, loaded, journal, authority)
+        exports = build_exports(
+            trusted,
+            firmware=loaded,
+            captures=captures,
+            journal=journal,
+            authority=authority,
+            leases=leases,
+            start_time_ns=start_time_ns,
+        )
     watch = _tpm_watch(trusted, journal, request_restart)
     return AgentService(
         agent_id=trusted.tpm.agent_id,
@@ -60,7 +81,8 @@ def build_service(
         attester=_attester(trusted, leases, watch),
         leases=leases,
         gate=_gate(trusted, leases, authority),
-        captures=None if loaded is None or authority is None else _captures(trusted.config, loaded, journal, authority),
+        captures=captures,
+        exports=ExportVerbs(manager=exports, session_id=trusted.session_id),
         journal=journal,
         releases=trusted.releases,
         measure_trial=trusted.context.record_trial,
@@ -73,13 +95,19 @@ def build_service(
     )
 
 
-def _lease_keeper(trusted: Trusted, journal: EventJournal, authority: Authority | None) -> LeaseKeeper:
+def _lease_keeper(
+    trusted: Trusted,
+    journal: EventJournal,
+    authority: Authority | None,
+    tell_exports: Callable[[ActiveLease | None], None],
+) -> LeaseKeeper:
     """What a lease proves of the firmware that it was given for is kept when it comes: the release, and the floor it sets."""
     loaded = trusted.firmware.firmware
     lease_watch = LeaseWatch(journal, clock=boottime_ns)
 
     def on_lease_change(end_ns: int) -> None:
         lease_watch.changed(leases.sequence, end_ns)
+        tell_exports(leases.current)
         proved = leases.sequence and _confirm_release(trusted.releases, journal)
         if proved and loaded is not None and loaded.manifest is not None:
             trusted.floor.attested(loaded.manifest.minimum_security_version)

@@ -2,7 +2,8 @@
 """`jarvis-agent run`: the parts put together in the order that trust demands, and taken apart in the order that loses nothing.
 
     start:  TPM identity → event log → firmware (measure, judge, load: establish.py) → enrolment → service (assembly.py) → serve
-    stop:   capture stopped gracefully → streams read to the end → they end with UNAVAILABLE → server, TPM closed
+    stop:   capture stopped gracefully → exports delivered or kept → streams read to the end → they end with UNAVAILABLE →
+            server, TPM closed
 
 One event loop; everything that blocks runs on the TPM's thread, the capture's thread or in a worker thread.
 """
@@ -122,6 +123,8 @@ async def _unless(stop: asyncio.Event, step: Callable[[], Awaitable[object]]) ->
 async def _serve(trusted: Trusted, enroller: Enroller, stop: _Stop, start_time_ns: int) -> None:
     service = build_service(trusted, start_time_ns, stop.restart, enroller.trust_is)
     await service.store_key.open()
+    if service.exports.manager is not None:
+        await service.exports.manager.load()
     serving = _serving(trusted, service)
     await serving.start()
     renewal = asyncio.create_task(enroller.keep_renewed())
@@ -157,6 +160,8 @@ async def _drain(service: AgentService, serving: Serving) -> None:
     service.is_draining = True
     if service.captures is not None:
         await service.captures.shut_down()
+    if service.exports.manager is not None:
+        await service.exports.manager.shut_down()
     service.journal.tell(EVENT_TYPE_AGENT_STOPPED, EVENT_SEVERITY_INFO, "the agent is stopping")
     await service.journal.finish()
     try:

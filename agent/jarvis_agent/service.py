@@ -16,11 +16,10 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError, Message
 from jarvis.capture.v1 import agent_pb2 as pb
 from jarvis.capture.v1.capture_pb2 import (
     CAPTURE_STATE_IDLE,
@@ -46,6 +45,7 @@ from jarvis_agent.authorization import MUTATIONS, AnswerCache, Command, CommandG
 from jarvis_agent.captures import CaptureManager
 from jarvis_agent.errors import AgentStoppingError, RequestError
 from jarvis_agent.events import EventJournal
+from jarvis_agent.export_service import ExportVerbs
 from jarvis_agent.firmware import FirmwareState
 from jarvis_agent.flow_stream import FlowStream, plan_stream
 from jarvis_agent.lease import LeaseKeeper
@@ -80,7 +80,6 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 else:  # generic in the stubs only
     Context = grpc.aio.ServicerContext
-_Request = TypeVar("_Request", bound=Message)
 _Unary = Callable[[bytes, Context], Awaitable[bytes]]
 
 
@@ -95,6 +94,7 @@ class AgentService:
     gate: CommandGate
     captures: CaptureManager | None
     """None while firmware was refused: there is nothing to capture with."""
+    exports: ExportVerbs
     journal: EventJournal
     releases: Releases
     measure_trial: Callable[[MeasuredObject], None]
@@ -139,6 +139,7 @@ class AgentService:
             "ListFlows": (self._list_flows, "query"),
             "StageRelease": (self._stage_release, ""),
             "ActivateRelease": (self._activate_release, ""),
+            **self.exports.handlers(),
         }
         streams = {
             "StreamMetrics": (self._stream_metrics, ""),
@@ -211,7 +212,7 @@ class AgentService:
     # ---- always served
 
     async def _get_agent_info(self, payload: bytes, _context: Context) -> bytes:
-        _parse(pb.GetAgentInfoRequest, payload)
+        wire.parse(pb.GetAgentInfoRequest, payload)
         tpm_state, tpm_message = self.tpm_status()
         store_key_state, store_key_message = self.store_key.status()
         return pb.GetAgentInfoResponse(
@@ -230,11 +231,11 @@ class AgentService:
         ).SerializeToString()
 
     async def _verify_firmware(self, payload: bytes, _context: Context) -> bytes:
-        _parse(pb.VerifyFirmwareRequest, payload)
+        wire.parse(pb.VerifyFirmwareRequest, payload)
         return pb.VerifyFirmwareResponse(firmware=self.firmware.status()).SerializeToString()
 
     async def _attest(self, payload: bytes, context: Context) -> bytes:
-        request = _parse(pb.AttestRequest, payload)
+        request = wire.parse(pb.AttestRequest, payload)
         evidence = await self.attester.evidence(
             nonce=request.nonce,
             pcrs=tuple(request.pcrs),
@@ -246,7 +247,7 @@ class AgentService:
         return pb.AttestResponse(evidence=evidence).SerializeToString()
 
     async def _renew_lease(self, payload: bytes, _context: Context) -> bytes:
-        request = _parse(pb.RenewLeaseRequest, payload)
+        request = wire.parse(pb.RenewLeaseRequest, payload)
         lease = self.leases.accept(request.lease)
         self.on_trust(Lease.FromString(request.lease.lease).ca_bundle_sha256)  # its signature holds
         if not self.leases.sequence:
@@ -256,7 +257,7 @@ class AgentService:
         return pb.RenewLeaseResponse(sequence=lease.sequence).SerializeToString()
 
     async def _get_status(self, payload: bytes, _context: Context) -> bytes:
-        _parse(pb.GetStatusRequest, payload)
+        wire.parse(pb.GetStatusRequest, payload)
         response = pb.GetStatusResponse(
             capture=CaptureStatus(state=CAPTURE_STATE_IDLE) if self.captures is None else self.captures.status(),
             firmware=self.firmware.status(),
@@ -271,31 +272,31 @@ class AgentService:
     # ---- capture verbs
 
     async def _list_backends(self, payload: bytes, _context: Context) -> bytes:
-        request = _parse(pb.ListBackendsRequest, payload)
+        request = wire.parse(pb.ListBackendsRequest, payload)
         backends = await asyncio.to_thread(
             PacketCaptureEngine.get_available_backends, request.interface or None, firmware=self.firmware.firmware
         )
         return pb.ListBackendsResponse(backends=[wire.backend_info(backend) for backend in backends]).SerializeToString()
 
     async def _start_capture(self, payload: bytes, _context: Context) -> bytes:
-        request = _parse(pb.StartCaptureRequest, payload)
+        request = wire.parse(pb.StartCaptureRequest, payload)
         return pb.StartCaptureResponse(status=await self._captures().start(request.spec, payload)).SerializeToString()
 
     async def _stop_capture(self, payload: bytes, _context: Context) -> bytes:
-        request = _parse(pb.StopCaptureRequest, payload)
+        request = wire.parse(pb.StopCaptureRequest, payload)
         return pb.StopCaptureResponse(status=await self._captures().stop(discard=request.discard)).SerializeToString()
 
     async def _update_interfaces(self, payload: bytes, _context: Context) -> bytes:
-        request = _parse(pb.UpdateInterfacesRequest, payload)
+        request = wire.parse(pb.UpdateInterfacesRequest, payload)
         status = await self._captures().update_interfaces(add=request.add, remove=request.remove)
         return pb.UpdateInterfacesResponse(status=status).SerializeToString()
 
     async def _get_metrics(self, payload: bytes, _context: Context) -> bytes:
-        _parse(pb.GetMetricsRequest, payload)
+        wire.parse(pb.GetMetricsRequest, payload)
         return pb.GetMetricsResponse(metrics=wire.capture_metrics(self._captures().metrics())).SerializeToString()
 
     async def _list_flows(self, payload: bytes, _context: Context) -> bytes:
-        query = _parse(pb.ListFlowsRequest, payload).query
+        query = wire.parse(pb.ListFlowsRequest, payload).query
         if query.limit > MAX_FLOW_LIMIT:
             raise RequestError(("query.limit", f"{query.limit}; 1 to {MAX_FLOW_LIMIT} are accepted, 0 = {DEFAULT_FLOW_LIMIT}"))
         if query.sort_by not in _SORTS:
@@ -310,7 +311,7 @@ class AgentService:
         )
 
     async def _stream_metrics(self, payload: bytes, _context: Context) -> AsyncIterator[bytes]:
-        request = _parse(pb.StreamMetricsRequest, payload)
+        request = wire.parse(pb.StreamMetricsRequest, payload)
         interval = request.interval.seconds + request.interval.nanos / 1e9 if request.HasField("interval") else DEFAULT_INTERVAL_S
         if not MIN_INTERVAL_S <= interval <= MAX_INTERVAL_S:
             raise RequestError(("interval", f"{interval:g} s; {MIN_INTERVAL_S:g} s to {MAX_INTERVAL_S:g} s are accepted"))
@@ -325,7 +326,7 @@ class AgentService:
             self._check_stream(f"{AGENT_SERVICE}StreamMetrics")
 
     async def _stream_flows(self, payload: bytes, _context: Context) -> AsyncIterator[bytes]:
-        plan = plan_stream(_parse(pb.StreamFlowsRequest, payload).subscription)
+        plan = plan_stream(wire.parse(pb.StreamFlowsRequest, payload).subscription)
         stream = FlowStream(
             plan,
             self._captures(),
@@ -339,7 +340,7 @@ class AgentService:
             stream.close()
 
     async def _stream_events(self, payload: bytes, _context: Context) -> AsyncIterator[bytes]:
-        request = _parse(pb.StreamEventsRequest, payload)
+        request = wire.parse(pb.StreamEventsRequest, payload)
         async for events in self.journal.follow(request.source_id, request.sequence):
             yield pb.StreamEventsResponse(events=events).SerializeToString()
         raise AgentStoppingError
@@ -347,11 +348,11 @@ class AgentService:
     # ---- releases
 
     async def _stage_release(self, payload: bytes, _context: Context) -> bytes:
-        request = _parse(pb.StageReleaseRequest, payload)
+        request = wire.parse(pb.StageReleaseRequest, payload)
         return pb.StageReleaseResponse(received=await self.releases.stage(Part.of(request))).SerializeToString()
 
     async def _activate_release(self, payload: bytes, _context: Context) -> bytes:
-        request = _parse(pb.ActivateReleaseRequest, payload)
+        request = wire.parse(pb.ActivateReleaseRequest, payload)
         trial_s = request.trial.seconds + request.trial.nanos / 1e9 if request.HasField("trial") else DEFAULT_TRIAL_S
         version = await self.releases.activate(request.manifest_sha256, trial_s, self.measure_trial)
         self.request_restart()
@@ -381,10 +382,3 @@ class AgentService:
 
 def _none(_value: object) -> None:
     """Takes a check's result and gives nothing: for callbacks that only raise."""
-
-
-def _parse(kind: type[_Request], payload: bytes) -> _Request:
-    try:
-        return kind.FromString(payload)
-    except DecodeError as error:
-        raise RequestError(("", f"{len(payload)} bytes that are no {kind.DESCRIPTOR.full_name}")) from error

@@ -119,9 +119,9 @@ class ExportManager:
             except OSError as error:
                 await export.stop(drain_s=0.0, discard=True, keep=False)
                 raise ExportError("EXPORT_SPOOL", f"the export cannot be kept: {error}", is_permanent=False) from error
-            self._begin(export)
             export.was_permitted = True
             export.judge(self._current_lease(), self._journal)
+            self._begin(export)
             what = f"was enabled on behalf of {command.principal}"
             export.tell(self._journal, event_pb2.EVENT_TYPE_EXPORT_ENABLED, event_pb2.EVENT_SEVERITY_INFO, what)
             return self._status(export)
@@ -195,8 +195,8 @@ class ExportManager:
             severity = event_pb2.EVENT_SEVERITY_ERROR
             export.tell(self._journal, event_pb2.EVENT_TYPE_EXPORT_DISABLED, severity, f"cannot work: {error.message}")
             _LOG.error("export %s cannot work: %s", plan.export_id, error.message)
-        self._begin(export)
         export.judge(self._current_lease(), self._journal)
+        self._begin(export)
 
     async def _open(self, export: RunningExport, *, is_new: bool) -> None:
         if export.plan.filter:

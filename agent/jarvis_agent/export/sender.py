@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from jarvis_agent.export.blocks import NOTHING, Amount
+from jarvis_agent.export.blocks import NOTHING, Amount, amount_of
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.session import CollectorSession, SessionCounters
 from jarvis_agent.export.spool import Spool, SpoolStatus, Taken
@@ -70,11 +70,13 @@ class SenderStatus:
     spool: SpoolStatus = field(default_factory=SpoolStatus)
     message_max: int = 0
     """Bytes that a message should have at most on the way."""
+    pending: Amount = NOTHING
+    """Taken from the spool when the gate closed."""
 
     @property
     def waiting(self) -> Amount:
-        """In the spool, and broken off on the way."""
-        return self.exported.waiting + self.spool.waiting
+        """In the spool, on the way from there, and broken off on the way to the collector."""
+        return self.exported.waiting + self.spool.waiting + self.pending
 
 
 class CollectorSender:
@@ -228,7 +230,7 @@ class CollectorSender:
         with self._lock:
             # What was on its way is on disk now, or among what the spool lost.
             exported = replace(self._session.counters(), waiting=NOTHING, waiting_octets=0)
-            self._status = replace(self._status, address="", exported=exported)
+            self._status = replace(self._status, address="", exported=exported, pending=NOTHING)
         self._tell_losses()
 
     def _note(self) -> None:
@@ -241,6 +243,7 @@ class CollectorSender:
                 address=transport.address if self._session.is_open else "",
                 exported=self._session.counters(),
                 message_max=transport.message_max,
+                pending=NOTHING if self._pending is None else amount_of(self._pending.block),
             )
         if self._clock() - self._losses_at >= _TELL_INTERVAL_S:
             self._tell_losses()

@@ -194,7 +194,8 @@ CHANGES = st.fixed_dictionaries(
         "audit_sequence": st.integers(0, 2),
         "methods": METHODS,
         "export_collectors": st.lists(
-            st.sampled_from(["192.0.2.0/24", "*.siem.example", "file", "", "a b", "é", LONGEST, f"c{LONGEST}", "\x7f"]), max_size=3
+            st.sampled_from(["192.0.2.0/24", "*.siem.example", "file", "", "a b", "é", LONGEST, f"c{LONGEST}", "\x7f"]),
+            max_size=3,
         )
         | st.sampled_from([64, 65]).map(lambda count: [f"collector-{number}" for number in range(count)]),
     },
