@@ -88,9 +88,15 @@ static uint64_t segment(const struct capture_flow *flow) {
     return flow->tunnel_type == CAPTURE_TUNNEL_TYPE_VXLAN ? (uint64_t)SEGMENT_VXLAN << 56 | flow->tunnel_id : 0;
 }
 
+/* To the nearest; what no number of 64 bits is (NaN too) becomes the nearest of those, or 0. */
+static inline uint64_t rounded(double value) {
+    if (!(value > 0))
+        return 0;
+    return value < 18446744073709549568.0 ? (uint64_t)(value + 0.5) : UINT64_MAX;
+}
+
 static uint64_t payload(const uint8_t *spread, uint64_t packets) {
-    double sum = load_double(spread + offsetof(struct capture_spread, mean)) * (double)packets;
-    return sum >= 18446744073709551615.0 ? UINT64_MAX : (uint64_t)(sum + 0.5);
+    return rounded(load_double(spread + offsetof(struct capture_spread, mean)) * (double)packets);
 }
 
 /* Values that are made of a whole flow. */
@@ -162,7 +168,7 @@ static inline uint8_t *write_value(uint8_t value, const struct capture_flow *flo
         return export_put32(at, half > UINT32_MAX ? UINT32_MAX : (uint32_t)half);
     }
     case VALUE_MEAN_MS:
-        return export_put64(at, (uint64_t)(load_double(from) / NS_PER_MS + 0.5));
+        return export_put64(at, rounded(load_double(from) / NS_PER_MS));
     case VALUE_DSCP_AS_TOS:
         *at = (uint8_t)(*from << 2);
         return at + 1;
