@@ -17,7 +17,7 @@ from jarvis_agent.export.plan import DEFAULT_PORTS, IPFIX_TLS_PORT, Collector, E
 
 FORM: Final = "PROTOCOL[/TRANSPORT]:HOST[:PORT]"
 TRANSPORTS: Final[dict[ExportProtocol, tuple[ExportTransport, ...]]] = {
-    "ipfix": ("udp", "tcp", "tls", "sctp"),
+    "ipfix": ("udp", "tcp", "tls"),
     "netflow9": ("udp",),
     "netflow5": ("udp",),
 }

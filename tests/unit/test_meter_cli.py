@@ -249,6 +249,10 @@ LINES = [
     ["a.pcap", "--workers", "2", "--worker-cpus=0,1"],
     ["a.pcap", "--statistics", "tcp,sizes,intervals,headers"],
     ["a.pcap", "--statistics=tcp"],
+    ["a.pcap", "--export", "ipfix:h", "--export=netflow9:[::1]:2055", "--biflow", "--export-rate", "0", "--export-time", "us"],
+    ["a.pcap", "--export", "ipfix/tls:h", "--export-tls-ca", "a", "--export-tls-certificate=b", "--export-tls-key", "c"],
+    ["--export", "ipfix:a", "--export", "ipfix:b", "a.pcap", "--export-balance", "--output", "csv", "--export-profile=full"],
+    ["a.pcap", "--output", "ipfix", "--export-domain", "7"],
     ["a.pcap", "--filter=", "--release-root", "root.json", "--firmware-dir=/lib/x", "--output=none"],
 ]
 
@@ -273,7 +277,8 @@ def test_a_plain_line_means_the_same_with_and_without_typer(monkeypatch: pytest.
      ["a.pcap", "--output", "xml"], ["a.pcap", "--idle"], ["a.pcap", "--idle", "1", "--idle", "2"], ["--fil", "tcp", "a.pcap"],
      ["--mirror-timestamps=yes", "a.pcap"], ["--mirror-timestamps", "a.pcap", "--mirror-timestamps"],
      ["a.pcap", "--sampling", "systematic"], ["a.pcap", "--sampling", "1:2"], ["a.pcap", "--sampling", "flow-hash:-1"],
-     ["a.pcap", "--statistics", "tcp,"]],
+     ["a.pcap", "--statistics", "tcp,"], ["a.pcap", "--export"], ["a.pcap", "--export-rate", "-1"],
+     ["a.pcap", "--biflow", "--biflow"], ["a.pcap", "--export-domain", "1", "--export-domain", "1"]],
     ids=" ".join,
 )  # fmt: skip
 def test_any_other_line_is_left_to_typer(line: list[str]) -> None:

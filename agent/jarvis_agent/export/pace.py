@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""So many records a second: a token bucket that holds a tenth of a second's worth."""
+"""So many records a second, evenly: a token bucket that holds no more than a burst of messages.
+
+A collector's receive buffer may be the kernel's default, which holds about 90 messages: what was not sent in time is not made up
+for.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from collections.abc import Callable
 from jarvis_agent.export.transport import Interrupt, never
 
 _BUCKET_S = 0.1
+_BUCKET_RECORDS = 512.0
+"""As many as 32 messages of 1,400 bytes hold, about."""
 _SLICE_S = 0.2
 
 
@@ -33,7 +39,8 @@ class Pace:
         self._rate = float(records_per_second)
         self._interrupt = interrupt
         self._clock, self._sleep = clock, sleep
-        self._tokens = self._rate * _BUCKET_S
+        self._bucket = min(self._rate * _BUCKET_S, _BUCKET_RECORDS)
+        self._tokens = self._bucket
         self._filled_at = clock()
 
     @property
@@ -47,7 +54,7 @@ class Pace:
             return
         while True:
             now = self._clock()
-            self._tokens = min(self._rate * _BUCKET_S, self._tokens + (now - self._filled_at) * self._rate)
+            self._tokens = min(self._bucket, self._tokens + (now - self._filled_at) * self._rate)
             self._filled_at = now
             if self._tokens >= 0 or self._interrupt():
                 break
