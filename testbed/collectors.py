@@ -148,10 +148,12 @@ class NfcapdSummary:
 class Nfcapd(_Program):
     """nfdump's collector: NetFlow v5, v9 and IPFIX over UDP."""
 
+    PROGRAM = "nfcapd"
+
     def _command(self) -> list[str]:
         (self.directory / "flows").mkdir()
         files = ["-w", str(self.directory / "flows"), "-t", "3600"]
-        return ["nfcapd", "-b", HOST, "-p", str(self.port), "-B", str(BUFFER_BYTES), *files]
+        return [self.PROGRAM, "-b", HOST, "-p", str(self.port), "-B", str(BUFFER_BYTES), *files]
 
     def _is_ready(self) -> bool:
         return queued_octets(self.port) is not None
@@ -177,6 +179,12 @@ class Nfcapd(_Program):
         return NfcapdSummary(
             flows=flows, packets=packets, octets=octets, sequence_errors=sequence_errors, bad_packets=bad_packets
         )
+
+
+class Sfcapd(Nfcapd):
+    """nfdump's collector of sFlow: each flow sample is a flow of one packet times the sampling rate."""
+
+    PROGRAM = "sfcapd"
 
 
 def _nfdump_directions(record: dict[str, Any]) -> Iterator[CollectedFlow]:
@@ -243,10 +251,15 @@ class _Pmacct(_Program):
         return [line for line in self.log().splitlines() if " WARN " in line or " ERROR " in line]
 
 
+def _protocol_number(text: str) -> int:
+    """A protocol by number or name: sfacctd writes names in spite of print_num_protos."""
+    return int(text) if text.isdigit() else socket.getprotobyname(text)
+
+
 def _pmacct_flow(record: dict[str, Any]) -> CollectedFlow:
     ends = record["ip_src"], record["port_src"], record["ip_dst"], record["port_dst"]
     return CollectedFlow(
-        key=flow_key(int(record["ip_proto"]), *ends),
+        key=flow_key(_protocol_number(record["ip_proto"]), *ends),
         packets=record["packets"],
         octets=record["bytes"],
         records=record.get("flows", 0),
