@@ -81,7 +81,7 @@ static void the_fields_of_each_options_template_id_are_frozen(void) {
     CHECK_TEXT("144:4 166:8 167:8 168:8 323:8 323:8", fields_of(0x111));
     CHECK_TEXT("302:8 304:2 305:4 306:4", fields_of(0x112));
     CHECK_TEXT("145:2 173:8", fields_of(0x114));
-    CHECK_TEXT("10:4 82:65535 83:65535", fields_of(0x115));
+    CHECK_TEXT("10:4 82:32 83:64", fields_of(0x115));
     CHECK_EQUAL(1, decoder_find(&decoder, 0x115)->scopes);
     templates_of((struct capture_export_config){.protocol = 3, .sampling = 2, .sampling_interval = 10});
     CHECK_TEXT("302:8 390:2 329:8 330:8 331:8 332:8 34:4", fields_of(0x113));
@@ -167,24 +167,22 @@ static void check_statistics(const struct option_values *options, const struct d
     }
 }
 
+/* Strings have the same length in both protocols, filled up with zeros. */
 static void check_interface(struct option_values *options, const struct decoded_value *values) {
     static char long_name[256], long_description[256];
-    uint32_t index = (uint32_t)decoded_number(values[0].at, 4), name = options->netflow9 ? 32 : 200;
-    uint32_t description = options->netflow9 ? 64 : 254;
+    uint32_t index = (uint32_t)decoded_number(values[0].at, 4);
     memset(long_name, 'n', sizeof(long_name));
     memset(long_description, 'd', sizeof(long_description));
+    CHECK_EQUAL(32, values[1].length);
+    CHECK_EQUAL(64, values[2].length);
     if (index == 2) {
-        CHECK(memcmp(values[1].at, "lo", 2) == 0);
-        CHECK_EQUAL(options->netflow9 ? 32 : 2, values[1].length);
-        CHECK_EQUAL(options->netflow9 ? 64 : 0, values[2].length);
-        CHECK(!options->netflow9 || values[1].at[2] == 0);
+        CHECK(memcmp(values[1].at, "lo\0", 3) == 0);
+        CHECK_EQUAL(0, values[2].at[0]);
     } else { /* cut, and before a character of two bytes that has no room */
         CHECK_EQUAL(9, index);
-        CHECK_EQUAL(options->netflow9 ? name : name - 1, values[1].length);
-        CHECK(memcmp(values[1].at, long_name, name - 1) == 0);
-        CHECK(!options->netflow9 || values[1].at[name - 1] == 0);
-        CHECK_EQUAL(description, values[2].length);
-        CHECK(memcmp(values[2].at, long_description, description) == 0);
+        CHECK(memcmp(values[1].at, long_name, 31) == 0);
+        CHECK_EQUAL(0, values[1].at[31]);
+        CHECK(memcmp(values[2].at, long_description, 64) == 0);
     }
     options->interfaces++;
 }
@@ -221,12 +219,11 @@ static void options_say_what_the_exporter_was_told(void) {
     const struct capture_export_statistics statistics = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1700000000001000000, 1700000000002000000};
     struct capture_export_interface interfaces[INTERFACES] = {{.index = 2, .name = "lo"}};
     for (uint32_t protocol = 2; protocol <= 3; protocol++) {
-        uint32_t cut = protocol == 2 ? 31 : 199;
         for (uint32_t i = 1; i < INTERFACES; i++) {
             interfaces[i].index = 9;
             memset(interfaces[i].name, 'n', 255);
             memset(interfaces[i].description, 'd', 255);
-            memcpy(interfaces[i].name + cut, "\xc3\xa9", 2);
+            memcpy(interfaces[i].name + 31, "\xc3\xa9", 2);
         }
         struct capture_export_config config = {.protocol = protocol,
                                                .observation_domain_id = 77,

@@ -2,7 +2,8 @@
 /* Options of NetFlow v9 and IPFIX: what the exporter says of itself, as templates and records from one table.
  *
  * IPFIX: RFC 7011, 3.4.2.2 and 4; sampling RFC 5476 and RFC 7014. NetFlow v9: RFC 3954, 6.1, where scopes are numbers of their
- * own (1 system, 2 interface, 5 template) and strings have a fixed length. Element numbers: IANA, as in elements.c. */
+ * own (1 system, 2 interface, 5 template). Strings have a fixed length and are filled up with zeros in both: RFC 7011 has strings
+ * of variable length too, but not every collector has. Element numbers: IANA, as in elements.c. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -11,9 +12,8 @@
 
 enum { SET_OPTIONS_NETFLOW9 = 1, SET_OPTIONS_IPFIX = 3, OPTIONS_HEADER = 6 };
 enum { SCOPE_SYSTEM = 1, SCOPE_INTERFACE = 2, SCOPE_TEMPLATE = 5 };
-/* Strings are cut so that a record fits into the smallest message and their length into one byte. */
-enum { VARIABLE = 65535, NAME_MAX_VARIABLE = 200, DESCRIPTION_MAX_VARIABLE = 254, NAME_FIXED = 32, DESCRIPTION_FIXED = 64 };
-enum { FIELDS_MAX = 12, RECORD_MAX = 480 };
+enum { NAME_BYTES = 32, DESCRIPTION_BYTES = 64 };
+enum { FIELDS_MAX = 12, RECORD_MAX = 128 };
 
 /* Raised when the content of any options template changes, modulo 8. */
 enum { OPTIONS_REVISION = 0 };
@@ -53,7 +53,7 @@ static const struct option ipfix_options[OPTION_KINDS] = {
     /* 4.4: templateId; flowKeyIndicator */
     [OPTION_FLOW_KEYS] = {1, {{145, 2}, {173, 8}}},
     /* ingressInterface; interfaceName, interfaceDescription */
-    [OPTION_INTERFACE] = {1, {{10, 4}, {82, VARIABLE}, {83, VARIABLE}}},
+    [OPTION_INTERFACE] = {1, {{10, 4}, {82, NAME_BYTES}, {83, DESCRIPTION_BYTES}}},
 };
 
 static const struct option netflow9_options[OPTION_KINDS] = {
@@ -63,7 +63,7 @@ static const struct option netflow9_options[OPTION_KINDS] = {
     [OPTION_SAMPLING] = {1, {{SCOPE_SYSTEM, 4}, {34, 4}, {35, 1}}},
     [OPTION_FLOW_SAMPLING] = {1, {{SCOPE_SYSTEM, 4}, {34, 4}, {35, 1}}},
     [OPTION_FLOW_KEYS] = {1, {{SCOPE_TEMPLATE, 2}, {173, 8}}},
-    [OPTION_INTERFACE] = {1, {{SCOPE_INTERFACE, 4}, {82, NAME_FIXED}, {83, DESCRIPTION_FIXED}}},
+    [OPTION_INTERFACE] = {1, {{SCOPE_INTERFACE, 4}, {82, NAME_BYTES}, {83, DESCRIPTION_BYTES}}},
 };
 
 static const struct option *option_of(const struct ipfix_encoder *encoder, enum option_kind kind) {
@@ -114,6 +114,8 @@ int ipfix_put_options_templates(struct ipfix_writer *writer) {
             at = export_put16(at, option->fields[i].number);
             at = export_put16(at, option->fields[i].length);
         }
+        if (netflow9) /* a set each: there are collectors that look for padding behind each template */
+            set_close(writer->message, netflow9);
     }
     return CAPTURE_OK;
 }
@@ -208,16 +210,8 @@ static uint32_t text_length(const char *text, uint32_t capacity, uint32_t most) 
     return most;
 }
 
-/* A string behind its length in one byte (RFC 7011, 7). */
-static uint8_t *put_variable_text(const char *text, uint32_t capacity, uint32_t most, uint8_t *at) {
-    uint32_t length = text_length(text, capacity, most);
-    *at++ = (uint8_t)length;
-    memcpy(at, text, length);
-    return at + length;
-}
-
 /* Filled up with zeros. */
-static uint8_t *put_fixed_text(const char *text, uint32_t capacity, uint32_t most, uint8_t *at) {
+static uint8_t *put_text(const char *text, uint32_t capacity, uint32_t most, uint8_t *at) {
     memset(at, 0, most);
     memcpy(at, text, text_length(text, capacity, most));
     return at + most;
@@ -226,13 +220,8 @@ static uint8_t *put_fixed_text(const char *text, uint32_t capacity, uint32_t mos
 static bool put_interface(struct ipfix_writer *writer, const struct capture_export_interface *interface) {
     uint8_t record[RECORD_MAX];
     uint8_t *at = export_put32(record, interface->index);
-    if (writer->encoder->netflow9) {
-        at = put_fixed_text(interface->name, sizeof(interface->name), NAME_FIXED, at);
-        at = put_fixed_text(interface->description, sizeof(interface->description), DESCRIPTION_FIXED, at);
-    } else {
-        at = put_variable_text(interface->name, sizeof(interface->name), NAME_MAX_VARIABLE, at);
-        at = put_variable_text(interface->description, sizeof(interface->description), DESCRIPTION_MAX_VARIABLE, at);
-    }
+    at = put_text(interface->name, sizeof(interface->name), NAME_BYTES, at);
+    at = put_text(interface->description, sizeof(interface->description), DESCRIPTION_BYTES, at);
     return put_option(writer, OPTION_INTERFACE, record, at);
 }
 
