@@ -24,6 +24,8 @@ class CollectedFlow:
     packets: int
     octets: int
     records: int = 1
+    times_ms: tuple[int, int] | None = None
+    """Start and end, Unix ms; None where the collector does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +76,14 @@ def metered_flows(records: Iterable[Mapping[str, Any]]) -> Iterator[CollectedFlo
     for record in records:
         protocol = int(record["ip_protocol"])
         ends = (record["src_addr"], record["src_port"]), (record["dst_addr"], record["dst_port"])
+        times_ms = record["start_time_unix_ns"] // 1_000_000, record["end_time_unix_ns"] // 1_000_000
         for direction, (source, destination) in (("fwd", ends), ("rev", ends[::-1])):
             if record[f"{direction}_packets"]:
                 yield CollectedFlow(
                     key=flow_key(protocol, *source, *destination),
                     packets=record[f"{direction}_packets"],
                     octets=record[f"{direction}_octets"],
+                    times_ms=times_ms,
                 )
 
 

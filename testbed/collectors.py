@@ -24,6 +24,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -163,7 +164,7 @@ class Nfcapd(_Program):
         self.stop(signal.SIGTERM)
         if not any((self.directory / "flows").iterdir()):
             return []
-        command = ["nfdump", "-q", "-R", str(self.directory / "flows"), "-o", "json"]
+        command = ["nfdump", "-R", str(self.directory / "flows"), "-o", "json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"TZ": "UTC"})
         return list(json.loads(done.stdout)) if done.stdout.lstrip().startswith("[") else []
 
@@ -191,13 +192,19 @@ def _nfdump_directions(record: dict[str, Any]) -> Iterator[CollectedFlow]:
     source = record.get("src4_addr") or record["src6_addr"]
     destination = record.get("dst4_addr") or record["dst6_addr"]
     ends = (source, record.get("src_port", 0)), (destination, record.get("dst_port", 0))
+    times_ms = _milliseconds(record["first"]), _milliseconds(record["last"])
     for direction, (one, other) in (("in", ends), ("out", ends[::-1])):
         if record.get(f"{direction}_packets"):
             yield CollectedFlow(
                 key=flow_key(record["proto"], *one, *other),
                 packets=record[f"{direction}_packets"],
                 octets=record[f"{direction}_bytes"],
+                times_ms=times_ms,
             )
+
+
+def _milliseconds(text: str) -> int:
+    return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 class _Pmacct(_Program):
@@ -222,7 +229,7 @@ class _Pmacct(_Program):
             "daemonize": "false",
             "plugins": "print[all]",
             "aggregate[all]": "src_host,dst_host,src_port,dst_port,proto,flows",
-            "num_protos": "true",
+            "print_num_protos[all]": "true",
             "print_output[all]": "json",
             "print_output_file[all]": str(self.directory / "flows.json"),
             "print_refresh_time[all]": "3600",

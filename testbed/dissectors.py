@@ -189,7 +189,7 @@ def _decoded_flow(record: dict[str, Any]) -> Iterator[CollectedFlow]:
     def first(*names: str) -> Any:
         return next((record[name] for name in names if name in record), None)
 
-    packets = first("in_pkts", "packetdeltacount")
+    packets = first("in_pkts", "in_packets", "packetdeltacount")
     if packets is None:
         return
     source = first("ipv4_src_addr", "ipv6_src_addr", "sourceipv4address", "sourceipv6address")
