@@ -192,19 +192,18 @@ def _decoded_flow(record: dict[str, Any]) -> Iterator[CollectedFlow]:
     packets = first("in_pkts", "in_packets", "packetdeltacount")
     if packets is None:
         return
-    source = first("ipv4_src_addr", "ipv6_src_addr", "sourceipv4address", "sourceipv6address")
-    destination = first("ipv4_dst_addr", "ipv6_dst_addr", "destinationipv4address", "destinationipv6address")
+    source, destination = (
+        str(IPv4Address(v4))
+        if (v4 := first(f"ipv4_{short}_addr", f"{long}ipv4address")) is not None
+        # The package gives IPv6 addresses as text in NetFlow v9 and as numbers in IPFIX.
+        else str(IPv6Address(first(f"ipv6_{short}_addr", f"{long}ipv6address")))
+        for short, long in (("src", "source"), ("dst", "destination"))
+    )
     source_port = first("l4_src_port", "src_port", "sourcetransportport") or 0
     destination_port = first("l4_dst_port", "dst_port", "destinationtransportport") or 0
     protocol = first("protocol", "proto", "protocolidentifier")
     yield CollectedFlow(
-        key=flow_key(protocol, _address(source), source_port, _address(destination), destination_port),
+        key=flow_key(protocol, source, source_port, destination, destination_port),
         packets=packets,
         octets=first("in_octets", "in_bytes", "octetdeltacount"),
     )
-
-
-def _address(value: Any) -> str:
-    if isinstance(value, int):
-        return str(IPv4Address(value) if value < 1 << 32 else IPv6Address(value))
-    return str(value)
