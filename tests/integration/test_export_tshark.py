@@ -12,9 +12,10 @@ import json
 import shutil
 import struct
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,6 +43,8 @@ PORTS: dict[ExportProtocol, int] = {"netflow5": 2055, "netflow9": 2055, "ipfix":
 NOW_NS = 1_700_000_000 * 10**9
 SYSTEM_INIT_NS = NOW_NS - 10**12
 MESSAGE_BYTES = 48
+
+Key = tuple[str, str, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,10 +205,38 @@ def check_flow(flow: dict[str, Any], row: Record, *, biflow: bool) -> None:
         assert values == [VALUES[name](way) for way in ways[: len(values)]], (name, row)
 
 
-def key_of(flow: dict[str, Any]) -> tuple[str, str, int]:
-    """Addresses and source port."""
+def key_of(flow: dict[str, Any]) -> Key:
+    """Addresses, source port, packets, octets; of a biflow the forward ones."""
     v6 = "v6" if "cflow.srcaddrv6" in flow else ""
-    return flow[f"cflow.srcaddr{v6}"], flow[f"cflow.dstaddr{v6}"], int(flow["cflow.srcport"])
+    packets, octets = (
+        int(value[0] if isinstance(value := flow[name], list) else value) for name in ("cflow.packets", "cflow.octets")
+    )
+    return flow[f"cflow.srcaddr{v6}"], flow[f"cflow.dstaddr{v6}"], int(flow["cflow.srcport"]), packets, octets
+
+
+def times_of(flow: dict[str, Any]) -> tuple[int, int]:
+    """First and last packet, Unix ns, as tshark reckons them."""
+    times = flow["cflow.timedelta_tree"]
+    if "cflow.timestart" in times:  # NetFlow v5: since the system's start, which is what export time and uptime make of it
+        return tuple(SYSTEM_INIT_NS + nanoseconds(times[f"cflow.time{name}"]) for name in ("start", "end"))  # type: ignore[return-value]
+    return absolute(times["cflow.abstimestart"]), absolute(times["cflow.abstimeend"])
+
+
+def nanoseconds(seconds: str) -> int:
+    whole, part = seconds.split(".")
+    return int(whole) * 10**9 + int(part)
+
+
+def absolute(text: str) -> int:
+    date, _, part = text.removesuffix(" UTC").partition(".")
+    return int(datetime.strptime(date, "%b %d, %Y %H:%M:%S").replace(tzinfo=UTC).timestamp()) * 10**9 + int(part)
+
+
+def check_times(flow: dict[str, Any], row: Record, unit: TimeUnit) -> None:
+    """Cut to the unit; NTP's fractions may be a little beyond."""
+    step, beyond = {"ms": (10**6, 0), "us": (1000, 477), "ns": (1, 1)}[unit]
+    for read, wanted in zip(times_of(flow), (row["start_time_unix_ns"], row["end_time_unix_ns"]), strict=True):
+        assert 0 <= read - wanted // step * step <= beyond
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -216,7 +247,7 @@ def test_tshark_reads_the_flows_of_the_capture(firmware: Firmware, tmp_path: Pat
     messages = dissected(path, port)
     assert len(messages) == written
     flows = [flow for message in messages for flow in flows_in(message)]
-    wanted: Counter[tuple[str, str, int, int]] = Counter()
+    wanted: dict[Key, list[Record]] = defaultdict(list)
     for row in rows:
         for way in ("fwd", "rev"):
             if (
@@ -224,15 +255,15 @@ def test_tshark_reads_the_flows_of_the_capture(firmware: Firmware, tmp_path: Pat
                 and not (form.biflow and way == "rev")
                 and not (form.protocol == "netflow5" and ":" in row["src_addr"])
             ):
-                seen = one_way(row, way)
-                wanted[seen["src_addr"], seen["dst_addr"], seen["src_port"], seen["packets"]] += 1
-
-    def packets(flow: dict[str, Any]) -> int:
-        return int(flow["cflow.packets"][0] if isinstance(flow["cflow.packets"], list) else flow["cflow.packets"])
-
-    assert Counter((*key_of(flow), packets(flow)) for flow in flows) == wanted
+                record = one_way(row, way)
+                wanted[tuple(record[name] for name in ("src_addr", "dst_addr", "src_port", "packets", "octets"))].append(row)
+    assert Counter(map(key_of, flows)) == {key: len(found) for key, found in wanted.items()}
     assert sum(block.flows for block in blocks) == len(flows)
     by_id = {str(int(row["flow_id"], 16)): row for row in rows}
     for flow in flows:
         if "cflow.flow_id" in flow:
             check_flow(flow, by_id[flow["cflow.flow_id"]], biflow=form.biflow)
+            check_times(flow, by_id[flow["cflow.flow_id"]], form.time_unit)
+        elif len(rows_of := wanted[key_of(flow)]) == 1:
+            check_flow(flow, rows_of[0], biflow=form.biflow)
+            check_times(flow, rows_of[0], form.time_unit)
