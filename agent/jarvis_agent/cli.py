@@ -78,6 +78,7 @@ _EXPORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--export-time": ("time_unit", str),
     "--export-domain": ("domain", _matching(_INTEGER, int)),
     "--export-rate": ("rate", _matching(_INTEGER, int)),
+    "--sampling-rate": ("sampling_rate", _matching(_INTEGER, int)),
     "--export-tls-ca": ("tls_ca", Path),
     "--export-tls-certificate": ("tls_certificate", Path),
     "--export-tls-key": ("tls_key", Path),

@@ -71,7 +71,7 @@ class Tunnel(StrEnum):
     BOTH = "both"
 
 
-_EXPORTS = ("ipfix", "ipfix/tcp", "ipfix/tls", "netflow9", "netflow5")
+_EXPORTS = ("ipfix", "ipfix/tcp", "ipfix/tls", "netflow9", "netflow5", "sflow")
 _STATISTICS: dict[str, Statistic] = {"tcp": "tcp", "sizes": "sizes", "intervals": "intervals", "headers": "headers"}
 
 
@@ -235,8 +235,8 @@ def meter(
             "--export",
             metavar="PROTOCOL[/TRANSPORT]:HOST[:PORT]",
             help="Send the records to a collector: ipfix, ipfix/tcp, ipfix/tls, netflow9, netflow5, as "
-            "ipfix:[2001:db8::1]:4739 or netflow9:collector.example. Repeat it for several, which all get them. "
-            "[default port: 4739, of tls 4740, of NetFlow 2055]",
+            "ipfix:[2001:db8::1]:4739 or netflow9:collector.example; or sampled frames: sflow. Repeat it for several, which all "
+            "get them. [default port: 4739, of tls 4740, of NetFlow 2055, of sflow 6343]",
             autocompletion=_complete_export,
         ),
     ] = None,
@@ -262,6 +262,14 @@ def meter(
             help="Records a second to each collector over UDP, which loses what comes too fast; 0: all at once.",
         ),
     ] = DEFAULT_EXPORT_RATE,
+    sampling_rate: Annotated[
+        int,
+        typer.Option(
+            "--sampling-rate",
+            metavar="N",
+            help="sflow: take 1 in N frames, at random; of those that --filter lets pass. [default: 1]",
+        ),
+    ] = 0,
     export_balance: Annotated[
         bool, typer.Option("--export-balance", help="Each flow goes to one of the collectors, both its directions to the same.")
     ] = False,
@@ -300,6 +308,7 @@ def meter(
         time_unit=export_time.value,
         domain=export_domain,
         rate=export_rate,
+        sampling_rate=sampling_rate,
         balance=export_balance,
         tls_ca=export_tls_ca,
         tls_certificate=export_tls_certificate,

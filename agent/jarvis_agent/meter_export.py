@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The offline meter's exports: finished records to collectors while the files are metered, a thread each.
 
-    lossless reader ──FlowExporter──► blocks ──CollectorSession──► collector
+    lossless reader, or sampler for sFlow ──FlowExporter──► blocks ──CollectorSession──► collector
 
 Nothing is spooled: a collector that takes its time holds the metering up, and none of its records is lost on this side. One that
 goes away is tried again for a while; after that its records are counted as not sent, and the meter ends with an error.
@@ -19,7 +19,8 @@ from jarvis_native.engine import PacketCaptureEngine
 from jarvis_native.errors import CaptureError, InvalidArgument
 from jarvis_native.export import ExportBlock, FlowExporter, send_block
 from jarvis_native.loader import Firmware
-from jarvis_native.reader import FlowReader
+from jarvis_native.reader import FlowBatch, FlowReader
+from jarvis_native.sampler import FrameSampler
 
 from jarvis_agent.export.errors import ExportError, unreachable
 from jarvis_agent.export.plan import ExportPlan
@@ -68,7 +69,7 @@ class _CollectorExport(threading.Thread):
         target: str,
         session: CollectorSession,
         source: _Source,
-        reader: FlowReader,
+        reader: FlowReader | FrameSampler,
         *,
         progress: threading.Event,
         giving_up: threading.Event,
@@ -123,7 +124,7 @@ class _CollectorExport(threading.Thread):
     def _pump(self) -> None:
         while not self._giving_up.is_set():
             ending = self.ending.is_set()
-            batch = self._source.exporter.read(self._reader, flush=ending)
+            batch = self._read(flush=ending)
             if batch.records:
                 self._progress.set()
             if batch.data.messages:
@@ -133,6 +134,11 @@ class _CollectorExport(threading.Thread):
                 return
             elif not batch.records:
                 self._giving_up.wait(_IDLE_S)
+
+    def _read(self, *, flush: bool) -> FlowBatch[ExportBlock]:
+        if isinstance(self._reader, FrameSampler):
+            return self._source.exporter.read_samples(self._reader, flush=flush)
+        return self._source.exporter.read(self._reader, flush=flush)
 
     def _send(self, block: ExportBlock) -> None:
         """Sends a block, over a new connection when the one there was has broken; nothing once there is no hope of one."""
@@ -231,9 +237,15 @@ def prepare_exports(engine: PacketCaptureEngine, metered: Metered, options: Expo
             records_per_second=plan.max_records_per_second,
             interrupt=giving_up.is_set,
         )
-        reader = engine.open_flow_reader(lossless=True)
+        reader = _reader(engine, plan)
         exports.append(_CollectorExport(target, session, source, reader, progress=progress, giving_up=giving_up))
     return CollectorExports(exports, progress, giving_up)
+
+
+def _reader(engine: PacketCaptureEngine, plan: ExportPlan) -> FlowReader | FrameSampler:
+    if plan.protocol == "sflow":
+        return engine.open_frame_sampler(plan.sampling_rate, lossless=True)
+    return engine.open_flow_reader(lossless=True)
 
 
 def _exporter_for(metered: Metered, plan: ExportPlan, transport: Transport, share: tuple[int, int]) -> FlowExporter:

@@ -12,6 +12,7 @@ from typing import Final, cast, get_args
 
 from jarvis_native.engine import Statistic
 from jarvis_native.export import ExportProfile, ExportProtocol, TimeUnit
+from jarvis_native.sampler import MAX_SAMPLERS
 
 from jarvis_agent.export.plan import DEFAULT_PORTS, IPFIX_TLS_PORT, Collector, ExportPlan, ExportTransport
 
@@ -20,6 +21,7 @@ TRANSPORTS: Final[dict[ExportProtocol, tuple[ExportTransport, ...]]] = {
     "ipfix": ("udp", "tcp", "tls"),
     "netflow9": ("udp",),
     "netflow5": ("udp",),
+    "sflow": ("udp",),
 }
 DEFAULT_RATE: Final = 200_000
 """Records a second to a collector over UDP, see docs/export.md."""
@@ -27,6 +29,7 @@ DEFAULT_RATE: Final = 200_000
 _MOST_PORT = 65_535
 _MOST_NUMBER = 0xFFFF_FFFF
 _MOST_RATE = 100_000_000
+_MOST_SAMPLING_RATE = 16_777_215
 
 
 class ExportOptionError(Exception):
@@ -48,6 +51,8 @@ class ExportOptions:
     """Records a second to each collector over UDP; 0 = as fast as they come."""
     balance: bool = False
     """Each flow goes to one of the collectors, else to all."""
+    sampling_rate: int = 0
+    """SFlow: N of 1 in N frames, 1..16,777,215; 0 = 1, every frame."""
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -159,6 +164,7 @@ def plans_of(options: ExportOptions) -> tuple[ExportPlan, ...]:
                 time_unit=time_unit,
                 observation_domain_id=options.domain,
                 max_records_per_second=options.rate if transport == "udp" else 0,
+                sampling_rate=(options.sampling_rate or 1) if protocol == "sflow" else 0,
             )
         )
     _check_together(options, plans)
@@ -177,6 +183,7 @@ def _form(options: ExportOptions) -> tuple[ExportProfile, TimeUnit]:
 def _check_together(options: ExportOptions, plans: list[ExportPlan]) -> None:
     if options.balance and len(plans) < 2:
         raise ExportOptionError("--export-balance: flows are balanced over several --export, there is one or none")
+    _check_sflow(options, plans)
     files = {
         "--export-tls-ca": options.tls_ca,
         "--export-tls-certificate": options.tls_certificate,
@@ -190,6 +197,17 @@ def _check_together(options: ExportOptions, plans: list[ExportPlan]) -> None:
         given = [name for name, path in files.items() if path is not None]
         if given:
             raise ExportOptionError(f"{given[0]} is given and no --export goes over TLS: accepted with it is ipfix/tls:HOST")
+
+
+def _check_sflow(options: ExportOptions, plans: list[ExportPlan]) -> None:
+    samplers = sum(1 for plan in plans if plan.protocol == "sflow")
+    _in_range("--sampling-rate", options.sampling_rate, _MOST_SAMPLING_RATE)
+    if options.sampling_rate and not samplers:
+        raise ExportOptionError("--sampling-rate is given and no --export samples frames: accepted with it is sflow:HOST")
+    if options.balance and samplers:
+        raise ExportOptionError("--export-balance: the samples of sflow belong to no flow, accepted are the other protocols")
+    if samplers > MAX_SAMPLERS:
+        raise ExportOptionError(f"--export: sflow is given {samplers} times, accepted are {MAX_SAMPLERS}")
 
 
 def _one_of(option: str, value: str, accepted: tuple[str, ...]) -> str:

@@ -103,6 +103,7 @@ def new_exporter(metered: Metered, plan: ExportPlan, *, message_max: int, share:
         statistics=metered.statistics,
         sampling=metered.sampling,
         sampling_interval=metered.sampling_interval,
+        agent_ipv6=":" in _agent_address(plan),
         system_init_ns=metered.started_ns,
         share=share[0],
         share_count=share[1],
@@ -116,4 +117,14 @@ def new_stamp(metered: Metered, plan: ExportPlan) -> ExportSession:
         protocol=plan.protocol,
         system_init_ns=metered.started_ns,
         trace_time=plan.protocol == "netflow5",
+        agent_address=_agent_address(plan),
     )
+
+
+def _agent_address(plan: ExportPlan) -> str:
+    """Of sFlow; empty for the others."""
+    if plan.protocol != "sflow":
+        return ""
+    from jarvis_agent.export.agent_address import agent_address  # noqa: PLC0415 - sockets, for sFlow alone
+
+    return agent_address(plan.collectors[0].host)

@@ -6,7 +6,9 @@ A frame's length is what sFlow counts: the bytes on the wire with Ethernet's FCS
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,3 +146,16 @@ def test_tshark_reads_interface_counters(firmware: Firmware, tmp_path: Path) -> 
         write_capture(tmp_path / "datagrams.pcap", sink.datagrams(), port=SFLOW_PORT)
     seen = dissect_samples(tmp_path / "datagrams.pcap", port=SFLOW_PORT)
     assert (seen.counted_interfaces, seen.complaints) == (indices, [])
+
+
+def test_the_meter_samples_for_a_collector_what_its_filter_lets_pass(program_environment: dict[str, str], tmp_path: Path) -> None:
+    files, _, _ = ip_captures()
+    with Sfcapd(tmp_path / "collector") as collector:
+        command = [sys.executable, "-m", "jarvis_agent", "meter", *map(str, files), "--filter", "udp"]
+        command += ["--export", f"sflow:127.0.0.1:{collector.port}"]
+        done = subprocess.run(command, env=program_environment, capture_output=True, text=True, check=False)
+        summary = collector.summary()
+    told = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, told["filtered"] > 0, told["not_sent"]) == (0, True, 0)
+    assert summary.packets == told["exported_records"] == told["packets"] - told["filtered"]
+    assert (summary.octets, summary.sequence_errors) == (told["exported_octets"], 0)
