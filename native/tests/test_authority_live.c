@@ -170,6 +170,44 @@ static void without_a_lease_nothing_is_given_out_and_with_the_next_one_what_ther
     capture_authority_release(authority);
 }
 
+/* Frames of the pause are not sampled; samples of before it stay, and are nobody's to read until the next lease. */
+static void without_a_lease_no_frame_is_sampled_and_no_sample_given_out(void) {
+    static uint8_t out[65536];
+    static struct capture_export_message messages[256];
+    capture_authority_t *authority = authority_of(NULL);
+    struct capture_sampler_config config = {.struct_size = sizeof(config), .sampling_rate = 1};
+    struct capture_export_config export = {.struct_size = sizeof(export), .protocol = CAPTURE_EXPORT_SFLOW_V5};
+    struct capture_export_totals totals;
+    struct capture_batch_info info;
+    capture_sampler_t *sampler;
+    capture_exporter_t *exporter;
+    lease_for(authority, 1, 10 * SECONDS);
+    capture_t *capture = started_capture(authority, "afpacket", 1);
+    CHECK_EQUAL(CAPTURE_OK, capture_sampler_open(capture, &config, &sampler, NULL)); /* while it runs */
+    CHECK_EQUAL(CAPTURE_OK, capture_exporter_create(&export, &exporter, NULL));
+    int sender = sender_on("jarvis1");
+    send_many(sender, SENT, 1000);
+    while (stats_of(capture).metered < SENT)
+        usleep(1000);
+    boottime += 10 * SECONDS;
+    send_many(sender, SENT, 1001);
+    while (stats_of(capture).paused < SENT)
+        usleep(1000);
+    CHECK_EQUAL(CAPTURE_ERR_LEASE,
+                capture_exporter_read_samples(exporter, sampler, out, sizeof(out), messages, 256, true, &info));
+    lease_for(authority, 2, 10 * SECONDS);
+    do
+        CHECK(capture_exporter_read_samples(exporter, sampler, out, sizeof(out), messages, 256, true, &info) >= 0);
+    while (info.more);
+    capture_exporter_get_totals(exporter, &totals);
+    CHECK_EQUAL(SENT, totals.records);
+    close(sender);
+    capture_exporter_destroy(exporter);
+    capture_sampler_close(sampler);
+    capture_destroy(capture);
+    capture_authority_release(authority);
+}
+
 static void only_an_admitted_command_starts_a_bound_capture_or_adds_an_interface(void) {
     capture_authority_t *authority = authority_of(NULL);
     static struct message request;
@@ -228,6 +266,7 @@ int main(void) {
     what_waits_in_the_ring_when_a_lease_comes_after_a_gap_is_paused("pcap");
     RUN(what_waits_in_the_ring_when_a_lease_is_renewed_in_time_is_metered);
     RUN(without_a_lease_nothing_is_given_out_and_with_the_next_one_what_there_was);
+    RUN(without_a_lease_no_frame_is_sampled_and_no_sample_given_out);
     RUN(only_an_admitted_command_starts_a_bound_capture_or_adds_an_interface);
     RUN(leases_come_and_go_under_running_workers);
     return 0;
