@@ -17,10 +17,17 @@ static bool spread_is_sound(const struct capture_spread *spread) {
            spread->stddev <= (double)spread->max;
 }
 
+static bool headers_are_sound(const struct capture_headers *headers, uint64_t packets) {
+    return headers->min_ttl <= headers->max_ttl && (packets || headers->max_ttl == 0);
+}
+
 static void count_record(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
     (void)context;
     if (statistics && !(spread_is_sound(&statistics->fwd_payload) && spread_is_sound(&statistics->rev_payload) &&
                         spread_is_sound(&statistics->fwd_interval) && spread_is_sound(&statistics->rev_interval)))
+        abort();
+    if (statistics && !(headers_are_sound(&statistics->fwd_headers, flow->fwd_packets) &&
+                        headers_are_sound(&statistics->rev_headers, flow->rev_packets)))
         abort();
     if (flow->fwd_packets == 0 || flow->end_time_ns < flow->start_time_ns || flow->end_reason < 1 || flow->end_reason > 5)
         abort();
@@ -82,6 +89,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         packet.key.addr[0][3] = data[0];
         packet.key.protocol = 6;
         uint8_t header[24] = {[6] = data[2], [7] = data[1], [10] = data[3], [11] = data[2], [12] = data[1], [14] = data[2] & 3};
+        uint8_t ip[20] = {[0] = 0x45, [8] = data[3]}, macs[12] = {[5] = data[1], [11] = data[2]};
+        packet.ip = ip;
+        packet.link = data[3] & 1 ? macs : NULL;
         packet.payload = header;
         packet.payload_left = data[3] % (sizeof(header) + 1);
         packet.payload_wire = data[2] * 8;
