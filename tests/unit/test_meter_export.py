@@ -24,7 +24,7 @@ from jarvis_agent import meter as offline
 from jarvis_agent import meter_export
 from jarvis_agent.meter_export_options import ExportOptions
 
-from tests.exported_flows import FLOW_ID, SOURCE_MAC, flows_in, messages_in, totals_of
+from testbed.exported_flows import FLOW_ID, SOURCE_MAC, flows_in, messages_in, totals_of
 from tests.support import DATA
 
 CONNECTION = str(DATA / "connection.pcap")  # 3 biflows: TCP, ICMP, and IPv6 UDP; 11 packets, 1,740 octets

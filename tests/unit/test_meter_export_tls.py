@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.exported_flows import flows_in, messages_in, totals_of
+from testbed.exported_flows import flows_in, messages_in, totals_of
 from tests.support import DATA
 
 CONNECTION = str(DATA / "connection.pcap")

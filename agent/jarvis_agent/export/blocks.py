@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from jarvis_native.export import MESSAGE_BYTES, ExportBlock
+from jarvis_native.export import MESSAGE_BYTES, ExportBlock, export_block
 
 _MESSAGE = struct.Struct("=IIIIQQQQ")
 assert _MESSAGE.size == MESSAGE_BYTES  # noqa: S101 - two descriptions of one struct
@@ -97,16 +97,7 @@ def part(block: ExportBlock, first: int, last: int) -> ExportBlock:
     """Messages first..last (exclusive) of a block, in the same bytes; the block itself when that is all of it."""
     if first == 0 and last == block.messages:
         return block
-    entries = list(messages_of(block, first, last))
-    return ExportBlock(
-        data=block.data,
-        index=block.index[first * MESSAGE_BYTES : last * MESSAGE_BYTES],
-        messages=len(entries),
-        records=sum(entry.records for entry in entries),
-        flows=sum(entry.flows for entry in entries),
-        packets=sum(entry.packets for entry in entries),
-        octets=sum(entry.octets for entry in entries),
-    )
+    return export_block(block.data, block.index[first * MESSAGE_BYTES : last * MESSAGE_BYTES])
 
 
 def length_of(block: ExportBlock, first: int, last: int) -> int:

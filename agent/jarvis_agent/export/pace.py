@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""So many records a second, evenly: a token bucket that holds no more than a burst of messages.
+"""So many records a second, evenly: a token bucket that holds little more than a burst of messages.
 
 A collector's receive buffer may be the kernel's default, which holds about 90 messages: what was not sent in time is not made up
 for.
@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 from jarvis_agent.export.transport import Interrupt, never
 
-_BUCKET_S = 0.1
+_BUCKET_S = 0.002
+"""As late as a sleep may end on a busy machine without slowing the export down."""
 _BUCKET_RECORDS = 512.0
-"""As many as 32 messages of 1,400 bytes hold, about."""
+"""At least: as many as 32 messages of 1,400 bytes hold, about."""
 _SLICE_S = 0.2
 
 
@@ -39,7 +40,7 @@ class Pace:
         self._rate = float(records_per_second)
         self._interrupt = interrupt
         self._clock, self._sleep = clock, sleep
-        self._bucket = min(self._rate * _BUCKET_S, _BUCKET_RECORDS)
+        self._bucket = max(self._rate * _BUCKET_S, _BUCKET_RECORDS) if self._rate else 0.0
         self._tokens = self._bucket
         self._filled_at = clock()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A collector's reading of NetFlow v5, v9 and IPFIX for tests: templates as they come, flow records by information element."""
+"""A collector's reading of NetFlow v5, v9 and IPFIX: templates as they come, flow records by information element."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def totals_of(flows: Iterable[Record]) -> tuple[int, int, int]:
 
 def _records_of_v5(message: bytes) -> Iterator[Record]:
     count = struct.unpack_from("!H", message, 2)[0]
-    assert len(message) == 24 + 48 * count
+    if len(message) != 24 + 48 * count:
+        raise ValueError(f"a message of NetFlow v5 has {len(message)} bytes and {count} records")
     for at in range(24, len(message), 48):
         yield {PACKETS: message[at + 16 : at + 20], OCTETS: message[at + 20 : at + 24]}
 
@@ -72,7 +73,8 @@ def _records_of_v5(message: bytes) -> Iterator[Record]:
 def _sets(message: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
     while offset < len(message):
         set_id, length = struct.unpack_from("!HH", message, offset)
-        assert length >= 4
+        if length < 4:
+            raise ValueError(f"a set has {length} bytes")
         yield set_id, message[offset + 4 : offset + length]
         offset += length
 
