@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jarvis_agent.meter import MeterOptions
+    from jarvis_agent.meter_export_options import ExportOptions
 
 _INTEGER = re.compile(r"[0-9]{1,18}")
 _NUMBERS = re.compile(r"[0-9]{1,4}(?:,[0-9]{1,4})*")
@@ -104,7 +105,6 @@ def main() -> None:
 def plain_meter_options(arguments: Sequence[str]) -> MeterOptions | None:
     """What a well-formed `meter` line asks for; None when typer must look at it."""
     from jarvis_agent.meter import MeterOptions, default_output  # noqa: PLC0415 - only for this command
-    from jarvis_agent.meter_export_options import ExportOptions  # noqa: PLC0415 - only for this command
 
     files: list[Path] = []
     fields: dict[str, Any] = {}
@@ -121,8 +121,15 @@ def plain_meter_options(arguments: Sequence[str]) -> MeterOptions | None:
         return None
     if not files:
         return None
-    options = ExportOptions(**export)
+    options = _export_options(export) if export else None
     return MeterOptions(files=tuple(files), export=options, **{"output": default_output(options), **fields})
+
+
+def _export_options(fields: dict[str, Any]) -> ExportOptions | None:
+    from jarvis_agent.meter_export_options import ExportOptions  # noqa: PLC0415 - only for exports
+
+    options = ExportOptions(**fields)
+    return None if options == ExportOptions() else options
 
 
 def _take_flag(name: str, fields: dict[str, Any], export: dict[str, Any]) -> bool:

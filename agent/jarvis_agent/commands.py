@@ -301,7 +301,7 @@ def meter(
         sampled = offline.NO_SAMPLING if sampling is None else offline.parse_sampling(sampling)
     except ValueError as error:
         _fail(f"--sampling is {error}", 2)
-    exporting = ExportOptions(
+    asked = ExportOptions(
         targets=tuple(export or ()),
         profile=export_profile.value,
         biflow=biflow,
@@ -314,6 +314,7 @@ def meter(
         tls_certificate=export_tls_certificate,
         tls_key=export_tls_key,
     )
+    exporting = None if asked == ExportOptions() else asked
     options = offline.MeterOptions(
         files=tuple(files),
         filter=filter_expression,

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -28,11 +28,11 @@ from jarvis_native.types import CaptureMetrics
 from jarvis_trust.errors import FirmwareError
 
 from jarvis_agent.export.errors import ExportError
-from jarvis_agent.meter_export_options import ExportOptionError, ExportOptions, check_export, statistics_of_profile
 from jarvis_agent.meter_output import OutputError, OutputFormat, Sink, check_output, open_sink, write_all
 
 if TYPE_CHECKING:  # imported when there is something to export: the meter is started often, and on small files
     from jarvis_agent.meter_export import CollectorExports
+    from jarvis_agent.meter_export_options import ExportOptions
     from jarvis_agent.meter_exporters import Exported, Metered
 
 EXIT_OK = 0
@@ -96,17 +96,17 @@ class MeterOptions:
     output: OutputFormat = "json"
     output_path: Path | None = None
     """File for the records; None = standard output."""
-    export: ExportOptions = field(default_factory=ExportOptions)
-    """Collectors that get the records besides; the form of output "ipfix", too."""
+    export: ExportOptions | None = None
+    """Collectors that get the records besides, and the form of output "ipfix"; None: no collector, the usual form."""
     release_root: Path | None = None
     """Public key that must have signed the firmware; None = the default one."""
     firmware_directory: Path | None = None
     """Where the native library is; None = the default directory."""
 
 
-def default_output(export: ExportOptions) -> OutputFormat:
+def default_output(export: ExportOptions | None) -> OutputFormat:
     """What --output is when it is not given: who exports wants no text besides."""
-    return "none" if export.targets else "json"
+    return "none" if export is not None and export.targets else "json"
 
 
 def parse_sampling(text: str) -> tuple[Sampling, int]:
@@ -173,14 +173,14 @@ def meter(options: MeterOptions) -> int:
         return EXIT_USAGE
     try:
         check_output(options.output, options.output_path)
-        check_export(options.export, to_file=options.output == "ipfix")
+        _check_export(options)
         return _meter(options)
     except BrokenPipeError:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except (FirmwareError, CaptureError, OutputError, ExportOptionError, ExportError, OSError) as error:
+    except (FirmwareError, CaptureError, OutputError, ExportError, OSError) as error:
         sentence, code = _explained(error, options)
         sys.stderr.write(f"error: {sentence}\n")
         return code
@@ -207,8 +207,6 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
             return f"{_of_export(error)}{_about_option(error)}", EXIT_USAGE if usage else EXIT_FAILURE
         case OutputError():
             return str(error), EXIT_USAGE if error.usage else EXIT_FAILURE
-        case ExportOptionError():
-            return str(error), EXIT_USAGE
         case ExportError():
             usage = error.is_permanent or error.reason == "EXPORT_UNRESOLVED"
             return f"{_of_export(error)}{error.reason}: {error.message}", EXIT_USAGE if usage else EXIT_FAILURE
@@ -251,6 +249,13 @@ def _meter(options: MeterOptions) -> int:
     return EXIT_INTERRUPTED if interrupt.seen else worst
 
 
+def _check_export(options: MeterOptions) -> None:
+    if options.export is not None:
+        from jarvis_agent.meter_export_options import check_export  # noqa: PLC0415 - see above
+
+        check_export(options.export, to_file=options.output == "ipfix")
+
+
 def _engine(options: MeterOptions) -> PacketCaptureEngine:
     """An engine on the files with metering on."""
     root = None if options.release_root is None else read_release_root(options.release_root)
@@ -267,7 +272,7 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
         max_flows=options.max_flows,
         idle_timeout_s=options.idle_s,
         active_timeout_s=options.active_s,
-        log_records=_SMALLEST_LOG if options.output == "none" and not options.export.targets else 0,
+        log_records=_SMALLEST_LOG if options.output == "none" and options.export is None else 0,
         tunnel=options.tunnel,
         sampling=options.sampling[0],
         sampling_interval=options.sampling[1],
@@ -279,8 +284,11 @@ def _engine(options: MeterOptions) -> PacketCaptureEngine:
 
 def _statistics(options: MeterOptions) -> tuple[Statistic, ...]:
     """Those that are asked for, and those that the exports' profile has."""
-    exporting = options.export.targets or options.output == "ipfix"
-    return tuple(dict.fromkeys(options.statistics + (statistics_of_profile(options.export) if exporting else ())))
+    if options.export is None:
+        return options.statistics
+    from jarvis_agent.meter_export_options import statistics_of_profile  # noqa: PLC0415 - see above
+
+    return tuple(dict.fromkeys(options.statistics + statistics_of_profile(options.export)))
 
 
 def _threads(options: MeterOptions) -> int:
@@ -293,15 +301,16 @@ def _threads(options: MeterOptions) -> int:
 
 def _sink(options: MeterOptions, engine: PacketCaptureEngine) -> AbstractContextManager[Sink | None]:
     def ipfix(descriptor: int) -> Sink:
+        from jarvis_agent.meter_export_options import ExportOptions  # noqa: PLC0415 - see above
         from jarvis_agent.meter_ipfix import IpfixSink  # noqa: PLC0415 - see above
 
-        return IpfixSink(descriptor, engine, _metered(options, engine), options.export)
+        return IpfixSink(descriptor, engine, _metered(options, engine), options.export or ExportOptions())
 
     return open_sink(options.output, options.output_path, _statistics(options), ipfix=ipfix)
 
 
 def _collectors(options: MeterOptions, engine: PacketCaptureEngine) -> AbstractContextManager[CollectorExports | None]:
-    if not options.export.targets:
+    if options.export is None or not options.export.targets:
         return nullcontext()
     from jarvis_agent.meter_export import prepare_exports  # noqa: PLC0415 - see above
 

@@ -15,6 +15,7 @@ from jarvis_native.export import ExportProfile, ExportProtocol, TimeUnit
 from jarvis_native.sampler import MAX_SAMPLERS
 
 from jarvis_agent.export.plan import DEFAULT_PORTS, IPFIX_TLS_PORT, Collector, ExportPlan, ExportTransport
+from jarvis_agent.meter_output import OutputError
 
 FORM: Final = "PROTOCOL[/TRANSPORT]:HOST[:PORT]"
 TRANSPORTS: Final[dict[ExportProtocol, tuple[ExportTransport, ...]]] = {
@@ -32,8 +33,11 @@ _MOST_RATE = 100_000_000
 _MOST_SAMPLING_RATE = 16_777_215
 
 
-class ExportOptionError(Exception):
+class ExportOptionError(OutputError):
     """The options cannot be carried out; the message names the option, its value and what would be accepted."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, usage=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
