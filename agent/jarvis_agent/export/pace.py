@@ -17,6 +17,7 @@ _BUCKET_S = 0.002
 _BUCKET_RECORDS = 512.0
 """At least: as many as 32 messages of 1,400 bytes hold, about."""
 _SLICE_S = 0.2
+_SHORTEST_S = 0.001
 
 
 class Pace:
@@ -59,5 +60,5 @@ class Pace:
             self._filled_at = now
             if self._tokens >= 0 or self._interrupt():
                 break
-            self._sleep(min(_SLICE_S, -self._tokens / self._rate))
+            self._sleep(min(_SLICE_S, max(_SHORTEST_S, -self._tokens / self._rate)))
         self._tokens -= records
