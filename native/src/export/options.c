@@ -25,6 +25,7 @@ enum option_kind {
     OPTION_FLOW_SAMPLING,
     OPTION_FLOW_KEYS,
     OPTION_INTERFACE,
+    OPTION_SAMPLING_RATE,
     OPTION_KINDS
 };
 
@@ -47,9 +48,10 @@ static const struct option ipfix_options[OPTION_KINDS] = {
     [OPTION_EXPORTING] = {1, {{144, 4}, {166, 8}, {167, 8}, {168, 8}, {323, 8}, {323, 8}}},
     /* selectorId; selectorAlgorithm, samplingPacketInterval, samplingPacketSpace (RFC 5477, 8.2) */
     [OPTION_SAMPLING] = {1, {{302, 8}, {304, 2}, {305, 4}, {306, 4}}},
-    /* selectorId; flowSelectorAlgorithm (RFC 7014), hashOutputRangeMin, -Max, hashSelectedRangeMin, -Max (RFC 5477, 8.3),
-     * samplingInterval: N, which collectors multiply by */
-    [OPTION_FLOW_SAMPLING] = {1, {{302, 8}, {390, 2}, {329, 8}, {330, 8}, {331, 8}, {332, 8}, {34, 4}}},
+    /* selectorId; flowSelectorAlgorithm (RFC 7014), hashOutputRangeMin, -Max, hashSelectedRangeMin, -Max (RFC 5477, 8.3) */
+    [OPTION_FLOW_SAMPLING] = {1, {{302, 8}, {390, 2}, {329, 8}, {330, 8}, {331, 8}, {332, 8}}},
+    /* observationDomainId; samplingInterval, samplingAlgorithm: deprecated, and what most collectors multiply by */
+    [OPTION_SAMPLING_RATE] = {1, {{149, 4}, {34, 4}, {35, 1}}},
     /* 4.4: templateId; flowKeyIndicator */
     [OPTION_FLOW_KEYS] = {1, {{145, 2}, {173, 8}}},
     /* ingressInterface; interfaceName, interfaceDescription */
@@ -60,8 +62,7 @@ static const struct option netflow9_options[OPTION_KINDS] = {
     [OPTION_METERING] = {1, {{SCOPE_SYSTEM, 4}, {160, 8}, {41, 8}, {42, 8}, {40, 8}, {86, 8}, {135, 8}, {164, 8}, {165, 8}}},
     [OPTION_EXPORTING] = {1, {{SCOPE_SYSTEM, 4}, {166, 8}, {167, 8}, {168, 8}, {323, 8}, {323, 8}}},
     /* samplingInterval, samplingAlgorithm: of the whole system, so that records need no sampler id */
-    [OPTION_SAMPLING] = {1, {{SCOPE_SYSTEM, 4}, {34, 4}, {35, 1}}},
-    [OPTION_FLOW_SAMPLING] = {1, {{SCOPE_SYSTEM, 4}, {34, 4}, {35, 1}}},
+    [OPTION_SAMPLING_RATE] = {1, {{SCOPE_SYSTEM, 4}, {34, 4}, {35, 1}}},
     [OPTION_FLOW_KEYS] = {1, {{SCOPE_TEMPLATE, 2}, {173, 8}}},
     [OPTION_INTERFACE] = {1, {{SCOPE_INTERFACE, 4}, {82, NAME_BYTES}, {83, DESCRIPTION_BYTES}}},
 };
@@ -75,13 +76,19 @@ static uint16_t options_template_id(const struct ipfix_encoder *encoder, enum op
     return (uint16_t)(TEMPLATE_ID_OPTIONS | (OPTIONS_REVISION & 7) << 5 | (encoder->netflow9 ? 0 : 1 << 4) | kind);
 }
 
-/* Which kinds this exporter has: of sampling one at most. */
+/* Which kinds this exporter has. */
 static bool has_option(const struct ipfix_encoder *encoder, enum option_kind kind) {
-    if (kind == OPTION_SAMPLING)
-        return encoder->config.sampling == CAPTURE_SAMPLING_SYSTEMATIC;
-    if (kind == OPTION_FLOW_SAMPLING)
-        return encoder->config.sampling == CAPTURE_SAMPLING_FLOW_HASH;
-    return true;
+    uint32_t sampling = encoder->config.sampling;
+    switch (kind) {
+    case OPTION_SAMPLING:
+        return !encoder->netflow9 && sampling == CAPTURE_SAMPLING_SYSTEMATIC;
+    case OPTION_FLOW_SAMPLING:
+        return !encoder->netflow9 && sampling == CAPTURE_SAMPLING_FLOW_HASH;
+    case OPTION_SAMPLING_RATE:
+        return sampling != CAPTURE_SAMPLING_NONE;
+    default:
+        return true;
+    }
 }
 
 static uint32_t field_count(const struct option *option) {
@@ -163,30 +170,31 @@ enum { SELECTOR_SYSTEMATIC_COUNT = 1, FLOW_SELECTOR_HASH = 6 }; /* IANA: selecto
 enum { SAMPLING_DETERMINISTIC = 1, SAMPLING_RANDOM = 2 };       /* IANA: samplingAlgorithm */
 enum { SELECTOR = 1 };                                          /* the only one */
 
-static bool put_sampling(struct ipfix_writer *writer) {
-    const struct capture_export_config *config = &writer->encoder->config;
-    bool flows = config->sampling == CAPTURE_SAMPLING_FLOW_HASH;
+static bool put_selector(struct ipfix_writer *writer, uint32_t interval) {
     uint8_t record[RECORD_MAX];
-    uint8_t *at = record;
-    if (writer->encoder->netflow9) {
-        at = export_put32(at, config->observation_domain_id);
-        at = export_put32(at, config->sampling_interval);
-        *at++ = flows ? SAMPLING_RANDOM : SAMPLING_DETERMINISTIC;
-    } else if (flows) { /* taken when hash * N < 2^32, docs/flow-semantics.md */
-        at = export_put64(at, SELECTOR);
-        at = export_put16(at, FLOW_SELECTOR_HASH);
-        at = export_put64(at, 0);
-        at = export_put64(at, UINT32_MAX);
-        at = export_put64(at, 0);
-        at = export_put64(at, UINT32_MAX / config->sampling_interval);
-        at = export_put32(at, config->sampling_interval);
-    } else { /* one packet is taken, then N - 1 are not */
-        at = export_put64(at, SELECTOR);
+    uint8_t *at = export_put64(record, SELECTOR);
+    if (has_option(writer->encoder, OPTION_SAMPLING)) { /* one packet is taken, then N - 1 are not */
         at = export_put16(at, SELECTOR_SYSTEMATIC_COUNT);
         at = export_put32(at, 1);
-        at = export_put32(at, config->sampling_interval - 1);
+        at = export_put32(at, interval - 1);
+        return put_option(writer, OPTION_SAMPLING, record, at);
     }
-    return put_option(writer, flows ? OPTION_FLOW_SAMPLING : OPTION_SAMPLING, record, at);
+    at = export_put16(at, FLOW_SELECTOR_HASH); /* taken when hash * N < 2^32, docs/flow-semantics.md */
+    at = export_put64(at, 0);
+    at = export_put64(at, UINT32_MAX);
+    at = export_put64(at, 0);
+    at = export_put64(at, UINT32_MAX / interval);
+    return put_option(writer, OPTION_FLOW_SAMPLING, record, at);
+}
+
+static bool put_sampling(struct ipfix_writer *writer) {
+    const struct capture_export_config *config = &writer->encoder->config;
+    uint8_t record[RECORD_MAX];
+    uint8_t *at = export_put32(record, config->observation_domain_id);
+    at = export_put32(at, config->sampling_interval);
+    *at++ = config->sampling == CAPTURE_SAMPLING_FLOW_HASH ? SAMPLING_RANDOM : SAMPLING_DETERMINISTIC;
+    return put_option(writer, OPTION_SAMPLING_RATE, record, at) &&
+           (writer->encoder->netflow9 || put_selector(writer, config->sampling_interval));
 }
 
 /* Bit i: the i-th field is part of the flow key. */
