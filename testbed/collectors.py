@@ -75,11 +75,14 @@ def queued_octets(port: int) -> int | None:
 class _Program:
     """A collector that is a program with a log."""
 
+    STOP_SIGNAL = signal.SIGTERM
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.port = free_port()
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -123,12 +126,18 @@ class _Program:
                 raise RuntimeError(f"{type(self).__name__} does not read its socket")
             time.sleep(0.02)
 
-    def stop(self, stop_signal: signal.Signals) -> None:
-        """Lets it read what waits, and end in order. Once is enough."""
+    def begin_stop(self) -> None:
+        """Lets it read what waits, and tells it to end in order; does not wait for that."""
+        if self._process is not None and not self._is_stopping:
+            self.wait_until_read()
+            self._process.send_signal(self.STOP_SIGNAL)
+            self._is_stopping = True
+
+    def stop(self) -> None:
+        """Lets it read what waits, and waits until it has ended in order. Once is enough."""
         if self._process is None or self._process.poll() is not None:
             return
-        self.wait_until_read()
-        self._process.send_signal(stop_signal)
+        self.begin_stop()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -161,7 +170,7 @@ class Nfcapd(_Program):
 
     def records(self) -> list[dict[str, Any]]:
         """Its records as nfdump prints them (-o json); stops it."""
-        self.stop(signal.SIGTERM)
+        self.stop()
         if not any((self.directory / "flows").iterdir()):
             return []
         command = ["nfdump", "-R", str(self.directory / "flows"), "-o", "json"]
@@ -174,7 +183,7 @@ class Nfcapd(_Program):
 
     def summary(self) -> NfcapdSummary:
         """Its last line; stops it."""
-        self.stop(signal.SIGTERM)
+        self.stop()
         found = re.findall(r"Flows: (\d+), Packets: (\d+), Bytes: (\d+), Sequence Errors: (\d+), Bad Packets: (\d+)", self.log())
         flows, packets, octets, sequence_errors, bad_packets = map(int, found[-1])
         return NfcapdSummary(
@@ -213,6 +222,7 @@ class _Pmacct(_Program):
     It loses silently what does not fit between its two processes: the pipe is large, and the cache grows by itself.
     """
 
+    STOP_SIGNAL = signal.SIGINT
     PROGRAM = ""
     PREFIX = ""
     READY = ""
@@ -245,7 +255,7 @@ class _Pmacct(_Program):
 
     def flows(self) -> list[CollectedFlow]:
         """Its sums by key; stops it."""
-        self.stop(signal.SIGINT)
+        self.stop()
         output = self.directory / "flows.json"
         until = time.monotonic() + STOP_S
         while "OK, Exiting" not in self.log() and time.monotonic() < until:

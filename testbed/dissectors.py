@@ -96,7 +96,16 @@ _WARNING = 0x600000  # of expert information; a note is 0x400000
 
 def dissect(capture: Path, *, port: int, transport: str = "udp") -> Dissection:
     """Runs tshark's cflow dissector over what was sent to `port`; reverse elements (RFC 5103) are packets and octets too."""
-    command = ["tshark", "-r", str(capture), "-2", "-d", f"{transport}.port=={port},cflow", "-Y", "cflow", "-T", "fields"]
+    return _dissect(capture, "-d", f"{transport}.port=={port},cflow")
+
+
+def dissect_file(path: Path) -> Dissection:
+    """Runs it over an IPFIX file (RFC 5655), which tshark reads as it is."""
+    return _dissect(path)
+
+
+def _dissect(path: Path, *options: str) -> Dissection:
+    command = ["tshark", "-r", str(path), "-2", *options, "-Y", "cflow", "-T", "fields"]
     command += ["-E", "occurrence=a", "-E", "separator=/t", "-E", "aggregator=,"]
     command += [part for field in _FIELDS for part in ("-e", field)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

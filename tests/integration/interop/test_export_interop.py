@@ -12,6 +12,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,16 +84,21 @@ def round_(request: pytest.FixtureRequest, firmware: Firmware, tmp_path_factory:
     form = FORMS[name]
     exported = export_files(firmware, _files(trace), form.protocol, **form.settings)
     directory = tmp_path_factory.mktemp(f"{trace}-{name}")
-    with Nfcapd(directory / "nfcapd") as nfcapd, Nfacctd(directory / "nfacctd") as nfacctd, DatagramSink() as sink:
-        send_datagrams(firmware, exported, nfcapd.port, nfacctd.port, sink.port)
+    with ExitStack() as stack:
+        nfcapd = stack.enter_context(Nfcapd(directory / "nfcapd"))
+        nfacctd = None if form.biflow else stack.enter_context(Nfacctd(directory / "nfacctd"))
+        sink = stack.enter_context(DatagramSink())
+        send_datagrams(firmware, exported, *(each.port for each in (nfcapd, nfacctd, sink) if each))
+        if nfacctd:
+            nfacctd.begin_stop()  # which takes it two seconds
         return Round(
             form=form,
             exported=exported,
             datagrams=sink.datagrams(),
             nfcapd=nfcapd.flows(),
             nfcapd_summary=nfcapd.summary(),
-            nfacctd=nfacctd.flows(),
-            nfacctd_complaints=nfacctd.complaints(),
+            nfacctd=nfacctd.flows() if nfacctd else [],
+            nfacctd_complaints=nfacctd.complaints() if nfacctd else [],
         )
 
 
