@@ -71,7 +71,7 @@ class Tunnel(StrEnum):
     BOTH = "both"
 
 
-_EXPORTS = ("ipfix", "ipfix/tcp", "ipfix/tls", "netflow9", "netflow5", "sflow")
+_EXPORTS = ("ipfix", "ipfix/tcp", "ipfix/tls", "ipfix/sctp", "netflow9", "netflow5", "sflow")
 _STATISTICS: dict[str, Statistic] = {"tcp": "tcp", "sizes": "sizes", "intervals": "intervals", "headers": "headers"}
 
 
@@ -234,7 +234,7 @@ def meter(
         typer.Option(
             "--export",
             metavar="PROTOCOL[/TRANSPORT]:HOST[:PORT]",
-            help="Send the records to a collector: ipfix, ipfix/tcp, ipfix/tls, netflow9, netflow5, as "
+            help="Send the records to a collector: ipfix, ipfix/tcp, ipfix/tls, ipfix/sctp, netflow9, netflow5, as "
             "ipfix:[2001:db8::1]:4739 or netflow9:collector.example; or sampled frames: sflow. Repeat it for several, which all "
             "get them. [default port: 4739, of tls 4740, of NetFlow 2055, of sflow 6343]",
             autocompletion=_complete_export,

@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jarvis_native.engine import PacketCaptureEngine
 from jarvis_native.errors import CaptureError, InvalidArgument
-from jarvis_native.export import ExportBlock, FlowExporter, send_block
+from jarvis_native.export import ExportBlock, FlowExporter
 from jarvis_native.loader import Firmware
 from jarvis_native.reader import FlowBatch, FlowReader
 from jarvis_native.sampler import FrameSampler
@@ -26,8 +26,12 @@ from jarvis_agent.export.errors import ExportError, unreachable
 from jarvis_agent.export.plan import ExportPlan
 from jarvis_agent.export.session import CollectorSession, SessionCounters
 from jarvis_agent.export.transport import Transport
+from jarvis_agent.export.transports import Host, make_transport
 from jarvis_agent.meter_export_options import ExportOptions, plans_of
 from jarvis_agent.meter_exporters import Exported, Metered, new_exporter, new_stamp, statistics_of
+
+if TYPE_CHECKING:
+    from jarvis_agent.export.tls import TlsFiles
 
 _IDLE_S = 0.002
 _RETRY_S = 10.0
@@ -253,18 +257,14 @@ def _exporter_for(metered: Metered, plan: ExportPlan, transport: Transport, shar
 
 
 def _transport(plan: ExportPlan, options: ExportOptions, firmware: Firmware, interrupt: Callable[[], bool]) -> Transport:
-    """The way to a collector; sockets and TLS are imported where they are used, for the sake of the meter's start."""
-    collector = plan.collectors[0]
-    if plan.transport == "tcp":
-        from jarvis_agent.export.stream import TcpTransport  # noqa: PLC0415
+    """The way to a plan's collector."""
+    return make_transport(plan, plan.collectors[0], Host(firmware=firmware, tls=_tls_files(plan, options)), interrupt=interrupt)
 
-        return TcpTransport(collector.host, collector.port, interrupt=interrupt)
-    if plan.transport == "tls":
-        from jarvis_agent.export.tls import TlsFiles, TlsTransport  # noqa: PLC0415
 
-        paths = [Path(path or "") for path in (options.tls_ca, options.tls_certificate, options.tls_key)]
-        files = TlsFiles(ca=paths[0], certificate=paths[1], key=paths[2])
-        return TlsTransport(collector.host, collector.port, files=files, name=collector.tls_name, interrupt=interrupt)
-    from jarvis_agent.export.udp import UdpTransport  # noqa: PLC0415
+def _tls_files(plan: ExportPlan, options: ExportOptions) -> TlsFiles | None:
+    ca, certificate, key = options.tls_ca, options.tls_certificate, options.tls_key
+    if plan.transport != "tls" or ca is None or certificate is None or key is None:
+        return None
+    from jarvis_agent.export.tls import TlsFiles  # noqa: PLC0415 - the meter starts without it
 
-    return UdpTransport(collector.host, collector.port, send_block=partial(send_block, firmware), interrupt=interrupt)
+    return TlsFiles(ca=ca, certificate=certificate, key=key)

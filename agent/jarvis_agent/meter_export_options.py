@@ -19,7 +19,7 @@ from jarvis_agent.meter_output import OutputError
 
 FORM: Final = "PROTOCOL[/TRANSPORT]:HOST[:PORT]"
 TRANSPORTS: Final[dict[ExportProtocol, tuple[ExportTransport, ...]]] = {
-    "ipfix": ("udp", "tcp", "tls"),
+    "ipfix": ("udp", "tcp", "tls", "sctp"),
     "netflow9": ("udp",),
     "netflow5": ("udp",),
     "sflow": ("udp",),

@@ -42,7 +42,7 @@ def test_a_target_names_protocol_transport_and_collector(text: str, protocol: st
         ("netflow:192.0.2.1", "'netflow' is no protocol: accepted are ipfix, netflow9, netflow5"),
         ("192.0.2.1:4739", "'192.0.2.1' is no protocol"),
         ("", "'' is no protocol"),
-        ("ipfix/dtls:192.0.2.1", "'dtls' is no transport of ipfix: accepted are udp, tcp, tls"),
+        ("ipfix/dtls:192.0.2.1", "'dtls' is no transport of ipfix: accepted are udp, tcp, tls, sctp"),
         ("netflow9/tcp:192.0.2.1", "'tcp' is no transport of netflow9: accepted are udp"),
         ("ipfix/:192.0.2.1", "'' is no transport of ipfix"),
         ("ipfix", "names no collector"),
