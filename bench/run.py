@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import dpdk, encoder, floods, instructions, joining, live, meters, start_up, stream, verification
+from bench import dpdk, encoder, export, floods, instructions, joining, live, meters, start_up, stream, verification
 from bench.captures import capture_file
 from bench.peers import NFSTREAM, OURS
 
@@ -40,8 +40,17 @@ def _meters(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     return result
 
 
+def _export(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """A capture of a quarter of the packets and a fifth of the flows, unless one is given."""
+    capture, truth = arguments.capture, arguments.truth
+    if not capture:
+        capture, truth = capture_file(arguments.packets // 4, arguments.flows // 5, console)
+    return export.report(capture, truth, rounds=arguments.rounds, cpu=arguments.cpu, console=console)
+
+
 JOBS: dict[str, Job] = {
     "meters": _meters,
+    "export": _export,
     "start-up": lambda arguments, console: start_up.report(cpu=arguments.cpu, console=console),
     "floods": lambda arguments, console: floods.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
     "encoder": lambda arguments, console: encoder.report(console, rounds=arguments.rounds, cpu=arguments.cpu),
