@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jarvis_agent.export.check import check_plan
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.plan import Collector, ExportPlan
 from jarvis_agent.export.session import CollectorSession
 from jarvis_agent.export.tls import TlsFiles, TlsTransport, load_tls_context
-from jarvis_agent.export.transports import Host
+from jarvis_agent.export.ways import ExportWays
 from jarvis_native.loader import Firmware
 
 from tests.collector_certificates import TestAuthority
@@ -168,7 +167,7 @@ def test_a_certificate_that_does_not_do_is_an_error_before_anything_starts(
         collectors=(Collector(host="127.0.0.1", port=collector.port, tls_name=name),),
     )
     with serving(collector), pytest.raises(ExportError, match=words) as raised:
-        check_plan(plan, Host(firmware=firmware, tls=files))
+        ExportWays(firmware=firmware, tls=files, directory=None).check(plan)
     assert (raised.value.reason, raised.value.is_permanent) == (reason, True)
 
 
@@ -176,7 +175,7 @@ def test_a_collector_that_does_not_answer_is_no_error_of_a_plan(files: TlsFiles,
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     plan = ExportPlan(export_id="x", protocol="ipfix", transport="tls", collectors=(Collector(host="127.0.0.1", port=port),))
-    check_plan(plan, Host(firmware=firmware, tls=files))
+    ExportWays(firmware=firmware, tls=files, directory=None).check(plan)
 
 
 def test_nothing_is_settled_when_a_collector_refuses_the_certificate_late(authority: TestAuthority, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class SpoolDisk:
         self._retry_at = float("-inf")
         self.error = ""
         """Why nothing could be written or read when that was last tried."""
-        self._lock = prepare_directory(directory)
+        self._lock = _lock_directory(directory)
         try:
             self._position = os.open(directory / _POSITION_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             self._load()
@@ -254,7 +254,7 @@ class SpoolDisk:
         self._retry_at = self._clock() + _RETRY_S
 
 
-def prepare_directory(directory: Path) -> int:
+def _lock_directory(directory: Path) -> int:
     """Makes the directory of a spool when it is missing, and locks it. Returns the descriptor that holds the lock.
 
     Raises:
@@ -267,15 +267,6 @@ def prepare_directory(directory: Path) -> int:
         os.close(descriptor)
         raise ExportError("EXPORT_SPOOL", f"{directory}: another spool uses it", is_permanent=True) from error
     return descriptor
-
-
-def check_spool_directory(directory: Path) -> None:
-    """Before an export starts that would spool there, or in a directory made below it.
-
-    Raises:
-        ExportError: EXPORT_SPOOL; it is no directory of this user, or cannot be written.
-    """
-    os.close(_open_directory(directory))
 
 
 def _open_directory(directory: Path) -> int:

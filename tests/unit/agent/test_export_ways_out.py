@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
 
 import pytest
-from jarvis_agent.export import addresses
-from jarvis_agent.export.addresses import endpoint_text, resolve
-from jarvis_agent.export.check import check_plan
+from jarvis_agent.export.addresses import endpoint_text, is_address, resolve
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.pace import Pace
 from jarvis_agent.export.plan import Collector, ExportPlan, ExportTransport
 from jarvis_agent.export.sctp import SctpTransport
 from jarvis_agent.export.session import CollectorSession
-from jarvis_agent.export.transports import Host
 from jarvis_agent.export.udp import RESOLVE_INTERVAL_S, UdpTransport
+from jarvis_agent.export.ways import ExportWays
 from jarvis_native.export import ExportBlock
 from jarvis_native.loader import Firmware
 
@@ -27,6 +24,10 @@ from tests.export_messages import HandSource, HandStamp, Reading, record_block
 def plan_over(transport: ExportTransport, host: str = "127.0.0.1") -> ExportPlan:
     collectors = () if transport == "file" else (Collector(host=host, port=4739),)
     return ExportPlan(export_id="x", protocol="ipfix", transport=transport, collectors=collectors)
+
+
+def ways(firmware: Firmware) -> ExportWays:
+    return ExportWays(firmware=firmware, tls=None, directory=None)
 
 
 @pytest.mark.parametrize(("host", "text"), [("192.0.2.7", "192.0.2.7:4739"), ("2001:db8::7", "[2001:db8::7]:4739")])
@@ -57,7 +58,7 @@ def test_a_name_without_an_address_is_refused_and_a_silent_resolver_is_asked_aga
     assert (raised.value.reason, raised.value.is_permanent) == ("EXPORT_UNRESOLVED", is_permanent)
     # To enable an export, the name must say where records would go.
     with pytest.raises(ExportError, match=r"flows\.example"):
-        check_plan(plan_over("udp", "flows.example"), Host(firmware=firmware))
+        ways(firmware).check(plan_over("udp", "flows.example"))
 
 
 @pytest.mark.parametrize("host", ["a" * 64 + ".example", "flows..example"])
@@ -69,6 +70,7 @@ def test_what_cannot_be_a_name_is_refused(host: str) -> None:
 
 def test_addresses_are_shown_as_they_are_written() -> None:
     assert endpoint_text("flows.example", 4739) == "flows.example:4739"
+    assert [is_address(host) for host in ("192.0.2.7", "2001:db8::7", "flows.example")] == [True, True, False]
 
 
 def test_over_udp_a_name_that_moved_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +136,7 @@ def test_sctp_is_refused_where_the_kernel_has_none(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(socket, "socket", unsupported)
     with pytest.raises(ExportError, match="kernel has no SCTP") as raised:
-        check_plan(plan_over("sctp"), Host(firmware=firmware))
+        ways(firmware).check(plan_over("sctp"))
     assert (raised.value.reason, raised.value.is_permanent) == ("EXPORT_TRANSPORT_UNSUPPORTED", True)
     with pytest.raises(ExportError, match="kernel has no SCTP"):
         SctpTransport("127.0.0.1", 4739).connect()
@@ -158,18 +160,9 @@ def test_over_sctp_each_message_is_sent_for_itself(monkeypatch: pytest.MonkeyPat
 
 
 def test_tls_and_files_need_what_they_are_made_of(firmware: Firmware) -> None:
-    with pytest.raises(ExportError, match="no certificate for exports") as raised:
-        check_plan(plan_over("tls"), Host(firmware=firmware))
+    with pytest.raises(ExportError, match="export_tls_certificate") as raised:
+        ways(firmware).check(plan_over("tls"))
     assert raised.value.reason == "EXPORT_TLS_CERTIFICATE"
-    with pytest.raises(ExportError, match="no export directory") as raised:
-        check_plan(plan_over("file"), Host(firmware=firmware))
+    with pytest.raises(ExportError, match="export_directory") as raised:
+        ways(firmware).check(plan_over("file"))
     assert raised.value.reason == "EXPORT_FILE"
-
-
-def test_a_spool_that_cannot_be_written_is_found_before_anything_starts(firmware: Firmware, tmp_path: Path) -> None:
-    check_plan(plan_over("udp"), Host(firmware=firmware), spool_directory=tmp_path / "spool")
-    (tmp_path / "spool").chmod(0o755)
-    with pytest.raises(ExportError, match="accepted is 0700") as raised:
-        check_plan(plan_over("udp"), Host(firmware=firmware), spool_directory=tmp_path / "spool")
-    assert raised.value.reason == "EXPORT_SPOOL"
-    assert addresses.is_address("127.0.0.1")
