@@ -146,7 +146,7 @@ def enable(
     run(
         context,
         lambda fleet: print_outcomes(
-            fleet, "enabling", fleet.stub.EnableExports(request, timeout=fleet.timeout_s), ExportsView()
+            fleet, "enabling", fleet.stub.EnableExports(request, timeout=fleet.timeout_s), ExportsView(export_id)
         ),
     )
 
@@ -169,7 +169,7 @@ def disable(
     run(
         context,
         lambda fleet: print_outcomes(
-            fleet, "disabling", fleet.stub.DisableExports(request, timeout=fleet.timeout_s), ExportsView()
+            fleet, "disabling", fleet.stub.DisableExports(request, timeout=fleet.timeout_s), ExportsView(export_id)
         ),
     )
 

@@ -5,14 +5,16 @@ from typing import Any
 
 from jarvis.capture.v1 import export_pb2, fleet_pb2
 
+from jarvisctl.commands.export_spec import PROTOCOLS, TRANSPORTS
 from jarvisctl.format.objects import enum_text, to_object
 from jarvisctl.format.table import Column, Table
 from jarvisctl.format.units import count, printable
 
 _STATE = export_pb2.ExportState.DESCRIPTOR
 _COLLECTOR_STATE = export_pb2.CollectorState.DESCRIPTOR
-_PROTOCOL = export_pb2.ExportProtocol.DESCRIPTOR
-_TRANSPORT = export_pb2.ExportTransport.DESCRIPTOR
+# As the options of `enable` say them.
+_PROTOCOLS = {number: name.value for name, number in PROTOCOLS.items()}
+_TRANSPORTS = {export_pb2.EXPORT_TRANSPORT_UNSPECIFIED: "udp", **{number: name.value for name, number in TRANSPORTS.items()}}
 _COLUMNS = [
     Column(title="AGENT", cut=12),
     Column(title="EXPORT"),
@@ -60,9 +62,8 @@ class ExportsView:
 
 def _rows(agent_id: str, status: export_pb2.ExportStatus) -> list[list[str]]:
     spec = status.spec
-    protocol = enum_text(_PROTOCOL, spec.protocol)
-    transport = enum_text(_TRANSPORT, spec.transport or export_pb2.EXPORT_TRANSPORT_UDP)
-    head = [agent_id, printable(spec.export_id), enum_text(_STATE, status.state), f"{protocol}/{transport}"]
+    way = f"{_PROTOCOLS.get(spec.protocol, spec.protocol)}/{_TRANSPORTS.get(spec.transport, spec.transport)}"
+    head = [agent_id, printable(spec.export_id), enum_text(_STATE, status.state), way]
     if not status.collectors:
         return [[*head, *["-"] * 6, printable(status.message) or "-"]]
     return [[*head, *_cells(collector, status)] for collector in status.collectors]

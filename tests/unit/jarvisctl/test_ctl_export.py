@@ -201,7 +201,9 @@ async def test_an_agents_failure_is_its_row_and_makes_exit_1(controller: Control
     controller.service.agent_failures[LAB] = status(code_pb2.NOT_FOUND, "a.example has no address", "EXPORT_UNRESOLVED")
     result = await controller.ctl(*ENABLE, "-c", "a.example")
     assert result.code == 1
-    assert "a.example has no address [EXPORT_UNRESOLVED]" in result.out
+    (row,) = (line for line in result.out.splitlines() if line.startswith(LAB))
+    assert row.split()[:3] == [LAB, "siem", "failed"]
+    assert row.endswith("a.example has no address [EXPORT_UNRESOLVED]")
     assert result.err.strip().endswith("1 of 2 agents failed")
 
 
@@ -218,6 +220,7 @@ async def test_disable_names_the_export_and_what_becomes_of_the_rest(controller:
 async def test_status_is_a_row_for_each_collector_and_exact_for_programs(controller: Controller) -> None:
     paused = exported(state=export_pb2.COLLECTOR_STATE_IDLE, message="evil\x1b[2J", unexportable_flows=4, address="")
     paused.spec.export_id, paused.state, paused.message = "other", export_pb2.EXPORT_STATE_PAUSED, "the lease is over"
+    paused.spec.protocol = export_pb2.EXPORT_PROTOCOL_NETFLOW_V5
     controller.service.exports = [exported(), paused]
     result = await controller.ctl("export", "status")
     assert result.code == 0, result.err
@@ -237,7 +240,7 @@ async def test_status_is_a_row_for_each_collector_and_exact_for_programs(control
     ]
     link = ["[2001:db8::1]:4739", "connected", "[2001:db8::1]:4739"]
     assert first == [WEB, "siem", "active", "ipfix/udp", *link, "1,234,567", "89", "7", "-"]
-    assert second[:3] == [WEB, "other", "paused"]
+    assert second[:4] == [WEB, "other", "paused", "netflow5/udp"]
     assert "the lease is over; evil\\x1b[2J; 4 flows cannot be said in this protocol" in result.out
 
     one = await controller.ctl("--output", "json", "export", "status", "siem")
