@@ -25,11 +25,13 @@ from jarvis_native.routes import Routes
 from jarvis_agent.captures import CaptureRun
 from jarvis_agent.events import EventJournal
 from jarvis_agent.export.addresses import endpoint_text
+from jarvis_agent.export.agent_address import agent_address
 from jarvis_agent.export.blocks import Amount
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.feed import CollectorFeed
 from jarvis_agent.export.gate import ExportGate
 from jarvis_agent.export.plan import Collector, ExportPlan
+from jarvis_agent.export.sample_source import SampleSource
 from jarvis_agent.export.sender import CollectorSender, CollectorState, SenderStatus
 from jarvis_agent.export.session import CollectorSession
 from jarvis_agent.export.sources import ExportSource, ExportTerms, FlowSource
@@ -111,6 +113,7 @@ class ExportLine:
             disk_bytes=parts.spool_disk_bytes,
         )
         is_sflow = plan.protocol == "sflow"
+        self._agent_address = agent_address(collector.host) if is_sflow and collector is not None else ""
         self._feed = CollectorFeed(
             f"export-feed {plan.export_id} {name}",
             flush_s=_SFLOW_FLUSH_S if is_sflow else plan.interval_s,
@@ -204,11 +207,18 @@ class ExportLine:
     # ---- the inside
 
     def _open_source(self, run: CaptureRun, *, is_new: bool) -> ExportSource:
+        if self._plan.protocol == "sflow":
+            return SampleSource(self._terms, run, is_new=is_new, agent_ipv6=":" in self._agent_address)
         return FlowSource(self._terms, run, is_new=is_new)
 
     def _new_stamp(self) -> ExportSession:
         terms = self._terms
-        return ExportSession(firmware=terms.firmware, protocol=terms.plan.protocol, system_init_ns=terms.system_init_ns)
+        return ExportSession(
+            firmware=terms.firmware,
+            protocol=terms.plan.protocol,
+            system_init_ns=terms.system_init_ns,
+            agent_address=self._agent_address,
+        )
 
     def _turn(self) -> None:
         """On the feed's thread, often."""
