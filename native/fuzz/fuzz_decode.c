@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The decoder on arbitrary bytes: 4 bytes choose link type, kernel tag and wire length, the rest is the frame, with the tunnels
- * in it. */
+ * in it; and the sample of it that sFlow would have. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "decode/decode.h"
+#include "export/frame_sample.h"
 #include "flow/flow_hash.h"
 #include "flow/header_statistics.h"
 #include "jarvis_capture.h"
@@ -28,6 +29,15 @@ static void check_packet(struct packet *packet) {
     flow_key_id(&packet->key);
 }
 
+static void check_sample(const struct frame *frame) {
+    struct frame_sample sample = {0};
+    uint32_t most = SAMPLE_HEADER_LEAST + frame->wirelen % (SAMPLE_HEADER_MOST - SAMPLE_HEADER_LEAST + 1);
+    frame_sample_take(&sample, frame, most);
+    if (sample.header_length > most || sample.header_length + sample.stripped > sample.frame_length ||
+        sample.frame_length < frame->wirelen || sample.frame_length > frame->wirelen + 8)
+        abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const uint16_t link_types[] = {1, 0, 12, 14, 101, 108, 113, 228, 229, 276, 105, 127, 192, 9, 50, 51};
     if (size < 4)
@@ -40,6 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .vlan_tci = (uint16_t)(data[2] << 8 | data[3]),
         .flags = data[0] & 0x80 ? FRAME_VLAN : 0,
     };
+    check_sample(&frame);
     struct packet packet, inner;
     if (decode_frame(&frame, &packet) != DECODE_IP)
         return 0;
