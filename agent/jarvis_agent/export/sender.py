@@ -106,6 +106,7 @@ class CollectorSender:
         self._session, self._spool, self._gate, self._events = session, spool, gate, events
         self._stop_time, self._clock = stop_time, clock
         self._ending = threading.Event()
+        self._has_started = self._has_ended = False
         self._keep = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._lock = threading.Lock()
@@ -120,11 +121,15 @@ class CollectorSender:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
+        self._has_started = True
 
     def status(self) -> SenderStatus:
         """Now; any thread."""
         with self._lock:
-            return replace(self._status, spool=self._spool.status())
+            status = replace(self._status, spool=self._spool.status())
+        if self._has_started and not self._has_ended and not self._thread.is_alive():
+            return replace(status, state="idle", message="its thread ended by a fault of the program: see the log")
+        return status
 
     def stop(self, *, drain_s: float, keep: bool) -> SenderStatus:
         """Sends what is left for at most `drain_s`, then ends thread, session and spool. Blocks; any thread but its own.
@@ -137,9 +142,9 @@ class CollectorSender:
         self._stop_time.set(drain_s)
         self._ending.set()
         self._spool.wake()
-        if self._thread.is_alive():
+        if self._has_started:
             self._thread.join()
-        else:  # it was never started
+        if not self._has_ended:
             self._finish()
         return self.status()
 
@@ -223,6 +228,7 @@ class CollectorSender:
         return None
 
     def _finish(self) -> None:
+        self._has_ended = True
         error = self._end_session(self._stop_time.left())
         self._spool.done(self._session.take_settled())
         self._spool.close(keep=self._keep, settled_messages=self._session.settled_messages())

@@ -222,7 +222,7 @@ class TlsTransport(TcpTransport):
         try:
             self._give_up(_alert(error))
         except ExportError as unreached:
-            if any(word in (error.reason or "") for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")):
+            if any(word in _alert(error) for word in ("certificate", "unknown ca", "access denied")):
                 text = f"{self.address}: refused this exporter's certificate ({_alert(error)})"
                 raise ExportError("EXPORT_TLS_CERTIFICATE", text, is_permanent=True) from error
             raise unreached from error

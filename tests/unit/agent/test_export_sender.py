@@ -195,3 +195,21 @@ def test_what_cannot_be_delivered_at_the_end_waits_on_disk_and_nothing_comes_twi
     with running(again):
         until(lambda: len(again.arrived()) == 1_000 - len(arrived))
     assert arrived + again.arrived() == list(range(1_000))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_fails_is_seen_and_what_waits_is_kept(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "spool")
+
+    def fault(*_arguments: object) -> None:
+        del bench.transport.check  # once
+        raise RuntimeError("a fault")
+
+    bench.transport.check = fault  # type: ignore[method-assign]
+    bench.sender.start()
+    until(lambda: "fault of the program" in bench.sender.status().message)
+    bench.put(range(100))
+    assert bench.sender.stop(drain_s=0, keep=True).spool.lost.flows == 0
+    again = Bench(tmp_path / "spool")
+    with running(again):
+        until(lambda: again.arrived() == list(range(100)))
