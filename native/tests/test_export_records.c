@@ -3,9 +3,9 @@
 #include "export_config.h"
 #include "export_decoder.h"
 #include "export_flows.h"
+#include "export_model.h"
 
 enum { FLOWS = 400, MESSAGES = 512 };
-enum { REVERSE = 29305, CERT = 6871, NTOP = 35632 };
 
 static uint8_t out[1 << 20];
 static struct capture_export_message messages[MESSAGES];
@@ -110,160 +110,6 @@ static void a_default_netflow_9_message_is_padded_to_4_bytes(void) {
     CHECK_EQUAL(1, messages[0].records);
 }
 
-static uint64_t ms(uint64_t ns) {
-    return ns / 1000000;
-}
-
-/* What a record's element must be, by the rules of docs/export.md. 64 bits suffice for all but addresses and MAC addresses. */
-static bool model_number(const struct capture_flow *flow, const struct capture_flow_statistics *kept, bool reverse, bool netflow9,
-                         uint32_t enterprise, uint16_t number, uint64_t *value) {
-    bool icmp = flow->ip_protocol == 1 || flow->ip_protocol == 58;
-    if (netflow9 && number > 57472) {
-        enterprise = NTOP;
-        number -= 57472;
-    }
-    if (enterprise == REVERSE || (enterprise == CERT && number & 0x4000))
-        return model_number(flow, kept, true, netflow9, enterprise == REVERSE ? 0 : CERT, number & 0x3fff, value);
-    const struct capture_headers *headers = reverse ? &kept->rev_headers : &kept->fwd_headers;
-    const struct capture_spread *sizes = reverse ? &kept->rev_payload : &kept->fwd_payload;
-    uint8_t type = flow->icmp_type;
-    static const uint8_t pairs[][3] = {{1, 8, 0}, {1, 13, 14}, {1, 17, 18}, {58, 128, 129}, {58, 133, 134}, {58, 135, 136}};
-    for (size_t i = 0; reverse && i < sizeof(pairs) / sizeof(pairs[0]); i++)
-        if (flow->ip_protocol == pairs[i][0] && (flow->icmp_type == pairs[i][1] || flow->icmp_type == pairs[i][2]))
-            type = (uint8_t)(pairs[i][1] + pairs[i][2] - flow->icmp_type);
-    uint16_t type_code = icmp ? (uint16_t)(type * 256 + flow->icmp_code) : 0;
-    bool syn = flow->ip_protocol == 6 && flow->fwd_tcp_flags & 2, rev_syn = flow->rev_tcp_flags & 2;
-    bool initiator = syn && (rev_syn || !(flow->fwd_tcp_flags & 16));
-    uint64_t packets = reverse ? flow->rev_packets : flow->fwd_packets;
-    if (enterprise == NTOP) {
-        switch (number) {
-        case 109:
-            *value = reverse ? kept->rev_retransmissions : kept->fwd_retransmissions;
-            return true;
-        case 110:
-            *value = kept->rev_retransmissions;
-            return true;
-        case 111:
-            *value = reverse ? kept->rev_out_of_order : kept->fwd_out_of_order;
-            return true;
-        case 112:
-            *value = kept->rev_out_of_order;
-            return true;
-        case 123:
-            *value = (uint64_t)((double)kept->synack_to_ack_ns / 2e6 + 0.5);
-            return true;
-        case 124:
-            *value = (uint64_t)((double)kept->syn_to_synack_ns / 2e6 + 0.5);
-            return true;
-        default:
-            return false;
-        }
-    }
-    if (enterprise == CERT) {
-        switch (number) {
-        case 502:
-            *value = (uint64_t)(sizes->mean * (double)packets + 0.5);
-            return true;
-        case 503:
-            *value = (uint64_t)((reverse ? kept->rev_interval.mean : kept->fwd_interval.mean) / 1e6 + 0.5);
-            return true;
-        case 506:
-            *value = sizes->max > 65535 ? 65535 : sizes->max;
-            return true;
-        default:
-            return false;
-        }
-    }
-    switch (number) {
-    case 7:
-        *value = reverse ? flow->dst_port : flow->src_port;
-        return true;
-    case 11:
-        *value = netflow9 && icmp ? type_code : reverse ? flow->src_port : flow->dst_port;
-        return true;
-    case 4:
-        *value = flow->ip_protocol;
-        return true;
-    case 60:
-        *value = flow->ip_version;
-        return true;
-    case 58:
-    case 243:
-        *value = flow->vlan_id;
-        return true;
-    case 2:
-        *value = packets;
-        return true;
-    case 1:
-        *value = reverse ? flow->rev_octets : flow->fwd_octets;
-        return true;
-    case 152:
-        *value = ms(flow->start_time_ns);
-        return true;
-    case 153:
-        *value = ms(flow->end_time_ns);
-        return true;
-    case 239:
-        *value = initiator;
-        return true;
-    case 6:
-        *value = (reverse ? flow->rev_tcp_flags : flow->fwd_tcp_flags) & (netflow9 ? 0xff : 0xffff);
-        return true;
-    case 10:
-        *value = flow->interface_index;
-        return true;
-    case 14:
-        *value = flow->second_interface_index;
-        return true;
-    case 5:
-        *value = flow->dscp * 4u;
-        return true;
-    case 32:
-    case 139:
-        *value = type_code;
-        return true;
-    case 136:
-        *value = flow->end_reason;
-        return true;
-    case 148:
-        *value = flow->flow_id;
-        return true;
-    case 245:
-        *value = headers->inner_vlan_id;
-        return true;
-    case 52:
-        *value = headers->min_ttl;
-        return true;
-    case 53:
-        *value = headers->max_ttl;
-        return true;
-    case 31:
-        *value = headers->flow_label;
-        return true;
-    case 351:
-        *value = flow->tunnel_type == 3 ? 1ull << 56 | flow->tunnel_id : 0;
-        return true;
-    case 95: {
-        uint16_t port = flow->dst_port;
-        if ((port == 0 || port > 1023) && !initiator)
-            port = flow->src_port;
-        *value = port > 0 && port < 1024 ? 3u << 24 | port : 1u << 24 | flow->ip_protocol;
-        return true;
-    }
-    default:
-        return false;
-    }
-}
-
-/* NTP's 64 bits back to nanoseconds since 1970, in the era nearest to the flow's time. */
-static uint64_t from_ntp(uint64_t value, uint64_t near) {
-    uint64_t seconds = (value >> 32) - 2208988800;
-    seconds = (uint32_t)seconds + (near / 1000000000 & ~(uint64_t)UINT32_MAX);
-    if (seconds + 0x80000000u < near / 1000000000)
-        seconds += 1ull << 32;
-    return seconds * 1000000000 + (((value & UINT32_MAX) * 1000000000) >> 32);
-}
-
 struct walk {
     bool netflow9, biflow;
     uint32_t flow;
@@ -271,31 +117,11 @@ struct walk {
     uint64_t records, packets, octets;
 };
 
-static const uint8_t *model_address(const struct capture_flow *flow, const struct capture_headers *headers, bool reverse,
-                                    uint32_t enterprise, uint16_t number) {
-    (void)enterprise;
-    switch (number) {
-    case 8:
-    case 27:
-        return reverse ? flow->dst_addr : flow->src_addr;
-    case 12:
-    case 28:
-        return reverse ? flow->src_addr : flow->dst_addr;
-    case 56:
-        return headers->src_mac;
-    case 80:
-        return headers->dst_mac;
-    default:
-        return NULL;
-    }
-}
-
 static void check_value(const struct walk *walk, const struct decoded_field *field, const struct decoded_value *value) {
     const struct capture_flow *flow = &flows[walk->flow];
     const struct capture_flow_statistics *kept = &statistics[walk->flow];
     bool reverse = walk->reverse || field->enterprise == REVERSE;
-    const uint8_t *address =
-        model_address(flow, reverse ? &kept->rev_headers : &kept->fwd_headers, reverse, field->enterprise, field->number);
+    const uint8_t *address = model_address(flow, kept, reverse, field->number);
     uint64_t number = decoded_number(value->at, value->length), expected;
     if (address) {
         CHECK(memcmp(address, value->at, value->length) == 0);
@@ -303,7 +129,7 @@ static void check_value(const struct walk *walk, const struct decoded_field *fie
         uint64_t time = field->number & 1 ? flow->end_time_ns : flow->start_time_ns;
         bool micro = field->number < 156;
         CHECK(!micro || (number & 0x7ff) == 0);
-        uint64_t back = from_ntp(number, time);
+        uint64_t back = model_from_ntp(number, time);
         CHECK_EQUAL(micro ? time / 1000 : time, micro ? back / 1000 : back);
     } else {
         CHECK(model_number(flow, kept, walk->reverse, walk->netflow9, field->enterprise, field->number, &expected));

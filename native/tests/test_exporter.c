@@ -125,6 +125,38 @@ static void a_block_of_one_message_loses_and_repeats_nothing(void) {
     }
 }
 
+/* NetFlow v5 splits a counter of 40 bits over hundreds of records, more than one message has. */
+static void a_flow_of_many_messages_goes_on_where_the_block_was_full(void) {
+    make_flows(7);
+    for (uint32_t i = 0; i < FLOWS; i++) {
+        flows[i] = flows[0];
+        flows[i].ip_version = 4;
+        flows[i].fwd_packets = 1000 + i;
+        flows[i].fwd_octets = i % 100 ? 5 : (1ull << 40) + i;
+        flows[i].rev_packets = flows[i].rev_octets = 0;
+    }
+    struct sums found = {0};
+    capture_exporter_t *exporter = exporter_of((struct capture_export_config){.protocol = 1});
+    for (uint32_t at = 0, taken, idle = 0; at < FLOWS || idle < 2; at += taken) {
+        int count = capture_exporter_write(exporter, flows + at, NULL, FLOWS - at, &taken, out, 1500, messages, MESSAGES, true);
+        CHECK(count <= 1);
+        add_messages(&found, count);
+        idle = count ? 0 : idle + 1;
+        if (taken) /* what was taken is the exporter's own */
+            flows[at + taken - 1].fwd_octets = 77;
+    }
+    struct capture_export_totals totals = totals_of(exporter);
+    CHECK_EQUAL(FLOWS, totals.flows_read);
+    CHECK_EQUAL(FLOWS * 1000ull + FLOWS * (FLOWS - 1) / 2, found.packets);
+    uint64_t octets = 0;
+    for (uint32_t i = 0; i < FLOWS; i++)
+        octets += i % 100 ? 5 : (1ull << 40) + i;
+    CHECK_EQUAL(octets, found.octets);
+    CHECK(found.records > FLOWS + FLOWS / 100 * 255);
+    check_sums(found, (struct sums){totals.records, totals.packets, totals.octets});
+    capture_exporter_destroy(exporter);
+}
+
 static void what_does_not_fill_a_message_waits_until_it_is_flushed(void) {
     make_flows(4);
     capture_exporter_t *exporter = exporter_of((struct capture_export_config){.protocol = 3});
@@ -267,6 +299,7 @@ int main(void) {
     RUN(messages_of_every_size_hold_whole_records_up_to_their_limit);
     RUN(netflow_9s_padding_is_within_the_limit);
     RUN(a_block_of_one_message_loses_and_repeats_nothing);
+    RUN(a_flow_of_many_messages_goes_on_where_the_block_was_full);
     RUN(what_does_not_fill_a_message_waits_until_it_is_flushed);
     RUN(shares_are_a_partition_of_the_flows);
     RUN(both_ip_versions_share_a_message);
