@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jarvis.capture.v1.export_pb2 import ExportCollector, ExportProtocol, ExportSpec, ExportTransport
+from jarvis_agent.errors import RequestError
+from jarvis_agent.export.export_spec import plan_export
 from jarvis_controller.export_request import check_allowed, check_export
 from jarvis_controller.rpc_status import RpcError
 from jarvis_trust.collector_allow_list import AllowList
@@ -126,6 +131,80 @@ def test_what_is_wrong_everywhere_is_refused_with_its_field_and_what_is_accepted
     found = violation(export)
     assert found.field == f"spec.{field}"
     assert said in found.description
+
+
+EDGES = st.sampled_from([0, 1, 3600, 3601, 65535, 65536, 65537, 100_001, 1_000_001, 16_777_215, 16_777_216, 2**32 - 1])
+COLLECTORS = st.builds(
+    ExportCollector,
+    host=st.sampled_from(["siem.example", "SIEM.example.", "192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "127.1", "", "[::1]"]),
+    port=EDGES,
+    tls_name=st.sampled_from(["", "", "", "a.example", "*.x"]),
+)
+DURATIONS = st.builds(Duration, seconds=st.sampled_from([0, 1, 86_400, 86_401]))
+CHANGES: dict[str, st.SearchStrategy[Any]] = {
+    "export_id": st.sampled_from(["a", "-", "A", "x" * 33]),
+    "collectors": st.lists(COLLECTORS, max_size=3) | st.lists(COLLECTORS, min_size=8, max_size=9),
+    "distribution": st.integers(0, 3),
+    "export_interval_sec": EDGES,
+    "profile": st.integers(0, 4),
+    "biflow": st.booleans(),
+    "time_unit": st.integers(0, 4),
+    "observation_domain_id": EDGES,
+    "template_refresh": DURATIONS,
+    "template_refresh_messages": EDGES,
+    "max_records_per_second": EDGES,
+    "filter": st.sampled_from(["tcp", "x" * 4096, "x" * 4097]),
+    "sampling_rate": EDGES,
+    "file_size_mb": EDGES,
+    "file_age": DURATIONS,
+    "files_kept": EDGES,
+}
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> ExportSpec:
+    """An export of any protocol and transport, plain but for up to three fields."""
+    transport = draw(st.sampled_from([UDP, UDP, TCP, TLS, FILE, 0, 6]))
+    protocol = draw(st.sampled_from([V5, V9, IPFIX, SFLOW, 0, 5] if transport in {0, UDP} else [IPFIX, IPFIX, V9]))
+    changed = draw(st.lists(st.sampled_from(sorted(CHANGES)), max_size=3, unique=True))
+    fields = {"protocol": protocol, "transport": transport, "collectors": [] if transport == FILE else [SIEM]}
+    return spec(**{**fields, **{name: draw(CHANGES[name]) for name in changed}})
+
+
+def accepts(check: Callable[[ExportSpec], object], refusal: type[Exception], export: ExportSpec) -> bool:
+    try:
+        check(export)
+    except refusal:
+        return False
+    return True
+
+
+@settings(max_examples=400, deadline=None)
+@given(export=specs())
+def test_what_the_controller_accepts_is_no_agents_to_refuse(export: ExportSpec) -> None:
+    """Or every agent of a fleet would refuse, each for itself, what was wrong everywhere."""
+    if accepts(check_export, RpcError, export):
+        plan_export(export)
+
+
+@pytest.mark.parametrize("protocol", [V5, V9, IPFIX, SFLOW])
+@pytest.mark.parametrize("transport", [UDP, TCP, TLS, SCTP, FILE])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({}, {"distribution": 1}, {"distribution": 2}, {"profile": 1}, {"profile": 2}, {"time_unit": 1}, {"time_unit": 2}),
+        *({"biflow": True}, {"filter": "tcp"}, {"sampling_rate": 9}, {"observation_domain_id": 65536}, {"file_size_mb": 9}),
+        *({"file_age": Duration(seconds=9)}, {"files_kept": 9}, {"export_interval_sec": 9}, {"max_records_per_second": 9}),
+    ],
+    ids=str,
+)
+def test_controller_and_agent_agree_on_what_goes_with_what(protocol: int, transport: int, changes: dict[str, Any]) -> None:
+    collectors = [] if transport == FILE else [SIEM]
+    export = spec(protocol=protocol, transport=transport, collectors=collectors, **changes)
+    if transport == FILE and "distribution" in changes:
+        assert not accepts(check_export, RpcError, export)
+        return
+    assert accepts(check_export, RpcError, export) is accepts(plan_export, RequestError, export)
 
 
 def test_every_field_of_an_export_has_a_check_or_takes_every_value() -> None:
