@@ -108,3 +108,15 @@ def test_a_collector_that_the_policy_no_longer_allows_gets_nothing_until_it_does
         assert status(fleet, "soc")["state"] == "active"
         fleet.jarvisctl("export", "disable", "soc", "--all")
         assert collector.summary().flows == 2 * len(made)
+
+
+@pytest.mark.timeout(60)
+def test_what_only_the_agent_can_know_is_its_outcome_and_leaves_nothing_behind(fleet: Fleet) -> None:
+    for options, reason in (
+        (("--collector", HOST, "--transport", "tls"), "EXPORT_TLS_CERTIFICATE"),
+        (("--collector", HOST, "--filter", "tcp prot 4"), "FILTER_INVALID"),
+    ):
+        done = fleet.run("--output", "json", "export", "enable", "--id", "bad", *options, "--all")
+        assert done.returncode == 1, done.stderr
+        assert json.loads(done.stdout)["error"]["reason"] == reason
+    assert [row["exports"] for row in fleet.rows("export", "status")] == [[]]
