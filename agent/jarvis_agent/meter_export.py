@@ -26,7 +26,7 @@ from jarvis_agent.export.errors import ExportError, unreachable
 from jarvis_agent.export.plan import ExportPlan
 from jarvis_agent.export.session import CollectorSession, SessionCounters
 from jarvis_agent.export.transport import Transport
-from jarvis_agent.export.transports import Host, make_transport
+from jarvis_agent.export.ways import ExportWays
 from jarvis_agent.meter_export_options import ExportOptions, plans_of
 from jarvis_agent.meter_exporters import Exported, Metered, new_exporter, new_stamp, statistics_of
 
@@ -258,7 +258,7 @@ def _exporter_for(metered: Metered, plan: ExportPlan, transport: Transport, shar
 
 def _transport(plan: ExportPlan, options: ExportOptions, firmware: Firmware, interrupt: Callable[[], bool]) -> Transport:
     """The way to a plan's collector."""
-    return make_transport(plan, plan.collectors[0], Host(firmware=firmware, tls=_tls_files(plan, options)), interrupt=interrupt)
+    return ExportWays(firmware=firmware, tls=_tls_files(plan, options), directory=None).open(plan, plan.collectors[0], interrupt)
 
 
 def _tls_files(plan: ExportPlan, options: ExportOptions) -> TlsFiles | None:
