@@ -133,7 +133,9 @@ class CollectorSession:
         self._clock, self._now_ns = clock, now_ns
         self._refresh_s, self._refresh_messages = refresh_s, refresh_messages
         self._pace = Pace(records_per_second, interrupt=interrupt, clock=clock)
-        self._replay_pace = Pace(records_per_second or replay_records_per_second, interrupt=interrupt, clock=clock)
+        self._replay_pace = self._pace
+        if replay_records_per_second and not self._pace.is_limited:
+            self._replay_pace = Pace(replay_records_per_second, interrupt=interrupt, clock=clock)
         self._window: deque[_Entry] = deque()
         self._seen_settled = 0
         self._done_blocks = 0

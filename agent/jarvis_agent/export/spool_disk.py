@@ -131,8 +131,9 @@ class SpoolDisk:
         """The oldest block is not needed any more."""
         file = place.file
         file.frames.popleft()
+        # Behind the last block too: should the file not go, nothing of it is sent again.
+        self._write_position(file, file.frames[0].offset if file.frames else file.size, 0)
         if file.frames:
-            self._write_position(file, file.frames[0].offset, 0)
             return
         if file is self._writes_to:
             self._writes_to = None

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from jarvis_native.export import ExportBlock
 
@@ -42,6 +42,7 @@ BURST = 32
 _LINGER_S = 1.0
 _FLIGHT_BYTES = 4 << 20
 _SEND_BUFFER_BYTES = 4 << 20
+_ROOM_LOOK_S = 0.001
 _PREFIX_BYTES = 64
 """Enough of a message to know it again: its header has sequence and length."""
 
@@ -154,26 +155,14 @@ class UdpTransport:
         """Sends a stamped block, as Transport says."""
         connected = self._connected()
         self.check()
-        first = 0
+        first, progress_at = 0, time.monotonic()
         while first < block.messages:
-            try:
-                count = self._send_block(connected.fileno(), block, first)
-            except BlockingIOError:
-                count = 0
-            except OSError as error:
-                if error.errno == errno.EMSGSIZE:
-                    self._learn_path()
-                    count = self._send_in_fragments(connected, block, first)
-                elif error.errno == errno.ENOBUFS:
-                    count = 0  # the interface's queue is full
-                else:
-                    self.check()  # the error queue knows which message it was
-                    self._give_up(error)
+            count = self._send_some(connected, block, first)
             if count:
                 self._note(block, first, count)
-                first += count
-            elif not wait_for(connected.fileno(), select.POLLOUT, SEND_TIMEOUT_S, self._interrupt):
-                self._give_up("nothing could be sent")
+                first, progress_at = first + count, time.monotonic()
+            else:
+                self._await_room(connected, progress_at)
             self.check()
 
     def check(self) -> None:
@@ -225,6 +214,28 @@ class UdpTransport:
         self._flight.clear()
         self._flight_octets = self._sent = self._settled = 0
 
+    def _send_some(self, connected: socket.socket, block: ExportBlock, first: int) -> int:
+        """As many messages from `first` on as leave now; 0: there is no room."""
+        try:
+            return self._send_block(connected.fileno(), block, first)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self._learn_path()
+                return self._send_in_fragments(connected, block, first)
+            if error.errno == errno.ENOBUFS:
+                return 0
+            self.check()  # the error queue knows which message it was
+            self._give_up(error)
+
+    def _await_room(self, connected: socket.socket, since: float) -> None:
+        """In the socket, or in the interface's queue (ENOBUFS), which poll knows nothing of."""
+        left = since + SEND_TIMEOUT_S - time.monotonic()
+        if left <= 0 or not wait_for(connected.fileno(), select.POLLOUT, left, self._interrupt):
+            self._give_up("nothing could be sent")
+        time.sleep(_ROOM_LOOK_S)
+
     def _connected(self) -> socket.socket:
         if self._socket is None:
             raise unreachable(endpoint_text(self._host, self._port), "not connected")
@@ -255,7 +266,7 @@ class UdpTransport:
                         return burst.number + place
         return self._flight[-1].number if self._flight else self._sent
 
-    def _give_up(self, error: OSError | str, refused: int | None = None) -> None:
+    def _give_up(self, error: OSError | str, refused: int | None = None) -> NoReturn:
         """The collector is away: what left since the first refused message is not settled any more, what left before it is."""
         if refused is None:  # the kernel refused before anything left
             refused = self._sent
