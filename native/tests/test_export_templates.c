@@ -261,6 +261,13 @@ static void options_say_what_the_exporter_was_told(void) {
     }
 }
 
+static void each_options_template_has_a_set_of_its_own(void) {
+    for (uint32_t protocol = 2; protocol <= 3; protocol++) {
+        CHECK_EQUAL(1, templates_of((struct capture_export_config){.protocol = protocol, .sampling = 1, .sampling_interval = 9}));
+        CHECK_EQUAL(decoder.template_records - 1, decoder.sets); /* the two of records share one */
+    }
+}
+
 static void templates_that_fill_several_messages_are_all_there(void) {
     struct capture_export_config config = {.protocol = 3, .profile = 3, .biflow = true, .statistics = 15, .message_max = 512};
     CHECK(templates_of(config) >= 2);
@@ -279,6 +286,7 @@ int main(void) {
     RUN(the_fields_of_each_options_template_id_are_frozen);
     RUN(no_id_has_two_contents_and_every_record_fits_the_smallest_message);
     RUN(options_say_what_the_exporter_was_told);
+    RUN(each_options_template_has_a_set_of_its_own);
     RUN(templates_that_fill_several_messages_are_all_there);
     return 0;
 }

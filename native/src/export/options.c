@@ -105,6 +105,7 @@ int ipfix_put_options_templates(struct ipfix_writer *writer) {
             continue;
         const struct option *option = option_of(writer->encoder, kind);
         uint32_t count = field_count(option);
+        set_close(writer->message, netflow9); /* a set each: of several in one, nfdump and pmacct 1.7 read the first only */
         uint8_t *at =
             ipfix_writer_record(writer, netflow9 ? SET_OPTIONS_NETFLOW9 : SET_OPTIONS_IPFIX, OPTIONS_HEADER + 4 * count);
         if (!at)
