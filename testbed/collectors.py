@@ -227,13 +227,18 @@ class _Pmacct(_Program):
     PREFIX = ""
     READY = ""
 
+    def __init__(self, directory: Path, *, renormalize: bool = False) -> None:
+        """With renormalize it multiplies what it is told by the sampling rate that it is told."""
+        super().__init__(directory)
+        self._renormalize = renormalize
+
     def _command(self) -> list[str]:
         own = {
             "ip": HOST,
             "port": str(self.port),
             "pipe_size": str(BUFFER_BYTES),
             "time_new": "true",
-            "renormalize": "false",
+            "renormalize": str(self._renormalize).lower(),
         }
         settings = {
             "daemonize": "false",
