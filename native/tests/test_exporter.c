@@ -295,6 +295,40 @@ static void a_readers_records_are_all_exported_through_a_small_log(void) {
     trace_forget(&trace);
 }
 
+/* 22 biflows of profile minimal fill a message; the 23rd is read and waits when the block has room for one message. */
+static void the_end_is_told_only_when_nothing_waits_in_the_exporter(void) {
+    struct trace_file trace = trace_of_flows(23, 46);
+    capture_t *capture = capture_of(&trace, (struct capture_options){0});
+    capture_exporter_t *exporter = exporter_of((struct capture_export_config){.protocol = 3, .profile = 1, .biflow = true});
+    capture_flow_reader_t *reader = reader_of(capture, (struct capture_reader_config){0}),
+                          *again = reader_of(capture, (struct capture_reader_config){0});
+    struct capture_batch_info info;
+    start(capture);
+    while (capture_poll(capture, 100) > 0)
+        continue;
+    CHECK_EQUAL(1, capture_exporter_read(exporter, reader, out, 1400, messages, 8, true, &info));
+    CHECK_EQUAL(22, messages[0].flows);
+    CHECK_EQUAL(23, info.records);
+    CHECK_EQUAL(messages[0].length, info.bytes);
+    CHECK(info.more);
+    CHECK(!info.end);
+    CHECK_EQUAL(1, capture_exporter_read(exporter, reader, out, 1400, messages, 8, true, &info));
+    CHECK_EQUAL(1, messages[0].flows);
+    CHECK_EQUAL(0, info.records);
+    CHECK(info.end);
+    CHECK(!info.more);
+    /* Without flush the rest stays, and the reader's end is one all the same. */
+    CHECK_EQUAL(1, capture_exporter_read(exporter, again, out, sizeof(out), messages, 8, false, &info));
+    CHECK_EQUAL(23, info.records);
+    CHECK(info.end);
+    CHECK_EQUAL(45, totals_of(exporter).records);
+    CHECK_EQUAL(1, capture_exporter_read(exporter, again, out, sizeof(out), messages, 8, true, &info));
+    CHECK_EQUAL(46, totals_of(exporter).records);
+    capture_exporter_destroy(exporter);
+    capture_destroy(capture);
+    trace_forget(&trace);
+}
+
 int main(void) {
     RUN(messages_of_every_size_hold_whole_records_up_to_their_limit);
     RUN(netflow_9s_padding_is_within_the_limit);
@@ -305,6 +339,7 @@ int main(void) {
     RUN(both_ip_versions_share_a_message);
     RUN(a_configuration_out_of_range_is_refused_by_its_field);
     RUN(memory_too_small_for_a_message_is_refused);
+    RUN(the_end_is_told_only_when_nothing_waits_in_the_exporter);
     RUN(a_readers_records_are_all_exported_through_a_small_log);
     return 0;
 }
