@@ -1,16 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ExportSession, send_block and blocks: stamping by each protocol's rule, exact counts of what left, refusals."""
+"""Exporters, sessions, send_block and blocks: what blocks say, stamping by each protocol's rule, exact counts, refusals."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from jarvis_native.errors import InvalidArgument
-from jarvis_native.export import MESSAGE_BYTES, ExportBlock, ExportSession, export_block, send_block
+from jarvis_native import PacketCaptureEngine
+from jarvis_native.errors import CaptureStateError, InvalidArgument
+from jarvis_native.export import (
+    MESSAGE_BYTES,
+    ExportBlock,
+    ExportInterface,
+    ExportSession,
+    ExportStatistics,
+    FlowExporter,
+    export_block,
+    send_block,
+)
 from jarvis_native.loader import Firmware
+from jarvis_native.reader import FlowReader
+
+from testbed.exported_flows import FLOW_ID, flows_in, messages_in, totals_of
+from tests.support import DATA
 
 NOW_NS = 1_700_000_000_123_456_789
 
@@ -108,3 +125,109 @@ def test_first_beyond_the_block_is_refused(firmware: Firmware) -> None:
     with pytest.raises(InvalidArgument, match="first is 2"):
         send_block(firmware, 0, messages_of(100), 2)
     assert send_block(firmware, 0, messages_of(100), 1) == 0
+
+
+CONNECTION = DATA / "connection.pcap"  # 3 biflows, one of IPv6; 11 packets, 1,740 octets
+
+
+@contextmanager
+def finished(firmware: Firmware) -> Iterator[FlowReader]:
+    """A reader of a capture that has ended."""
+    with PacketCaptureEngine(files=[CONNECTION], firmware=firmware) as engine:
+        engine.enable_flow_metering()
+        engine.start()
+        while engine.poll():
+            pass
+        engine.stop()
+        with engine.open_flow_reader() as reader:
+            yield reader
+
+
+def exporter(firmware: Firmware, **changes: Any) -> FlowExporter:
+    return FlowExporter(**({"firmware": firmware, "protocol": "ipfix", "system_init_ns": NOW_NS} | changes))
+
+
+def decoded(exporting: FlowExporter, reader: FlowReader) -> list[Any]:
+    """Flow records of everything that the reader has."""
+    stream = bytes(exporting.templates().data) + bytes(exporting.read(reader, flush=True).data.data)
+    return flows_in(messages_in(stream))
+
+
+def test_an_exporter_gives_every_record_and_says_how_many(firmware: Firmware) -> None:
+    with finished(firmware) as reader, exporter(firmware) as exporting:
+        batch = exporting.read(reader, flush=True)
+        block, totals = batch.data, exporting.totals()
+        assert (batch.records, batch.lost, batch.end) == (3, 0, True)
+        assert (block.records, block.flows, block.packets, block.octets) == (6, 6, 11, 1740)
+        assert (totals.flows_read, totals.records, totals.packets, totals.octets) == (3, 6, 11, 1740)
+        assert totals.messages == block.messages
+        assert exporting.read(reader, flush=True).data.messages == 0
+
+
+def test_a_message_that_is_not_full_waits_for_the_flush(firmware: Firmware) -> None:
+    with finished(firmware) as reader, exporter(firmware) as exporting:
+        assert exporting.read(reader).data.messages == 0
+        assert exporting.totals().flows_read == 3
+        assert exporting.read(reader, flush=True).data.flows == 6
+
+
+def test_netflow_v5_counts_what_it_cannot_say(firmware: Firmware) -> None:
+    with finished(firmware) as reader, exporter(firmware, protocol="netflow5") as exporting:
+        assert exporting.templates().messages == 0
+        assert exporting.options(ExportStatistics(), []).messages == 0
+        assert exporting.read(reader, flush=True).data.flows == 4
+        totals = exporting.totals()
+        assert (totals.unexportable_flows, totals.unexportable_packets, totals.unexportable_octets) == (1, 2, 192)
+
+
+def test_shares_hold_every_flow_once(firmware: Firmware) -> None:
+    found: list[Any] = []
+    for share in range(3):
+        with finished(firmware) as reader, exporter(firmware, share=share, share_count=3) as exporting:
+            found += decoded(exporting, reader)
+    assert totals_of(found) == (6, 11, 1740)
+    assert len({flow[FLOW_ID] for flow in found}) == 3
+
+
+def test_options_name_interfaces_with_as_much_as_there_is_room_for(firmware: Firmware) -> None:
+    with exporter(firmware) as exporting:
+        plain = exporting.options(ExportStatistics(observed_packets=7), [])
+        named = exporting.options(ExportStatistics(), [ExportInterface(index=3, name="eth0", description="é" * 300)])
+        assert plain.flows == named.flows == 0
+        assert named.records == plain.records + 1
+        assert b"eth0" in named.data
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"protocol": "netflow7"}, "protocol"),
+        ({"profile": "huge"}, "profile"),
+        ({"time_unit": "s"}, "time_unit"),
+        ({"message_max": 511}, "message_max"),
+        ({"message_max": -1}, "message_max"),
+        ({"observation_domain_id": 1 << 32}, "observation_domain_id"),
+        ({"statistics": ["dns"]}, "statistics"),
+        ({"sampling": "systematic"}, "sampling_interval"),
+        ({"share": 2, "share_count": 2}, "share"),
+        ({"protocol": "netflow5", "biflow": True}, "biflow"),
+        ({"protocol": "netflow5", "sampling": "systematic", "sampling_interval": 16_384}, "sampling_interval"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_by_its_field(firmware: Firmware, changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        exporter(firmware, **changes)
+    assert refused.value.field == field
+
+
+def test_a_closed_exporter_or_reader_is_refused(firmware: Firmware) -> None:
+    with finished(firmware) as reader, exporter(firmware) as exporting:
+        with pytest.raises(InvalidArgument, match="max_bytes is 65534"):
+            exporting.read(reader, max_bytes=65_534)
+        reader.close()
+        with pytest.raises(CaptureStateError, match="the reader is closed"):
+            exporting.read(reader)
+        exporting.close()
+        exporting.close()
+        with pytest.raises(CaptureStateError, match="the exporter is closed"):
+            exporting.templates()
