@@ -160,8 +160,8 @@ CAPTURE_API int capture_export_skip(struct capture_export_session *session, cons
 CAPTURE_API int capture_export_send(int socket, const uint8_t *block, const struct capture_export_message *messages,
                                     uint32_t count, int32_t *os_error);
 
-/* Sampled frames for sFlow: 1 in `sampling_rate` of the frames that the capture reads, at random distances, the first
- * header_length bytes of each. While the lease is over there are none. */
+/* Sampled frames for sFlow: 1 in `sampling_rate` of the frames that the capture's filter lets pass, at random distances of 1 to
+ * 2 * sampling_rate - 1, the first header_length bytes of each. While the lease is over there are none. */
 struct capture_sampler_config {
     uint32_t struct_size;        /* sizeof(struct capture_sampler_config) */
     uint32_t sampling_rate;      /* N of 1 in N, 1..16,777,215 */
@@ -177,8 +177,8 @@ CAPTURE_API int capture_sampler_open(capture_t *capture, const struct capture_sa
                                      struct capture_error_info *error);
 CAPTURE_API void capture_sampler_close(capture_sampler_t *sampler);
 
-/* Next samples as sFlow messages, as capture_exporter_read. info.lost: samples overwritten unread, which flow samples report as
- * their drops. */
+/* Next samples as sFlow messages, as capture_exporter_read; CAPTURE_ERR_INVALID: the exporter's protocol is another. info.lost:
+ * samples overwritten unread, which flow samples report as their drops. */
 CAPTURE_API int capture_exporter_read_samples(capture_exporter_t *exporter, capture_sampler_t *sampler, uint8_t *out,
                                               uint64_t capacity, struct capture_export_message *messages, uint32_t max_messages,
                                               bool flush, struct capture_batch_info *info);
@@ -197,7 +197,8 @@ struct capture_interface_counters {
     uint32_t promiscuous;
 };
 
-/* Counters samples, one an interface. Returns how many messages, or CAPTURE_ERR_SPACE. */
+/* Counters samples, one an interface. Returns how many messages, CAPTURE_ERR_SPACE, or CAPTURE_ERR_INVALID: the exporter's protocol
+ * is another. */
 CAPTURE_API int capture_exporter_counters(capture_exporter_t *exporter, const struct capture_interface_counters *counters,
                                           uint32_t count, uint8_t *out, uint64_t capacity,
                                           struct capture_export_message *messages, uint32_t max_messages);
