@@ -39,8 +39,9 @@ static void take_frame(const struct capture_sampler *sampler, struct worker *wor
     sample.pool = pool->frames;
     sample.taken = ++pool->taken;
     sample.source_number = source->number;
-    sample.source_index = live ? source->index : 0;
-    sample.input_index = live ? source->index : frame->interface_index;
+    /* A port of DPDK's is none of the kernel's: it goes by the number that its frames and flows have. */
+    sample.input_index = live && source->index ? source->index : frame->interface_index;
+    sample.source_index = live ? sample.input_index : 0;
     sample.reserved = 0;
     frame_sample_take(&sample, frame, sampler->header_length);
     uint32_t bytes = FRAME_SAMPLE_HEAD + sample.header_length;

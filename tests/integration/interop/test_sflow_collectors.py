@@ -137,15 +137,31 @@ def test_tshark_reads_every_frame_of_the_shared_captures(firmware: Firmware, tmp
     assert (len(lengths), sum(lengths)) == (sum(one.frames for one in truth), sum(one.sampled_octets for one in truth))
 
 
-def test_tshark_reads_interface_counters(firmware: Firmware, tmp_path: Path) -> None:
-    indices = [1, 2, 300, 0xFFFFFF]
+def counters_of(firmware: Firmware, indices: list[int]) -> ExportBlock:
     with FlowExporter(firmware=firmware, protocol="sflow", system_init_ns=0) as exporter:
-        block = exporter.counters([InterfaceCounters(index=index, speed=10**10, in_octets=1 << 40) for index in indices])
+        return exporter.counters([InterfaceCounters(index=index, speed=10**10, in_octets=1 << 40) for index in indices])
+
+
+@pytest.mark.parametrize("indices", [[1, 2, 300, 0xFFFFFF], [5, 0x1000000, 0xFFFFFFFF]], ids=["compact", "expanded"])
+def test_tshark_reads_interface_counters(firmware: Firmware, tmp_path: Path, indices: list[int]) -> None:
     with DatagramSink() as sink:
-        send_samples(sink.port, [block], firmware)
+        send_samples(sink.port, [counters_of(firmware, indices)], firmware)
         write_capture(tmp_path / "datagrams.pcap", sink.datagrams(), port=SFLOW_PORT)
     seen = dissect_samples(tmp_path / "datagrams.pcap", port=SFLOW_PORT)
     assert (seen.counted_interfaces, seen.complaints) == (indices, [])
+
+
+def test_collectors_take_counters_among_samples(firmware: Firmware, tmp_path: Path) -> None:
+    files, frames, octets = ip_captures()
+    blocks = [counters_of(firmware, [1, 2]), *sampled_blocks(files, firmware), counters_of(firmware, [1, 2])]
+    with Sfcapd(tmp_path / "sfcapd") as collector:
+        send_samples(collector.port, blocks, firmware)
+        summary = collector.summary()
+    assert (summary.packets, summary.octets, summary.bad_packets, summary.sequence_errors) == (frames, octets, 0, 0)
+    with Sfacctd(tmp_path / "sfacctd") as other:
+        send_samples(other.port, blocks, firmware)
+        sums = totals(other.flows())
+    assert (sums.packets, sums.octets, other.complaints()) == (frames, octets, [])
 
 
 def test_the_meter_samples_for_a_collector_what_its_filter_lets_pass(program_environment: dict[str, str], tmp_path: Path) -> None:
