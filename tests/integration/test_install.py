@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C library as a C programmer gets it: `cmake --install`, pkg-config, the header (with the one it includes), and a program that meters a file."""
+"""The C library as a C programmer gets it: `cmake --install`, pkg-config, its headers, and a program that meters a file."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def test_header_versioned_library_and_pkg_config_file_are_installed(prefix: Path
     installed = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if not path.is_dir()} - modules
     library = "lib/libjarvis_capture.so"
     assert installed == {
-        "include/jarvis_capture.h", "include/jarvis_capture_export.h", library, f"{library}.0", f"{library}.{VERSION}", "lib/pkgconfig/jarvis_capture.pc",
+        "include/jarvis_capture.h", "include/jarvis_capture_export.h",
+        library, f"{library}.0", f"{library}.{VERSION}", "lib/pkgconfig/jarvis_capture.pc",
     }  # fmt: skip
     assert run("pkg-config", "--modversion", "jarvis_capture", env=pkg_config(prefix)).strip() == VERSION
 

@@ -148,8 +148,17 @@ static void visit_node(struct walk *walk, uint32_t node, uint8_t depth) {
     walk->address[depth / 8] &= (uint8_t)~mask;
 }
 
+/* MMDB_read_node (1.7.1) believes a number of nodes that the file has no room for, when its size in bytes wraps at 2^32. */
+static bool has_room_for_tree(const MMDB_s *database) {
+    return (uint64_t)database->metadata.node_count * database->full_record_byte_size <= (uint64_t)database->file_size;
+}
+
 static void walk_tree(struct walk *walk) {
     const MMDB_s *database = &walk->database;
+    if (!has_room_for_tree(database)) {
+        walk->damage = "its metadata says more nodes than the file has room for";
+        return;
+    }
     bool has_ipv6 = database->metadata.ip_version == 6;
     bool has_ipv4_tree = database->ipv4_start_node.node_value < database->metadata.node_count;
     if (!has_ipv6 || (has_ipv4_tree && database->ipv4_start_node.netmask == 96))
