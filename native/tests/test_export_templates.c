@@ -126,6 +126,8 @@ static void no_id_has_two_contents_and_every_record_fits_the_smallest_message(vo
             layout_build(&layout, &config, version);
             CHECK(layout.template_id >= 0x4000 && layout.template_id < 0x8000);
             CHECK(20 + 4 + layout.length + 3 <= CAPTURE_EXPORT_MESSAGE_MIN);
+            for (uint32_t i = 0; i < layout.field_count; i++)
+                CHECK(i < 64 || !layout.fields[i].flow_key); /* flowKeyIndicator has 64 bits */
             for (uint32_t i = 0; i < seen_count; i++)
                 if (seen[i].template_id == layout.template_id)
                     CHECK_EQUAL(hash_of(1, &seen[i]), hash_of(1, &layout));

@@ -58,13 +58,14 @@ struct seen {
     uint32_t datagrams, flow_samples, counters_samples, expanded, sequence, pool, drops, rate, source, input;
     uint64_t frame_octets, header_octets, in_octets;
     uint32_t counters_sequence;
+    bool many_sources; /* pools are those of several */
 };
 
 static void read_flow_sample(struct xdr sample, bool expanded, struct seen *seen) {
     seen->sequence = word(&sample);
     seen->source = expanded ? (uint32_t)hyper(&sample) : word(&sample);
     seen->rate = word(&sample);
-    CHECK(word(&sample) > seen->pool);
+    CHECK(word(&sample) > seen->pool || seen->many_sources);
     struct xdr again = {sample.at - 4, sample.end};
     seen->pool = word(&again);
     seen->drops = word(&sample);
@@ -118,6 +119,7 @@ static void read_datagram(const struct capture_export_message *message, uint32_t
     CHECK_EQUAL(0, word(&xdr));
     uint32_t samples = word(&xdr);
     CHECK_EQUAL(message->records, samples);
+    uint32_t expanded_before = seen->expanded;
     for (uint32_t i = 0; i < samples; i++) {
         uint32_t format = word(&xdr);
         struct xdr sample = opaque(&xdr);
@@ -129,6 +131,7 @@ static void read_datagram(const struct capture_export_message *message, uint32_t
             read_counters_sample(sample, format > 2, seen);
     }
     CHECK(xdr.at == xdr.end);
+    CHECK(seen->expanded == expanded_before || seen->expanded - expanded_before == samples); /* one form a datagram */
     seen->datagrams++;
 }
 
@@ -311,6 +314,38 @@ static void from_the_first_large_ifindex_on_every_sample_is_expanded(void) {
     trace_forget(&trace);
 }
 
+/* Reads all samples of a capture of its own of 3 frames. */
+static int read_three(capture_exporter_t *exporter, bool flush, struct seen *seen) {
+    struct trace_file trace = trace_of_flows(FLOWS, 3);
+    capture_t *capture = capture_of(&trace, (struct capture_options){.without_flows = true});
+    capture_sampler_t *sampler = sampler_of(capture, (struct capture_sampler_config){.sampling_rate = 1});
+    struct capture_batch_info info;
+    start(capture);
+    while (capture_poll(capture, 100) > 0)
+        continue;
+    int count = capture_exporter_read_samples(exporter, sampler, block, BLOCK, messages, MESSAGES, flush, &info);
+    for (int i = 0; i < count; i++)
+        read_datagram(&messages[i], 4, seen);
+    capture_destroy(capture);
+    trace_forget(&trace);
+    return count;
+}
+
+static void a_datagram_that_was_begun_compact_gets_no_expanded_samples(void) {
+    capture_exporter_t *exporter = exporter_with((struct capture_export_config){.observation_domain_id = 77});
+    struct capture_interface_counters counters = counters_of(COMPACT_MOST + 1, 1);
+    struct seen seen = {.many_sources = true};
+    CHECK_EQUAL(0, read_three(exporter, false, &seen));
+    CHECK_EQUAL(1, counters_seen(exporter, &counters, 1).expanded);
+    CHECK_EQUAL(1, read_three(exporter, false, &seen));
+    CHECK_EQUAL(3, seen.flow_samples);
+    CHECK_EQUAL(0, seen.expanded);
+    CHECK_EQUAL(1, read_three(exporter, true, &seen));
+    CHECK_EQUAL(9, seen.flow_samples);
+    CHECK_EQUAL(6, seen.expanded);
+    capture_exporter_destroy(exporter);
+}
+
 static void what_sflow_cannot_do_is_refused_by_name(void) {
     static const struct {
         struct capture_export_config config;
@@ -337,6 +372,7 @@ int main(void) {
     RUN(samples_go_by_sflow_alone_and_flows_by_the_others);
     RUN(counters_go_out_whole_and_their_sequence_starts_anew_with_them);
     RUN(from_the_first_large_ifindex_on_every_sample_is_expanded);
+    RUN(a_datagram_that_was_begun_compact_gets_no_expanded_samples);
     RUN(what_sflow_cannot_do_is_refused_by_name);
     return 0;
 }

@@ -128,4 +128,7 @@ const struct export_element export_elements[] = {
      STATISTICS(MEAN_MS, fwd_interval.mean), STATISTICS(MEAN_MS, rev_interval.mean)},
 };
 
-const uint32_t export_element_count = sizeof(export_elements) / sizeof(export_elements[0]);
+enum { ELEMENTS = sizeof(export_elements) / sizeof(export_elements[0]) };
+_Static_assert(2 * ELEMENTS <= ELEMENTS_MAX, "a row is one field of a layout, or two: raise ELEMENTS_MAX");
+
+const uint32_t export_element_count = ELEMENTS;

@@ -11,7 +11,7 @@ enum {
     ENTERPRISE_NTOP = 35632,    /* nProbe's; in NetFlow v9 their number + NTOP_NETFLOW9_BASE */
     NTOP_NETFLOW9_BASE = 57472,
     CERT_REVERSE = 0x4000,
-    ELEMENTS_MAX = 64 /* fields that a record has at most, reverse ones too */
+    ELEMENTS_MAX = 128 /* fields that a record has at most: elements.c holds it against the table */
 };
 
 /* How a value becomes bytes; what the value is read from is a field of one of the structures of enum element_base. */

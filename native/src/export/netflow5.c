@@ -2,12 +2,13 @@
 /* NetFlow v5 (Cisco, NetFlow Export Datagram Format): messages of at most 30 records of IPv4, one a direction that has packets.
  *
  * What the format cannot hold
- *   counters     beyond 2^32 - 1 the direction becomes several records with the same times, whose sums are exact
- *   times        First and Last are milliseconds of 32 bits since base_ns, which starts as system_init_ns and moves only when a
- *                record lies outside of the 49.7 days behind it. A message has one base. A flow that is longer than that loses
- * the beginning of its time, nothing else ICMP         type * 256 + code in place of the destination port, as collectors expect
- *   AS numbers   beyond 16 bits are AS_TRANS, 23456 (RFC 6793)
- *   IPv6         is not said at all; the exporter counts it */
+ *   counters    beyond 2^32 - 1 the direction becomes several records with the same times, whose sums are exact
+ *   times       First and Last are milliseconds of 32 bits since base_ns, which starts as system_init_ns and moves only when a
+ *               record lies outside of the 49.7 days behind it; a message has one base. A flow that is longer than that loses
+ *               the beginning of its time, nothing else
+ *   ICMP        type * 256 + code in place of the destination port, as collectors expect
+ *   AS numbers  beyond 16 bits are AS_TRANS, 23456 (RFC 6793)
+ *   IPv6        is not said at all; the exporter counts it */
 #include "export/netflow5.h"
 
 #include <stdlib.h>

@@ -50,7 +50,8 @@ struct sflow_encoder {
     uint32_t sub_agent_id;
     uint32_t address_length;
     bool expanded;
-    uint32_t next_place; /* in `counted`, replaced when all are taken */
+    bool pending_expanded; /* of the samples in the datagram that is not full */
+    uint32_t next_place;   /* in `counted`, replaced when all are taken */
     struct counted_interface counted[COUNTED_MOST];
 };
 
@@ -179,6 +180,9 @@ static bool take_sample(void *context, const struct read_sample *sample) {
     }
     note_index(encoder, sample->frame->source_index);
     note_index(encoder, sample->frame->input_index);
+    if (encoder->pending_expanded != encoder->expanded && !exporter_give_pending(exporter, target->block))
+        return false;
+    encoder->pending_expanded = encoder->expanded;
     exporter_begin_pending(exporter);
     if (export_message_left(&exporter->pending) < flow_sample_bytes(encoder, sample->frame)) {
         if (!exporter_give_pending(exporter, target->block))
