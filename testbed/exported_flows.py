@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 Record = dict[tuple[int, int], bytes]
 """(enterprise, number) -> value as it was sent; NetFlow v5's counters under their numbers in v9."""
 
-OCTETS, PACKETS, SOURCE_MAC, FLOW_ID = (0, 1), (0, 2), (0, 56), (0, 148)
+OCTETS, PACKETS, SOURCE_AS, SOURCE_MAC, FLOW_ID = (0, 1), (0, 2), (0, 16), (0, 56), (0, 148)
 REVERSE_OCTETS, REVERSE_PACKETS = (29305, 1), (29305, 2)
 
 _VARIABLE = 65_535

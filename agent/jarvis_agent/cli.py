@@ -80,11 +80,12 @@ _EXPORT_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--export-domain": ("domain", _matching(_INTEGER, int)),
     "--export-rate": ("rate", _matching(_INTEGER, int)),
     "--sampling-rate": ("sampling_rate", _matching(_INTEGER, int)),
+    "--export-asn-database": ("asn_database", Path),
     "--export-tls-ca": ("tls_ca", Path),
     "--export-tls-certificate": ("tls_certificate", Path),
     "--export-tls-key": ("tls_key", Path),
 }
-_EXPORT_FLAGS = {"--biflow": "biflow", "--export-balance": "balance"}
+_EXPORT_FLAGS = {"--biflow": "biflow", "--export-balance": "balance", "--export-routes": "routes"}
 _REPEATED = {"--export"}
 
 

@@ -273,6 +273,14 @@ def meter(
     export_balance: Annotated[
         bool, typer.Option("--export-balance", help="Each flow goes to one of the collectors, both its directions to the same.")
     ] = False,
+    export_routes: Annotated[
+        bool,
+        typer.Option("--export-routes", help="Profile full, NetFlow v5: next hops and prefixes by this host's routing tables."),
+    ] = False,
+    export_asn_database: Annotated[
+        Path | None,
+        typer.Option("--export-asn-database", metavar="PATH", help="Profile full, NetFlow v5: AS numbers by this MaxMind DB."),
+    ] = None,
     export_tls_ca: Annotated[
         Path | None, typer.Option("--export-tls-ca", metavar="PATH", help="CA that collectors' certificates come from, PEM.")
     ] = None,
@@ -310,6 +318,8 @@ def meter(
         rate=export_rate,
         sampling_rate=sampling_rate,
         balance=export_balance,
+        routes=export_routes,
+        asn_database=export_asn_database,
         tls_ca=export_tls_ca,
         tls_certificate=export_tls_certificate,
         tls_key=export_tls_key,

@@ -64,6 +64,7 @@ _OPTIONS = {
     "worker_cpus": "--worker-cpus",
     "worker_cpu_count": "--worker-cpus: the number of CPUs",
     "statistics": "--statistics",
+    "asn_database": "--export-asn-database",
 }
 
 
@@ -318,7 +319,7 @@ def _collectors(options: MeterOptions, engine: PacketCaptureEngine) -> AbstractC
 
 
 def _metered(options: MeterOptions, engine: PacketCaptureEngine) -> Metered:
-    from jarvis_agent.meter_exporters import Metered  # noqa: PLC0415 - see above
+    from jarvis_agent.meter_exporters import Metered, open_routes  # noqa: PLC0415 - see above
 
     return Metered(
         firmware=engine.firmware,
@@ -326,6 +327,7 @@ def _metered(options: MeterOptions, engine: PacketCaptureEngine) -> Metered:
         sampling=options.sampling[0],
         sampling_interval=options.sampling[1],
         started_ns=time.time_ns(),
+        routes=None if options.export is None else open_routes(options.export, engine.firmware),
     )
 
 

@@ -57,6 +57,10 @@ class ExportOptions:
     """Each flow goes to one of the collectors, else to all."""
     sampling_rate: int = 0
     """SFlow: N of 1 in N frames, 1..16,777,215; 0 = 1, every frame."""
+    routes: bool = False
+    """Next hops and prefixes by this host's routing tables; profile full, and NetFlow v5."""
+    asn_database: Path | None = None
+    """AS numbers by this MaxMind DB, likewise."""
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -114,10 +118,17 @@ def check_export(options: ExportOptions, *, to_file: bool) -> None:
     Raises:
         ExportOptionError: names the option, its value and what would be accepted.
     """
-    plans_of(options)
+    _check_routes(options, plans_of(options))
     shaped = ExportOptions(targets=options.targets)
     if not options.targets and not to_file and options != shaped:
         raise ExportOptionError(f"nothing is exported: name a collector with --export {FORM}, or write --output ipfix")
+
+
+def _check_routes(options: ExportOptions, plans: tuple[ExportPlan, ...]) -> None:
+    """Only profile full has elements for what routes know, and NetFlow v5, which has one form."""
+    option = "--export-routes" if options.routes else "--export-asn-database" if options.asn_database else ""
+    if option and options.profile != "full" and not any(plan.protocol == "netflow5" for plan in plans):
+        raise ExportOptionError(f"{option} is given and --export-profile is {options.profile}: accepted with it is full")
 
 
 def file_plan(options: ExportOptions) -> ExportPlan:

@@ -10,9 +10,11 @@ from typing import Any
 from jarvis_native.engine import PacketCaptureEngine
 from jarvis_native.export import ExportSession, ExportStatistics, FlowExporter
 from jarvis_native.loader import Firmware
+from jarvis_native.routes import Routes
 
 from jarvis_agent.export.plan import ExportPlan
 from jarvis_agent.export.session import SessionCounters
+from jarvis_agent.meter_export_options import ExportOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class Metered:
     sampling_interval: int
     started_ns: int
     """Unix ns: the uptime of NetFlow counts from here."""
+    routes: Routes | None = None
+    """For profile full, and NetFlow v5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,17 @@ def statistics_of(engine: PacketCaptureEngine, exported: SessionCounters) -> Exp
     )
 
 
+def open_routes(options: ExportOptions, firmware: Firmware) -> Routes | None:
+    """What the options ask for; None: nothing.
+
+    Raises:
+        CaptureError: the AS database, or the kernel's tables, cannot be read.
+    """
+    if not options.routes and options.asn_database is None:
+        return None
+    return Routes(firmware=firmware, kernel=options.routes, asn_database=options.asn_database)
+
+
 def new_exporter(metered: Metered, plan: ExportPlan, *, message_max: int, share: tuple[int, int] = (0, 1)) -> FlowExporter:
     """The exporter of one plan.
 
@@ -107,6 +122,7 @@ def new_exporter(metered: Metered, plan: ExportPlan, *, message_max: int, share:
         system_init_ns=metered.started_ns,
         share=share[0],
         share_count=share[1],
+        routes=metered.routes,
     )
 
 

@@ -252,6 +252,7 @@ LINES = [
     ["a.pcap", "--export", "ipfix:h", "--export=netflow9:[::1]:2055", "--biflow", "--export-rate", "0", "--export-time", "us"],
     ["a.pcap", "--export", "ipfix/tls:h", "--export-tls-ca", "a", "--export-tls-certificate=b", "--export-tls-key", "c"],
     ["--export", "ipfix:a", "--export", "ipfix:b", "a.pcap", "--export-balance", "--output", "csv", "--export-profile=full"],
+    ["a.pcap", "--export", "netflow5:a", "--export-routes", "--export-asn-database", "as.mmdb"],
     ["a.pcap", "--output", "ipfix", "--export-domain", "7"],
     ["a.pcap", "--filter=", "--release-root", "root.json", "--firmware-dir=/lib/x", "--output=none"],
 ]

@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mmdb_writer
+import netaddr
 import pytest
 from jarvis_agent import meter as offline
 from jarvis_agent import meter_export
 from jarvis_agent.meter_export_options import ExportOptions
 
-from testbed.exported_flows import FLOW_ID, SOURCE_MAC, flows_in, messages_in, totals_of
+from testbed.exported_flows import FLOW_ID, SOURCE_AS, SOURCE_MAC, flows_in, messages_in, number_in, totals_of
 from tests.support import DATA
 
 CONNECTION = str(DATA / "connection.pcap")  # 3 biflows: TCP, ICMP, and IPv6 UDP; 11 packets, 1,740 octets
@@ -143,6 +145,29 @@ def test_profile_full_has_the_headers_that_it_needs(program_environment: Environ
     assert told(done)["statistics_bytes"] > 0
     [tcp, *_rest] = flows_in(messages_in(path.read_bytes()))
     assert any(tcp[SOURCE_MAC])
+
+
+def test_as_numbers_come_from_the_database(program_environment: Environment, tmp_path: Path) -> None:
+    database, path = tmp_path / "as.mmdb", tmp_path / "flows.ipfix"
+    writer = mmdb_writer.MMDBWriter(ip_version=6, ipv4_compatible=True, database_type="GeoLite2-ASN")
+    writer.insert_network(netaddr.IPSet(["192.0.2.0/24"]), {"autonomous_system_number": mmdb_writer.MmdbU32(70_000)})
+    writer.to_db_file(str(database))
+    options = ["--export-profile", "full", "--export-asn-database", str(database)]
+    told(meter(program_environment, CONNECTION, "--output", "ipfix", "-o", str(path), *options))
+    [tcp, *_rest] = flows_in(messages_in(path.read_bytes()))
+    assert number_in(tcp, SOURCE_AS) == 70_000
+    sink = Datagrams()
+    arguments = ["--export", f"netflow5:127.0.0.1:{sink.port}", "--export-asn-database", str(database)]
+    told(meter(program_environment, CONNECTION, *arguments))
+    assert struct.unpack_from("!HHB", sink.take()[0], 24 + 40) == (23_456, 23_456, 24)  # beyond 16 bits: AS_TRANS
+
+
+def test_an_as_database_that_is_none_is_refused(program_environment: Environment) -> None:
+    options = ["--output", "ipfix", "--export-profile", "full", "--export-asn-database", CONNECTION]
+    done = meter(program_environment, CONNECTION, *options)
+    assert done.returncode in {1, 2}
+    assert "connection.pcap" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_ipv6_collector_goes_in_brackets(program_environment: Environment) -> None:

@@ -108,5 +108,17 @@ def test_a_form_without_anything_to_export_is_refused_but_for_a_file() -> None:
         check_export(options, to_file=False)
 
 
+def test_routes_are_for_profile_full_and_netflow_v5() -> None:
+    for options in (
+        ExportOptions(targets=("ipfix:h",), routes=True, profile="full"),
+        ExportOptions(targets=("netflow5:h",), asn_database=Path("as.mmdb")),
+    ):
+        check_export(options, to_file=False)
+    with pytest.raises(ExportOptionError, match="--export-asn-database is given and --export-profile is default"):
+        check_export(ExportOptions(targets=("ipfix:h",), asn_database=Path("as.mmdb")), to_file=False)
+    with pytest.raises(ExportOptionError, match="--export-routes is given"):
+        check_export(ExportOptions(targets=("netflow9:h",), routes=True), to_file=False)
+
+
 def test_the_default_rate_is_told_alike_by_the_command_line() -> None:
     assert DEFAULT_EXPORT_RATE == DEFAULT_RATE
