@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from jarvis_native.engine import PacketCaptureEngine, Sampling, Statistic, Tunnel
@@ -29,6 +26,7 @@ from jarvis_trust.errors import FirmwareError
 
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.meter_output import OutputError, OutputFormat, Sink, check_output, open_sink, write_all
+from jarvis_agent.meter_terminal import Interrupt, Progress, silence_stdout
 
 if TYPE_CHECKING:  # imported when there is something to export: the meter is started often, and on small files
     from jarvis_agent.meter_export import CollectorExports
@@ -48,7 +46,6 @@ DEFAULT_MAX_FLOWS = 1_048_576
 NO_SAMPLING: tuple[Sampling, int] = ("none", 0)
 
 _SMALLEST_LOG = 1024  # records; nobody reads them when the output is none
-_PROGRESS_S = 1.0
 _SHORT_S = 0.05  # a look at the files that took less was cut short
 _MOST_WORKERS = 64
 _MOST_INTERVAL = 1_000_000
@@ -123,50 +120,6 @@ def parse_sampling(text: str) -> tuple[Sampling, int]:
     raise ValueError(f"{text!r}: accepted are systematic:N and flow-hash:N with N from 1 to {_MOST_INTERVAL}")
 
 
-class _Interrupt:
-    """Ctrl-C as a flag, so that no block of records is cut in two; the second one breaks off."""
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
-
-    @contextmanager
-    def armed(self) -> Iterator[None]:
-        previous = signal.signal(signal.SIGINT, self._handle)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
-
-class _Progress:
-    """One line on a terminal, rewritten every second; nothing when stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self._due = time.monotonic() + _PROGRESS_S if sys.stderr.isatty() else float("inf")
-        self._shown = False
-
-    def show(self, engine: PacketCaptureEngine) -> None:
-        now = time.monotonic()
-        if now < self._due:
-            return
-        self._due, self._shown = now + _PROGRESS_S, True
-        metrics = engine.get_metrics()
-        rate = metrics.received / (metrics.elapsed_ns / 1e9) if metrics.elapsed_ns else 0.0
-        line = f"{metrics.received:,} packets ({rate / 1e6:.1f} M/s), {metrics.flows_active:,} flows active"
-        sys.stderr.write(f"\r{line}\x1b[K")
-        sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
 def meter(options: MeterOptions) -> int:
     """Meters the files and returns the exit code; errors and warnings are lines on stderr."""
     if contradiction := _contradiction(options):
@@ -177,7 +130,7 @@ def meter(options: MeterOptions) -> int:
         _check_export(options)
         return _meter(options)
     except BrokenPipeError:
-        _silence_stdout()
+        silence_stdout()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -217,7 +170,7 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
 
 def _meter(options: MeterOptions) -> int:
     began = time.monotonic()
-    interrupt, progress = _Interrupt(), _Progress()
+    interrupt, progress = Interrupt(), Progress()
     with (
         interrupt.armed(),
         _engine(options) as engine,
@@ -355,8 +308,8 @@ def _pump(
     engine: PacketCaptureEngine,
     sink: Sink | None,
     collectors: CollectorExports | None,
-    interrupt: _Interrupt,
-    progress: _Progress,
+    interrupt: Interrupt,
+    progress: Progress,
 ) -> list[CaptureError]:
     """Meters until the end of the files or an interrupt, the records into the sink. Returns what was damaged on the way."""
     reader = engine.open_flow_reader(lossless=True) if sink is not None else None
@@ -434,10 +387,3 @@ def _of_export(error: Exception) -> str:
     """The option whose export it is about."""
     notes = getattr(error, "__notes__", [])
     return f"--export {notes[0]}: " if notes else ""
-
-
-def _silence_stdout() -> None:
-    """Whoever read standard output is gone: what Python flushes at exit must not complain about it."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

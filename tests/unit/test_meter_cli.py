@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from jarvis_agent import meter as offline
+from jarvis_agent import meter_terminal
 from jarvis_agent.cli import plain_meter_options
 from jarvis_agent.commands import app
 from jarvis_agent.meter_output import OutputError, check_output
@@ -390,7 +391,7 @@ def test_progress_is_one_rewritten_line_on_a_terminal(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(offline, "_PROGRESS_S", 0)  # due at once
+    monkeypatch.setattr(meter_terminal, "_PROGRESS_S", 0)  # due at once
     code = offline.meter(
         offline.MeterOptions(
             files=(Path(CONNECTION),),
