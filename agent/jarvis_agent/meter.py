@@ -164,6 +164,8 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
         case ExportError():
             usage = error.is_permanent or error.reason == "EXPORT_UNRESOLVED"
             return f"{_of_export(error)}{error.reason}: {error.message}", EXIT_USAGE if usage else EXIT_FAILURE
+        case _ if not isinstance(error, OSError):
+            return f"{_of_export(error)}{type(error).__name__}: {error}", EXIT_FAILURE
         case _:
             return f"{options.output_path or 'standard output'}: {getattr(error, 'strerror', None) or error}", EXIT_FAILURE
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jarvis_native.engine import PacketCaptureEngine
-from jarvis_native.errors import CaptureError, InvalidArgument
+from jarvis_native.errors import InvalidArgument
 from jarvis_native.export import ExportBlock, FlowExporter
 from jarvis_native.loader import Firmware
 from jarvis_native.reader import FlowBatch, FlowReader
@@ -101,7 +101,9 @@ class _CollectorExport(threading.Thread):
             self._pump()
             if self.error is None and not self._session.finish(_FINISH_S):
                 self.error = unreachable(self._session.transport.address, f"did not acknowledge all within {_FINISH_S:.0f} s")
-        except (ExportError, CaptureError, OSError) as error:  # told at the end, by the thread that meters
+        except OSError as error:
+            self.error = self.error or unreachable(self._session.transport.address, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is: told at the end, by the thread that meters
             self.error = self.error or error
         finally:
             if self.error is not None:
