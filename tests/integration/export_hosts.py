@@ -33,7 +33,8 @@ def export(directory: Path, host: str, port: int) -> None:
         try:
             match command:
                 case "send":
-                    session.send(record_block(range(int(numbers[0]), int(numbers[1])), per_message=4))
+                    first, last, per_message = map(int, numbers)
+                    session.send(record_block(range(first, last), per_message=per_message))
                 case "open":
                     session.open()
                 case "tick":
@@ -42,7 +43,8 @@ def export(directory: Path, host: str, port: int) -> None:
             answer = error.message
         counters = session.counters()
         result = {"error": answer, "sent": counters.amount.flows, "waiting": counters.waiting.flows}
-        print(json.dumps(result | {"settled": session.take_settled(), "refusals": transport.refusals}), flush=True)
+        path = {"refusals": transport.refusals, "fragmented": transport.fragmented, "message_max": transport.message_max}
+        print(json.dumps(result | path), flush=True)
 
 
 def collect(host: str, port: int, file: Path) -> None:

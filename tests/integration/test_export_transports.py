@@ -10,20 +10,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from jarvis_agent.export.blocks import Amount
 from jarvis_agent.export.errors import ExportError
+from jarvis_agent.export.sender import CollectorSender
 from jarvis_agent.export.session import CollectorSession
+from jarvis_agent.export.spool import Spool
 from jarvis_agent.export.stream import TcpTransport
-from jarvis_agent.export.transport import Transport
+from jarvis_agent.export.transport import StopTime, Transport
 from jarvis_agent.export.udp import UdpTransport
 from jarvis_native.export import ExportSession, send_block
 from jarvis_native.loader import Firmware
 
 from testbed.netns import Namespace, is_available
-from tests.export_messages import HandSource, HandStamp, Reading, record_block
+from tests.export_messages import HandSource, HandStamp, Reading, record_block, template_block
 
 WAIT_S = 30.0
 
@@ -161,6 +164,56 @@ def test_what_a_tcp_collector_had_not_acknowledged_is_sent_again_whole() -> None
     assert first.numbers[-1] < second.numbers[0]
     assert second.numbers[0] - first.numbers[-1] - 1 <= 8_192 * 64 // 24  # its receive buffer at most
     assert second.numbers == list(range(second.numbers[0], second.numbers[-1] + 1))
+
+
+class Quiet:
+    """SenderEvents that nobody hears."""
+
+    def collector_lost(self, message: str) -> None: ...
+    def collector_returned(self, address: str) -> None: ...
+    def records_lost(self, lost: Amount) -> None: ...
+
+
+def sender_to(collector: TcpCollector, directory: Path) -> tuple[Spool, CollectorSender]:
+    stop_time = StopTime()
+    transport = TcpTransport("127.0.0.1", collector.port, interrupt=stop_time)
+    spool = Spool(protocol="ipfix", memory_bytes=1 << 20, templates=template_block(), directory=directory, disk_bytes=1 << 30)
+    sender = CollectorSender(
+        name="export-test",
+        session=session_over(transport, interrupt=stop_time),
+        spool=spool,
+        gate=lambda: True,
+        events=Quiet(),
+        stop_time=stop_time,
+    )
+    return spool, sender
+
+
+def test_a_collector_that_stalls_gets_the_rest_from_the_next_process_and_nothing_twice(tmp_path: Path) -> None:
+    records = 1_000_000  # 24 MB: more than kernels hold for a collector that does not read
+    collector = TcpCollector(receive_buffer=65_536)
+    spool, sender = sender_to(collector, tmp_path / "spool")
+    sender.start()
+    stalled = collector.accept()
+    for start in range(0, records, 10_000):
+        assert spool.put(record_block(range(start, start + 10_000), per_message=50))
+    until(lambda: sender.status().exported.amount.flows > 0)
+    status = sender.stop(drain_s=0.3, keep=True)
+    assert status.spool.lost.flows == 0
+    first, data = Reading(), bytearray()
+    with suppress(ConnectionResetError), stalled:
+        while more := stalled.recv(65_536):
+            data += more
+    first.take_stream(data)  # the last message may be cut
+    spool, sender = sender_to(collector, tmp_path / "spool")
+    assert spool.status().waiting.flows == records - len(first.numbers)
+    with reading_in_background(collector) as results:
+        sender.start()
+        until(lambda: spool.status().disk_bytes == 0)
+        sender.stop(drain_s=WAIT_S, keep=False)
+    collector.close()
+    assert first.numbers + results[0].numbers == list(range(records))
+    assert results[0].missing == 0
 
 
 def test_the_end_of_an_idle_tcp_connection_is_noticed() -> None:
