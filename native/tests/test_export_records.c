@@ -76,13 +76,13 @@ static void a_minimal_ipfix_message_is_what_rfc_7011_says(void) {
     CHECK_EQUAL(0, messages[0].base_ns);
 }
 
-static void a_biflow_has_the_reverse_values_behind_the_forward_ones(void) {
+static void a_biflow_has_the_reverse_values_before_the_forward_ones(void) {
     struct capture_flow flow = a_flow();
     CHECK_EQUAL(1, write_one((struct capture_export_config){.protocol = 3, .profile = 1, .biflow = true}, &flow));
     static const char expected[] = "\x4a\xa0\x00\x42" /* and the biflow bit 0x200; 4 + 62 */
                                    "\x0a\x00\x00\x01\xc0\xa8\x01\x02\x9c\x40\x01\xbb\x06"
-                                   "\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x02"
-                                   "\x00\x00\x00\x00\x00\x00\x00\xb4\x00\x00\x00\x00\x00\x01\x00\x00"
+                                   "\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x03"
+                                   "\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\xb4"
                                    "\x00\x00\x01\x8b\xcf\xe5\x68\x7b\x00\x00\x01\x8b\xcf\xe5\x6c\x63"
                                    "\x01"; /* initiator */
     CHECK_EQUAL(16 + sizeof(expected) - 1, messages[0].length);
@@ -253,7 +253,7 @@ static void the_largest_values_stay_what_they_are_or_are_capped(void) {
 
 int main(void) {
     RUN(a_minimal_ipfix_message_is_what_rfc_7011_says);
-    RUN(a_biflow_has_the_reverse_values_behind_the_forward_ones);
+    RUN(a_biflow_has_the_reverse_values_before_the_forward_ones);
     RUN(a_default_netflow_9_message_is_padded_to_4_bytes);
     RUN(every_value_of_every_profile_is_the_models);
     RUN(biflow_direction_is_the_initiators_only_when_its_syn_was_seen);

@@ -53,7 +53,7 @@ static void the_fields_of_each_template_id_are_frozen(void) {
     CHECK_TEXT("8:4 12:4 7:2 11:2 4:1 2:8 1:8 154:8 155:8", fields_of(0x48c0));
     CHECK_TEXT("27:16 28:16 7:2 11:2 4:1 2:8 1:8 154:8 155:8", fields_of(0x4cc0));
     templates_of((struct capture_export_config){.protocol = 3, .biflow = true});
-    CHECK_TEXT("8:4 12:4 7:2 11:2 4:1 60:1 58:2 2:8 29305/2:8 1:8 29305/1:8 152:8 153:8 239:1 6:2 29305/6:2 10:4 14:4 5:1 32:2 "
+    CHECK_TEXT("8:4 12:4 7:2 11:2 4:1 60:1 58:2 29305/2:8 2:8 29305/1:8 1:8 152:8 153:8 239:1 29305/6:2 6:2 10:4 14:4 5:1 32:2 "
                "136:1 148:8",
                fields_of(0x4b20));
     templates_of((struct capture_export_config){.protocol = 2});
@@ -67,10 +67,10 @@ static void the_fields_of_each_template_id_are_frozen(void) {
         fields_of(0x41ef));
     templates_of((struct capture_export_config){.protocol = 3, .profile = 3, .biflow = true, .statistics = 15});
     CHECK_TEXT(
-        "27:16 28:16 7:2 11:2 4:1 60:1 58:2 2:8 29305/2:8 1:8 29305/1:8 152:8 153:8 239:1 6:2 29305/6:2 10:4 14:4 5:1 139:2 "
-        "136:1 148:8 243:2 245:2 56:6 29305/56:6 80:6 29305/80:6 52:1 29305/52:1 53:1 29305/53:1 31:4 29305/31:4 95:4 351:8 "
-        "35632/109:4 35632/110:4 35632/111:4 35632/112:4 35632/123:4 35632/124:4 6871/502:8 6871/16886:8 6871/506:2 "
-        "6871/16890:2 6871/503:8 6871/16887:8",
+        "27:16 28:16 7:2 11:2 4:1 60:1 58:2 29305/2:8 2:8 29305/1:8 1:8 152:8 153:8 239:1 29305/6:2 6:2 10:4 14:4 5:1 139:2 "
+        "136:1 148:8 243:2 245:2 29305/56:6 56:6 29305/80:6 80:6 29305/52:1 52:1 29305/53:1 53:1 29305/31:4 31:4 95:4 351:8 "
+        "35632/110:4 35632/109:4 35632/112:4 35632/111:4 35632/123:4 35632/124:4 6871/16886:8 6871/502:8 6871/16890:2 "
+        "6871/506:2 6871/16887:8 6871/503:8",
         fields_of(0x4faf));
 }
 
@@ -137,7 +137,7 @@ static void no_id_has_two_contents_and_every_record_fits_the_smallest_message(vo
         }
     }
     /* All of them together. When this alone differs, a template that is not listed above has changed. */
-    CHECK_EQUAL(0xd601bff8b5e4888d, hash);
+    CHECK_EQUAL(0xbf0f32ee8f99a925, hash);
 }
 
 struct option_values {

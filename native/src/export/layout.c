@@ -52,10 +52,12 @@ void layout_build(struct layout *layout, const struct capture_export_config *con
         const struct export_element *element = &export_elements[i];
         if (config->profile < element->profile || (element->needs & ~there))
             continue;
-        add_field(layout, netflow9, element->enterprise, element->number, element->length, element->flow_key, &element->forward,
-                  &element->reverse);
+        /* The reverse field first: who passes over enterprise numbers, as nfdump 1.7 does, keeps the last value, the forward one.
+         */
         if (config->biflow && element->reverse_enterprise)
             add_field(layout, netflow9, element->reverse_enterprise, element->reverse_number, element->length, false,
                       &element->reverse, &element->reverse);
+        add_field(layout, netflow9, element->enterprise, element->number, element->length, element->flow_key, &element->forward,
+                  &element->reverse);
     }
 }
