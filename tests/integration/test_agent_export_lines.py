@@ -18,6 +18,7 @@ from jarvis.capture.v1 import export_pb2 as pb
 from jarvis.capture.v1.capture_pb2 import CaptureSpec
 from jarvis_agent.captures import CaptureManager
 from jarvis_agent.export.assembly import make_lines
+from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.line import LineParts
 from jarvis_agent.export.manager import ExportManager
 from jarvis_agent.export.store import ExportStore
@@ -299,3 +300,44 @@ async def test_a_filtered_export_has_only_what_it_asked_for(process: Process) ->
         await process.exports.enable(command(to(sink.port, filter="udp port 2000")))
         await process.replay("a.pcap")
         await until(lambda: process.collector().flows == 1)
+
+
+async def test_files_get_every_record(process: Process) -> None:
+    process.lease()
+    (process.directory / "files").mkdir(mode=0o700)
+    await process.exports.enable(command(spec(transport=pb.EXPORT_TRANSPORT_FILE, collectors=[])))
+    await process.replay("a.pcap")
+    await until(lambda: process.collector().flows == FLOWS)
+    assert process.collector().collector.host.startswith(str(process.directory / "files"))
+    await process.exports.disable("siem", discard=False)
+    written = b"".join(path.read_bytes() for path in sorted((process.directory / "files").rglob("*")) if path.is_file())
+    assert sum(1 for _ in messages(written)) > FLOWS * 20 // 16_384
+
+
+async def test_sflow_has_samples_of_frames_and_is_never_on_disk(process: Process) -> None:
+    process.lease()
+    with DatagramSink() as sink:
+        await process.exports.enable(command(to(sink.port, protocol=pb.EXPORT_PROTOCOL_SFLOW_V5, sampling_rate=1)))
+        await process.replay("a.pcap")
+        await until(lambda: process.collector().flows == FLOWS)
+        assert {data[:4] for data in sink.datagrams()} == {b"\0\0\0\5"}
+    assert not (process.directory / "spool").exists()
+
+
+async def refusal(process: Process, asked: pb.ExportSpec) -> str:
+    with pytest.raises(ExportError) as refused:
+        await process.exports.enable(command(asked))
+    assert process.exports.list() == []
+    return refused.value.reason
+
+
+async def test_what_cannot_work_on_this_host_is_refused_before_anything_starts(process: Process, tmp_path: Path) -> None:
+    process.entries = ("*.invalid", "127.0.0.0/8", "file")
+    process.lease()
+    named = spec(collectors=[pb.ExportCollector(host="no-such-host.invalid")])
+    assert await refusal(process, named) == "EXPORT_UNRESOLVED"
+    assert await refusal(process, to(9, transport=pb.EXPORT_TRANSPORT_TLS)) == "EXPORT_TLS_CERTIFICATE"
+    assert await refusal(process, spec(transport=pb.EXPORT_TRANSPORT_FILE, collectors=[])) == "EXPORT_FILE"
+    (tmp_path / "spool").write_text("a file where a directory is to be")
+    assert await refusal(process, to(9)) == "EXPORT_SPOOL"
+    assert process.journal.told == []
