@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from testbed import confined, netns
-from testbed.fleet import Agent, Fleet, Place, give, wait_for
+from testbed.fleet import Agent, Fleet, Place, end, give, wait_for
+from testbed.policy import PolicyText
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "agent" / "jarvis-agent.service"
@@ -34,6 +37,21 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
     for _ in range(int(sys.argv[2])):
         sender.send(b"\\xff" * 6 + b"\\x02" + bytes(5) + b"\\x08\\x00" + ip + udp)
 """
+
+COLLECT = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+    sink.bind(("127.0.0.1", int(sys.argv[1])))
+    while True:
+        sink.recv(65535)
+"""
+EXPORTS = {
+    "full": ("--collector", "127.0.0.1", "--profile", "full"),
+    "samples": ("--collector", "127.0.0.1", "--protocol", "sflow", "--sampling-rate", "1"),
+    "files": ("--transport", "file"),
+}
+"""With routes by netlink, from a sampler, and into files."""
+COLLECTOR_PORTS = (4739, 6343)
 
 
 @pytest.mark.parametrize(
@@ -102,21 +120,48 @@ def test_agent_and_controller_do_their_work_confined_by_their_units(
     reading = () if _others_can_run_us() else (DROP_INS / "ima.conf",)
     wrapper = confined.command(UNIT, [*(DROP_INS / name for name in drop_ins), *reading], UID, [])
     controller = confined.command(CONTROLLER_UNIT, reading, CONTROLLER_UID, [])
-    with Fleet(directory=directory / "fleet", place=place, wrapper=controller) as fleet:
+    policy = PolicyText(collectors=["127.0.0.1", "file"])
+    with Fleet(directory=directory / "fleet", place=place, wrapper=controller, policy=policy) as fleet, _collectors(world):
         (directory / "fleet").chmod(0o711)
         give(fleet.controller_directory, CONTROLLER_UID)
         fleet.start()
-        agent = fleet.add_agent("host", place=place, uid=UID, wrapper=wrapper)
+        files = directory / "fleet" / "export"
+        files.mkdir(mode=0o700)
+        os.chown(files, UID, UID)
+        agent = fleet.add_agent("host", place=place, uid=UID, wrapper=wrapper, export_directory=str(files))
         fleet.wait_for_state(agent, "verified")
         assert agent.process is not None
         status = Path(f"/proc/{agent.process.pid}/status").read_text()
         assert f"Uid:\t{UID}" in status
         assert "Seccomp:\t2" in status
+        for name, export in EXPORTS.items():
+            fleet.jarvisctl("export", "enable", "--id", name, *export, "--all")
         fleet.jarvisctl("capture", "start", "--all", "--interface", "cap0", "--backend", backend, *options)
         world.send(FRAMES)
         wait_for(f"{FRAMES} frames", lambda: _metered(fleet) >= FRAMES, log=agent.log)
         fleet.jarvisctl("capture", "stop", "--all")
+        wait_for("every export to have sent", lambda: _exported(fleet) == set(EXPORTS), log=agent.log)
         _is_not_hindered(agent)
+
+
+@contextmanager
+def _collectors(world: World) -> Iterator[None]:
+    """Where the host's exports go."""
+    started = [
+        world.host.start([sys.executable, "-c", COLLECT, str(port)], log=world.directory / f"collector-{port}.log")
+        for port in COLLECTOR_PORTS
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            end(process)
+
+
+def _exported(fleet: Fleet) -> set[str]:
+    """Exports that have sent something."""
+    found = [export for row in fleet.rows("export", "status") for export in row["exports"]]
+    return {export["spec"]["export_id"] for export in found if any(to["flows"] for to in export["collectors"])}
 
 
 def _metered(fleet: Fleet) -> int:

@@ -19,7 +19,7 @@ from jarvis.capture.v1.capture_pb2 import CaptureSpec
 from jarvis_agent.captures import CaptureManager
 from jarvis_agent.export.assembly import make_lines
 from jarvis_agent.export.errors import ExportError
-from jarvis_agent.export.line import LineParts
+from jarvis_agent.export.line import LineParts, drop_spools
 from jarvis_agent.export.manager import ExportManager
 from jarvis_agent.export.store import ExportStore
 from jarvis_agent.export.ways import ExportWays
@@ -95,6 +95,7 @@ class Process:
             lease=self.commander.authority.lease,
             current_lease=self.current,
             make_lines=partial(make_lines, self.parts, lambda _plan: None),
+            drop_spools=partial(drop_spools, directory / "spool"),
         )
 
     def current(self) -> ActiveLease | None:
@@ -136,8 +137,8 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def to(port: int, **changes: Any) -> pb.ExportSpec:
-    return spec(collectors=[pb.ExportCollector(host=LOCAL, port=port)], **changes)
+def to(port: int, export_id: str = "siem", **changes: Any) -> pb.ExportSpec:
+    return spec(export_id, collectors=[pb.ExportCollector(host=LOCAL, port=port)], **changes)
 
 
 @pytest.fixture
@@ -341,3 +342,26 @@ async def test_what_cannot_work_on_this_host_is_refused_before_anything_starts(p
     (tmp_path / "spool").write_text("a file where a directory is to be")
     assert await refusal(process, to(9)) == "EXPORT_SPOOL"
     assert process.journal.told == []
+
+
+async def test_nothing_of_an_ended_export_stays_on_disk_and_nothing_else_goes(process: Process, firmware: Firmware) -> None:
+    process.lease()
+    with socket.socket() as held:  # nobody answers there
+        held.bind((LOCAL, 0))
+        for export_id in ("one", "two", "three"):
+            asked = to(held.getsockname()[1], export_id=export_id, transport=pb.EXPORT_TRANSPORT_TCP)
+            await process.exports.enable(command(asked))
+        await process.replay("a.pcap")
+        await until(lambda: all(export.collectors[0].spooled_flows == FLOWS for export in process.exports.list()))
+        await process.exports.shut_down(drain_s=0.0)
+    spools = process.directory / "spool"
+    (spools / "somebody_else").mkdir()
+    (spools / "somebody_else" / "notes.txt").write_text("not a spool's file")
+    (process.directory / "exports" / "two.json").unlink()
+    after = Process(firmware, process.directory)
+    await after.exports.load()
+    names = {path.name.partition("_")[0] for path in spools.iterdir()}
+    assert names == {"one", "three", "somebody"}
+    await after.exports.disable("one", discard=True)
+    assert {path.name.partition("_")[0] for path in spools.iterdir()} == {"three", "somebody"}
+    await after.end()

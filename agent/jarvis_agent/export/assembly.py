@@ -16,7 +16,7 @@ from jarvis_agent.establish import Trusted
 from jarvis_agent.events import EventJournal
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.gate import ExportGate
-from jarvis_agent.export.line import ExportLine, LineParts
+from jarvis_agent.export.line import ExportLine, LineParts, drop_spools
 from jarvis_agent.export.manager import ExportManager
 from jarvis_agent.export.plan import ExportPlan
 from jarvis_agent.export.running import CollectorLine
@@ -59,6 +59,7 @@ def build_exports(
         lease=authority.lease,
         current_lease=lambda: leases.current,
         make_lines=partial(make_lines, parts, _RouteTable(firmware, config).of),
+        drop_spools=partial(drop_spools, parts.spool_directory),
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,6 +37,7 @@ from jarvis_agent.export.sender import CollectorSender, CollectorState, SenderSt
 from jarvis_agent.export.session import CollectorSession
 from jarvis_agent.export.sources import ExportSource, ExportTerms, FlowSource
 from jarvis_agent.export.spool import Spool
+from jarvis_agent.export.spool_disk import remove_spool
 from jarvis_agent.export.supply import CollectorSupply, all_templates
 from jarvis_agent.export.transport import StopTime
 from jarvis_agent.export.ways import ExportWays
@@ -263,3 +265,19 @@ def _spool_below(directory: Path, name: str) -> Path:
     except OSError as error:
         raise ExportError("EXPORT_SPOOL", f"{directory} cannot be made: {error.strerror}", is_permanent=True) from error
     return directory / name
+
+
+def drop_spools(directory: Path, kept: Collection[str]) -> None:
+    """Removes the spools below a directory of exports that are none of those kept; what is no spool stays."""
+    try:
+        found = [path for path in directory.iterdir() if "_" in path.name and path.name.partition("_")[0] not in kept]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _LOG.warning("spools of ended exports stay: %s", error)
+        return
+    for path in found:
+        try:
+            remove_spool(path)
+        except OSError as error:
+            _LOG.warning("the spool of an ended export stays: %s", error)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from jarvis.capture.v1 import event_pb2
@@ -52,6 +52,7 @@ class ExportManager:
         lease: Callable[[], LeaseTerms],
         current_lease: Callable[[], ActiveLease | None],
         make_lines: LineFactory,
+        drop_spools: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
         """None yet; `load` brings back those of before.
 
@@ -63,6 +64,7 @@ class ExportManager:
             lease: the newest one as the core has it; from any thread.
             current_lease: the one in force, with its allow-list.
             make_lines: see LineFactory.
+            drop_spools: removes what waits on disk for any export but those with these ids; blocks.
         """
         self._firmware = firmware
         self._store = store
@@ -70,6 +72,7 @@ class ExportManager:
         self._lease = lease
         self._current_lease = current_lease
         self._make_lines = make_lines
+        self._drop_spools = drop_spools
         self._lock = asyncio.Lock()
         self._exports: dict[str, RunningExport] = {}
         self._newest: CaptureRun | None = None
@@ -77,17 +80,18 @@ class ExportManager:
         captures.follow(self._attach)
 
     async def load(self) -> None:
-        """Brings back what was enabled before this process; what cannot work is listed as FAILED, what was edited is refused.
-
-        Raises:
-            OSError: the store cannot be read.
-        """
+        """Brings back what was enabled before this process; what cannot work is listed as FAILED, what was edited is refused."""
         async with self._lock:
-            kept, refused = await asyncio.to_thread(self._store.load)
+            try:
+                kept, refused = await asyncio.to_thread(self._store.load)
+            except OSError as error:
+                self._refuse("", f"the exports of before cannot be read: {error}")
+                return
             for edited in refused:
-                self._refuse(edited.export_id, f"is not as the controller signed it: {edited.message}")
+                self._refuse(edited.export_id, edited.message)
             for stored in kept:
                 await self._bring_back(stored)
+            await asyncio.to_thread(self._drop_spools, {*self._exports, *(edited.export_id for edited in refused)})
 
     async def enable(self, command: StoredExport) -> pb.ExportStatus:
         """Enables what the command asks for; the same again changes nothing.
@@ -147,6 +151,7 @@ class ExportManager:
                 raise ExportError("EXPORT_SPOOL", f"the export cannot be forgotten: {error}", is_permanent=False) from error
             await export.stop(drain_s=DRAIN_S, discard=discard, keep=False)
             del self._exports[export_id]
+            await asyncio.to_thread(self._drop_spools, tuple(self._exports))
             export.tell(self._journal, event_pb2.EVENT_TYPE_EXPORT_DISABLED, event_pb2.EVENT_SEVERITY_INFO, "was disabled")
             return self._status(export)
 
@@ -185,7 +190,7 @@ class ExportManager:
         try:
             plan = plan_export(spec)
         except RequestError as error:  # of a release with other rules
-            self._refuse(spec.export_id, f"cannot be carried out by this release: {error}")
+            self._refuse(spec.export_id, f"this release cannot carry it out: {error}")
             return
         export = RunningExport(plan=plan, spec=spec, stored=stored, gate=ExportGate(self._lease))
         try:
@@ -208,11 +213,11 @@ class ExportManager:
         export.start(self._newest)
 
     def _refuse(self, export_id: str, why: str) -> None:
-        _LOG.error("export %s is not brought back: it %s", export_id, why)
+        _LOG.error("export %s is not brought back: %s", export_id, why)
         self._journal.tell(
             event_pb2.EVENT_TYPE_EXPORT_DISABLED,
             event_pb2.EVENT_SEVERITY_ERROR,
-            f"export {export_id} {why}",
+            f"export {export_id} is not brought back: {why}",
             detail={"export_id": export_id},
         )
 

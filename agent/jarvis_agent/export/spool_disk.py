@@ -270,6 +270,19 @@ def _lock_directory(directory: Path) -> int:
     return descriptor
 
 
+def remove_spool(directory: Path) -> None:
+    """Removes a spool that no process uses, with what waits in it. Nothing is removed where anything but a spool's files is.
+
+    Raises:
+        OSError: it is there still, or a part of it.
+    """
+    files = list(directory.iterdir())
+    if all(file.name == _POSITION_FILE or file.suffix == _SUFFIX for file in files):
+        for file in files:
+            file.unlink()
+        directory.rmdir()
+
+
 def _open_directory(directory: Path) -> int:
     try:
         with contextlib.suppress(FileExistsError):

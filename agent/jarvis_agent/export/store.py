@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +61,12 @@ class StoredExport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedExport:
-    """A file that is not what the controller signed."""
+    """A file that does not come back."""
 
     export_id: str
     """By its name."""
     message: str
+    """Why: it is not what the controller signed, or cannot be read."""
 
 
 class ExportStore:
@@ -103,27 +105,30 @@ class ExportStore:
         Raises:
             OSError: it is still there.
         """
-        path = self._path(export_id)
-        if path.exists():
-            path.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            self._path(export_id).unlink()
             sync_directory(self._directory)
 
     def load(self) -> tuple[list[StoredExport], list[RefusedExport]]:
-        """Everything that verifies, the oldest first, and what does not, which is set aside.
+        """Everything that verifies, the oldest first, and the rest; what does not verify is set aside.
 
         Raises:
             OSError: the directory is there and cannot be read or written.
         """
-        if not self._directory.exists():
+        try:
+            paths = sorted(path for path in self._directory.iterdir() if path.suffix == _SUFFIX)
+        except FileNotFoundError:
             return [], []
         kept: list[StoredExport] = []
         refused: list[RefusedExport] = []
-        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+        for path in paths:
             try:
                 kept.append(self._verified(path))
-            except (TrustError, ValueError, KeyError, TypeError, DecodeError, OSError) as error:
+            except (TrustError, ValueError, KeyError, TypeError, DecodeError) as error:
                 path.rename(path.with_suffix(_REFUSED_SUFFIX))
-                refused.append(RefusedExport(export_id=path.stem, message=str(error) or repr(error)))
+                refused.append(RefusedExport(export_id=path.stem, message=f"it is not as the controller signed it: {error!r}"))
+            except OSError as error:  # the next start may find it better
+                refused.append(RefusedExport(export_id=path.stem, message=f"{path} cannot be read: {error.strerror}"))
         return sorted(kept, key=lambda stored: stored.enable_time_ns), refused
 
     def _verified(self, path: Path) -> StoredExport:

@@ -249,3 +249,14 @@ async def test_an_edited_file_brings_nothing_back_and_is_told(bench: Bench, firm
 
 
 SESSION_HEX = (b"s" * 16).hex().encode()
+
+
+async def test_a_store_that_cannot_be_read_is_told_and_the_agent_goes_on(bench: Bench, tmp_path: Path) -> None:
+    await bench.manager.enable(command())
+    (tmp_path / "exports" / "siem.json").unlink()
+    (tmp_path / "exports").rmdir()
+    (tmp_path / "exports").symlink_to(tmp_path / "exports")  # a loop
+    bench.journal.told.clear()
+    await bench.manager.load()
+    ((kind, message),) = bench.journal.told
+    assert (kind, "cannot be read" in message) == (DISABLED, True)
