@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jarvis_agent.export.blocks import Amount, message_bytes
 from jarvis_agent.export.errors import ExportError, unreachable
-from jarvis_agent.export.session import CollectorSession
+from jarvis_agent.export.session import NO_MESSAGES, CollectorSession
 from jarvis_native.export import ExportBlock
 
-from tests.export_messages import HandSource, HandStamp, Reading, record_block, template_block
+from tests.export_messages import TEMPLATE, HandSource, HandStamp, Reading, record_block, template_block
 
 
 class PlayedTransport:
@@ -83,7 +83,18 @@ class PlayedTransport:
 
 
 def session_over(transport: PlayedTransport, **changes: object) -> CollectorSession:
-    return CollectorSession(transport=transport, source=HandSource(), new_stamp=HandStamp, **changes)  # type: ignore[arg-type]
+    parts = {"source": HandSource(), "new_stamp": HandStamp} | changes
+    return CollectorSession(transport=transport, **parts)  # type: ignore[arg-type]
+
+
+class NoSource:
+    """Of a protocol without templates and options: NetFlow v5, sFlow."""
+
+    def templates(self) -> ExportBlock:
+        return NO_MESSAGES
+
+    def options(self, _exported: object) -> ExportBlock:
+        return NO_MESSAGES
 
 
 def read_session(messages: list[bytes], expected: int | None = 0) -> Reading:
@@ -251,15 +262,17 @@ def take_steps(session: CollectorSession, transport: PlayedTransport, steps: lis
     breaks=st.lists(st.integers(0, 30), max_size=8),
     steps=STEPS,
     burst=st.sampled_from([0, 1, 3, 32]),
+    has_templates=st.booleans(),
 )
 def test_whatever_breaks_every_record_arrives_once_in_order_and_with_its_sequence(
-    *, restarts: bool, seed: int, breaks: list[int], steps: list[Step], burst: int
+    *, restarts: bool, seed: int, breaks: list[int], steps: list[Step], burst: int, has_templates: bool
 ) -> None:
     transport = PlayedTransport(restarts=restarts, burst=burst, seed=seed)
     transport.breaks_after = list(breaks)
-    session = session_over(transport, refresh_s=0)
+    session = session_over(transport, refresh_s=0, source=HandSource() if has_templates else NoSource())
     assert take_steps(session, transport, steps) == len(steps)
-    readings = [Reading() for _ in transport.sessions] if restarts else [Reading()]
+    known = set() if has_templates else {TEMPLATE}
+    readings = [Reading(templates=set(known)) for _ in (transport.sessions if restarts else [None])]
     for place, messages in enumerate(transport.sessions):
         for message in messages:
             readings[place if restarts else 0].take(message)

@@ -180,6 +180,23 @@ def test_a_disk_that_fails_is_told_and_memory_goes_on(directory: Path, monkeypat
     assert take_all(spool) == [0, 1]
 
 
+def test_a_file_that_cannot_be_removed_is_not_sent_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = spool_at(directory, memory_bytes=0)
+    first.put(block_of(0))
+
+    def stuck(_path: Path, **_named: bool) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", stuck)
+        assert take_all(first) == [0]
+        assert "Input/output error" in first.status().disk_error
+        first.close(keep=True)
+    assert len(list(directory.glob("*.spool"))) == 1
+    assert take_all(spool_at(directory)) == []
+    assert list(directory.glob("*.spool")) == []
+
+
 def test_files_of_another_protocol_are_not_sent(directory: Path) -> None:
     first = spool_at(directory, memory_bytes=0)
     first.put(block_of(0))
