@@ -11,7 +11,6 @@ goes on, those it had). No thread of its own: the meter calls it from its only o
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -22,6 +21,7 @@ from jarvis_agent.export.blocks import NOTHING, Amount, amount_of, gap_blocks, l
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.pace import Pace
 from jarvis_agent.export.transport import Interrupt, Transport, never
+from jarvis_agent.export.window import Entry, Window
 
 _EARLY_REFRESH_S = 5.0
 """Over UDP the templates at the beginning may be lost: they come again once after so long."""
@@ -72,30 +72,6 @@ class MessageSource(Protocol):
         """Options records; no messages where there are none."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Entry:
-    """A block in the window."""
-
-    block: ExportBlock
-    is_control: bool = False
-    """Templates or options: not sent again, each session has its own."""
-    templates: ExportBlock | None = None
-    gap: Amount = NOTHING
-    is_replay: bool = False
-    settled: int = 0
-    """Messages that need not be sent again."""
-    left: int = 0
-    """Messages that left, in this connection or settled before it."""
-    counted: int = 0
-    """Messages that are in the counters."""
-    is_begun: bool = False
-    """It was stamped in this connection, whether it left or not."""
-    base: int = 0
-    """The message with which it began to leave in this connection,"""
-    sequence: int = 0
-    """and the session's sequence then, before the gap."""
-
-
 class CollectorSession:
     """One collector; one thread at a time.
 
@@ -136,7 +112,7 @@ class CollectorSession:
         self._replay_pace = self._pace
         if replay_records_per_second and not self._pace.is_limited:
             self._replay_pace = Pace(replay_records_per_second, interrupt=interrupt, clock=clock)
-        self._window: deque[_Entry] = deque()
+        self._window = Window()
         self._seen_settled = 0
         self._done_blocks = 0
         self._announced: ExportBlock | None = None
@@ -170,15 +146,9 @@ class CollectorSession:
 
     def counters(self) -> SessionCounters:
         """Counters now; from the session's thread, or while it is not at work."""
-        waiting, uncounted, waiting_octets = NOTHING, NOTHING, 0
-        for entry in self._window:
-            if not entry.is_control and entry.left < entry.block.messages:
-                waiting += amount_of(part(entry.block, entry.left, entry.block.messages))
-                waiting_octets += length_of(entry.block, entry.left, entry.block.messages)
-                if entry.left < entry.counted:
-                    uncounted += amount_of(part(entry.block, entry.left, entry.counted))
+        waiting, waiting_octets, counted = self._window.waiting()
         return SessionCounters(
-            amount=self._amount - uncounted,
+            amount=self._amount - counted,
             messages=self._messages,
             octets=self._octets,
             waiting=waiting,
@@ -230,7 +200,7 @@ class CollectorSession:
         Raises:
             ExportError: the connection is over; the block, as far as it is not settled, goes out with the next `open`.
         """
-        self._window.append(_Entry(block=block, templates=templates, gap=gap, is_replay=is_replay))
+        self._window.add(Entry(block=block, templates=templates, gap=gap, is_replay=is_replay))
         if not self._is_open:
             self.open()
             return
@@ -272,7 +242,7 @@ class CollectorSession:
 
     def settled_messages(self) -> int:
         """Of the oldest block that is not settled, the messages that are."""
-        return next((entry.settled for entry in self._window if not entry.is_control), 0)
+        return next((entry.settled for entry in self._window.blocks()), 0)
 
     def finish(self, timeout_s: float) -> bool:
         """Waits until everything that left is settled, or so long, and closes. Returns whether it all is.
@@ -285,7 +255,7 @@ class CollectorSession:
                 self._transport.wait_settled(timeout_s)
             finally:
                 self._break_off(is_refusal=False)
-        return not any(not entry.is_control for entry in self._window)
+        return next(self._window.blocks(), None) is None
 
     def close(self) -> None:
         """Ends the connection; what is not settled stays for the next `open`."""
@@ -300,14 +270,14 @@ class CollectorSession:
 
     def _push(self) -> None:
         """Sends what has not left, in order."""
-        for entry in list(self._window):
-            if not entry.is_control and entry.left < entry.block.messages:
+        for entry in self._window.blocks():
+            if not entry.has_left:
                 self._push_entry(entry)
 
-    def _push_entry(self, entry: _Entry) -> None:
+    def _push_entry(self, entry: Entry) -> None:
         if entry.templates is not None and entry.templates is not self._announced:
             # In front of it in the window as well: the window is in the order of leaving.
-            self._send_before(entry, entry.templates)
+            self._leave_control(entry.templates, before=entry)
             self._announced = entry.templates
         entry.is_begun, entry.base, entry.sequence = True, entry.left, self._stamp.sequence
         if entry.base == 0:
@@ -322,11 +292,6 @@ class CollectorSession:
             if self._was_refused:  # no templates came first: these are the first messages of a new try
                 self._probe()
 
-    def _send_before(self, entry: _Entry, block: ExportBlock) -> None:
-        control = _Entry(block=block, is_control=True, is_begun=True, sequence=self._stamp.sequence)
-        self._window.insert(self._window.index(entry), control)
-        self._leave(control, block)
-
     def _send_control(self, *, with_templates: bool) -> None:
         blocks = [self._source.templates()] if with_templates else []
         if with_templates and self._announced is not None:
@@ -335,13 +300,15 @@ class CollectorSession:
         self._refreshed_at, self._messages_since_refresh = self._clock(), 0
         for block in blocks:
             if block.messages:
-                entry = _Entry(block=block, is_control=True, is_begun=True, sequence=self._stamp.sequence)
-                # Where what broke off waits behind it, the window's order is still that of leaving.
-                place = next((n for n, other in enumerate(self._window) if other.left < other.block.messages), len(self._window))
-                self._window.insert(place, entry)
-                self._leave(entry, block)
+                self._leave_control(block)
 
-    def _leave(self, entry: _Entry, piece: ExportBlock) -> None:
+    def _leave_control(self, block: ExportBlock, before: Entry | None = None) -> None:
+        """Sends templates or options, in front of what has not left."""
+        entry = Entry(block=block, is_control=True, is_begun=True, sequence=self._stamp.sequence)
+        self._window.insert(entry, before)
+        self._leave(entry, block)
+
+    def _leave(self, entry: Entry, piece: ExportBlock) -> None:
         """Sends a piece of an entry's block, from its message `left` on, and counts."""
         self._stamp.stamp(piece, self._now_ns())
         before = self._transport.sent
@@ -377,15 +344,7 @@ class CollectorSession:
         """Carries the transport's count of settled messages over to the window."""
         settled = self._transport.settled()
         new, self._seen_settled = settled - self._seen_settled, settled
-        while self._window:
-            entry = self._window[0]
-            step = min(new, entry.left - entry.settled)
-            entry.settled += step
-            new -= step
-            if entry.settled < entry.block.messages:
-                break
-            self._window.popleft()
-            self._done_blocks += 0 if entry.is_control else 1
+        self._done_blocks += self._window.settle(new)
 
     def _break_off(self, *, is_refusal: bool = True) -> None:
         """The connection is over: what is not settled has not left."""
@@ -393,15 +352,13 @@ class CollectorSession:
             return
         self._note_settled()
         self._rewind()
-        self._window = deque(entry for entry in self._window if not entry.is_control)
-        for entry in self._window:
-            entry.left, entry.is_begun = entry.settled, False
+        self._window.take_back()
         self._was_refused = is_refusal and not self._transport.restarts
         self._end()
 
     def _rewind(self) -> None:
         """A session that goes on takes the sequence back to the first message that is to be sent again."""
-        first = next((entry for entry in self._window if entry.is_begun), None)
+        first = self._window.first_begun()
         if first is None or self._transport.restarts:
             return
         self._stamp.sequence = first.sequence
