@@ -85,12 +85,13 @@ static void the_fields_of_each_options_template_id_are_frozen(void) {
     CHECK_EQUAL(1, decoder_find(&decoder, 0x115)->scopes);
     templates_of((struct capture_export_config){.protocol = 3, .sampling = 2, .sampling_interval = 10});
     CHECK_TEXT("302:8 390:2 329:8 330:8 331:8 332:8", fields_of(0x113));
-    CHECK_TEXT("149:4 34:4 35:1", fields_of(0x116));
+    CHECK_TEXT("149:4 34:4", fields_of(0x117));
     CHECK(decoder_find(&decoder, 0x112) == NULL);
     templates_of((struct capture_export_config){.protocol = 2, .sampling = 1, .sampling_interval = 10});
     CHECK_TEXT("1:4 160:8 41:8 42:8 40:8 86:8 135:8 164:8 165:8", fields_of(0x100));
     CHECK_TEXT("1:4 166:8 167:8 168:8 323:8 323:8", fields_of(0x101));
     CHECK_TEXT("1:4 34:4 35:1", fields_of(0x106));
+    CHECK_TEXT("1:4 34:4", fields_of(0x107));
     CHECK(decoder_find(&decoder, 0x102) == NULL);
     CHECK_TEXT("5:2 173:8", fields_of(0x104));
     CHECK_TEXT("2:4 82:32 83:64", fields_of(0x105));
@@ -203,9 +204,11 @@ static void check_option(void *context, const struct decoded_template *template,
         CHECK_EQUAL(1, value_of(template, values, 305));
         CHECK_EQUAL(999, value_of(template, values, 306));
         break;
-    case 6:
-        CHECK_EQUAL(1000, value_of(template, values, 34));
+    case 6: /* of NetFlow v9 alone */
         CHECK_EQUAL(1, value_of(template, values, 35));
+        /* fallthrough */
+    case 7:
+        CHECK_EQUAL(1000, value_of(template, values, 34));
         options->sampling++;
         break;
     case 4: /* addresses, ports, protocol, version, VLAN */
@@ -249,10 +252,10 @@ static void options_say_what_the_exporter_was_told(void) {
             CHECK_EQUAL(0, messages[i].flows);
             records += messages[i].records;
         }
-        CHECK_EQUAL(2 + (protocol == 3 ? 2 : 1) + 2 + INTERFACES, records);
+        CHECK_EQUAL(2 + 2 + 2 + INTERFACES, records);
         CHECK_EQUAL(INTERFACES, options.interfaces);
         CHECK_EQUAL(2, options.keys);
-        CHECK_EQUAL(1, options.sampling);
+        CHECK_EQUAL(protocol == 2 ? 2 : 1, options.sampling);
         CHECK_EQUAL(CAPTURE_ERR_SPACE,
                     capture_exporter_options(exporter, &statistics, interfaces, INTERFACES, out, 600, messages, MESSAGES));
         CHECK_EQUAL(CAPTURE_ERR_SPACE,

@@ -26,6 +26,7 @@ enum option_kind {
     OPTION_FLOW_KEYS,
     OPTION_INTERFACE,
     OPTION_SAMPLING_RATE,
+    OPTION_SAMPLING_INTERVAL,
     OPTION_KINDS
 };
 
@@ -50,8 +51,9 @@ static const struct option ipfix_options[OPTION_KINDS] = {
     [OPTION_SAMPLING] = {1, {{302, 8}, {304, 2}, {305, 4}, {306, 4}}},
     /* selectorId; flowSelectorAlgorithm (RFC 7014), hashOutputRangeMin, -Max, hashSelectedRangeMin, -Max (RFC 5477, 8.3) */
     [OPTION_FLOW_SAMPLING] = {1, {{302, 8}, {390, 2}, {329, 8}, {330, 8}, {331, 8}, {332, 8}}},
-    /* observationDomainId; samplingInterval, samplingAlgorithm: deprecated, and what most collectors multiply by */
-    [OPTION_SAMPLING_RATE] = {1, {{149, 4}, {34, 4}, {35, 1}}},
+    /* observationDomainId; samplingInterval: deprecated, and what most collectors multiply by. Not with samplingAlgorithm: nfdump
+     * 1.7.1 knows the one alone. */
+    [OPTION_SAMPLING_INTERVAL] = {1, {{149, 4}, {34, 4}}},
     /* 4.4: templateId; flowKeyIndicator */
     [OPTION_FLOW_KEYS] = {1, {{145, 2}, {173, 8}}},
     /* ingressInterface; interfaceName, interfaceDescription */
@@ -61,8 +63,10 @@ static const struct option ipfix_options[OPTION_KINDS] = {
 static const struct option netflow9_options[OPTION_KINDS] = {
     [OPTION_METERING] = {1, {{SCOPE_SYSTEM, 4}, {160, 8}, {41, 8}, {42, 8}, {40, 8}, {86, 8}, {135, 8}, {164, 8}, {165, 8}}},
     [OPTION_EXPORTING] = {1, {{SCOPE_SYSTEM, 4}, {166, 8}, {167, 8}, {168, 8}, {323, 8}, {323, 8}}},
-    /* samplingInterval, samplingAlgorithm: of the whole system, so that records need no sampler id */
+    /* samplingInterval, samplingAlgorithm: of the whole system, so that records need no sampler id; and again without the
+     * algorithm, as nfdump 1.7.1 wants it, while later ones want both */
     [OPTION_SAMPLING_RATE] = {1, {{SCOPE_SYSTEM, 4}, {34, 4}, {35, 1}}},
+    [OPTION_SAMPLING_INTERVAL] = {1, {{SCOPE_SYSTEM, 4}, {34, 4}}},
     [OPTION_FLOW_KEYS] = {1, {{SCOPE_TEMPLATE, 2}, {173, 8}}},
     [OPTION_INTERFACE] = {1, {{SCOPE_INTERFACE, 4}, {82, NAME_BYTES}, {83, DESCRIPTION_BYTES}}},
 };
@@ -85,6 +89,8 @@ static bool has_option(const struct ipfix_encoder *encoder, enum option_kind kin
     case OPTION_FLOW_SAMPLING:
         return !encoder->netflow9 && sampling == CAPTURE_SAMPLING_FLOW_HASH;
     case OPTION_SAMPLING_RATE:
+        return encoder->netflow9 && sampling != CAPTURE_SAMPLING_NONE;
+    case OPTION_SAMPLING_INTERVAL:
         return sampling != CAPTURE_SAMPLING_NONE;
     default:
         return true;
@@ -193,9 +199,12 @@ static bool put_sampling(struct ipfix_writer *writer) {
     uint8_t record[RECORD_MAX];
     uint8_t *at = export_put32(record, config->observation_domain_id);
     at = export_put32(at, config->sampling_interval);
+    if (!put_option(writer, OPTION_SAMPLING_INTERVAL, record, at))
+        return false;
+    if (!writer->encoder->netflow9)
+        return put_selector(writer, config->sampling_interval);
     *at++ = config->sampling == CAPTURE_SAMPLING_FLOW_HASH ? SAMPLING_RANDOM : SAMPLING_DETERMINISTIC;
-    return put_option(writer, OPTION_SAMPLING_RATE, record, at) &&
-           (writer->encoder->netflow9 || put_selector(writer, config->sampling_interval));
+    return put_option(writer, OPTION_SAMPLING_RATE, record, at);
 }
 
 /* Bit i: the i-th field is part of the flow key. */

@@ -161,15 +161,17 @@ def test_nfacctd_has_every_flow_packet_and_octet(round_: Round) -> None:
 
 @pytest.mark.parametrize("sampling", ["systematic", "flow-hash"])
 @pytest.mark.parametrize("protocol", ["netflow5", "netflow9", "ipfix"])
-def test_nfacctd_multiplies_by_the_interval_of_sampling(
+def test_collectors_multiply_by_the_interval_of_sampling(
     firmware: Firmware, tmp_path: Path, protocol: ExportProtocol, sampling: str
 ) -> None:
     exported = export_files(firmware, OWN, protocol, sampling=sampling, sampling_interval=100)
-    with Nfacctd(tmp_path / "nfacctd", renormalize=True) as nfacctd:
-        send_datagrams(firmware, exported, nfacctd.port)
-        collected = nfacctd.flows()
+    with Nfcapd(tmp_path / "nfcapd") as nfcapd, Nfacctd(tmp_path / "nfacctd", renormalize=True) as nfacctd:
+        send_datagrams(firmware, exported, nfcapd.port, nfacctd.port)
+        nfacctd.begin_stop()
+        collected = nfcapd.flows(), nfacctd.flows()
     expected = [replace(flow, packets=flow.packets * 100, octets=flow.octets * 100) for flow in exported.expected]
-    assert difference(as_nfacctd_has_them(protocol, expected), collected) == ""
+    assert difference(as_nfdump_has_them(protocol, expected), as_nfdump_has_them(protocol, collected[0])) == ""
+    assert difference(as_nfacctd_has_them(protocol, expected), collected[1]) == ""
 
 
 def test_tshark_has_every_record_and_nothing_to_complain_of(round_: Round, tmp_path: Path) -> None:
