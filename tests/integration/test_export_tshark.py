@@ -164,7 +164,7 @@ def number(of: Callable[[Record], int]) -> Callable[[Record], str]:
 
 
 _NOBODY = "00:00:00:00:00:00"
-# tshark's field -> what it is of a direction; of a biflow the field comes twice, and the second one is the other direction's.
+# tshark's field -> what it is of a direction; of a biflow the field comes twice, first the other direction's.
 VALUES: dict[str, Callable[[Record], str]] = {
     "cflow.srcport": number(lambda r: r["src_port"]),
     "cflow.protocol": number(lambda r: r["ip_protocol"]),
@@ -202,14 +202,14 @@ def check_flow(flow: dict[str, Any], row: Record, *, biflow: bool) -> None:
     ):
         ways.reverse()
     for name, values in values_of(flow).items():
-        assert values == [VALUES[name](way) for way in ways[: len(values)]], (name, row)
+        assert values == [VALUES[name](way) for way in reversed(ways[: len(values)])], (name, row)
 
 
 def key_of(flow: dict[str, Any]) -> Key:
     """Addresses, source port, packets, octets; of a biflow the forward ones."""
     v6 = "v6" if "cflow.srcaddrv6" in flow else ""
     packets, octets = (
-        int(value[0] if isinstance(value := flow[name], list) else value) for name in ("cflow.packets", "cflow.octets")
+        int(value[-1] if isinstance(value := flow[name], list) else value) for name in ("cflow.packets", "cflow.octets")
     )
     return flow[f"cflow.srcaddr{v6}"], flow[f"cflow.dstaddr{v6}"], int(flow["cflow.srcport"]), packets, octets
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import socket
 import ssl
@@ -25,8 +25,8 @@ from testbed.exported_flows import flows_in, messages_in, totals_of
 from tests.support import DATA
 
 CONNECTION = str(DATA / "connection.pcap")
-NOW = datetime.datetime.now(datetime.UTC)
-DAY = datetime.timedelta(days=1)
+NOW = dt.datetime.now(dt.UTC)
+DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Authority:
         self.path = directory / "ca.pem"
         self.path.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, until: datetime.datetime = NOW + DAY) -> Issued:
+    def issue(self, name: str, *, until: dt.datetime = NOW + DAY) -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, until)
         names = x509.SubjectAlternativeName([x509.DNSName(name)])
@@ -61,7 +61,7 @@ class Authority:
         made.key.chmod(0o600)
         return made
 
-    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, until: datetime.datetime) -> x509.CertificateBuilder:
+    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, until: dt.datetime) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(name)
