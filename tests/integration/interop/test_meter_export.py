@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,30 @@ def write_many_flows(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("protocol", ["netflow5", "netflow9", "ipfix"])
-def test_two_collectors_have_the_summarys_figures_each(
-    meter: Meter, metered: list[CollectedFlow], tmp_path: Path, protocol: str
+def test_collectors_of_all_protocols_have_the_summarys_figures(
+    meter: Meter, metered: list[CollectedFlow], tmp_path: Path
 ) -> None:
-    with Nfcapd(tmp_path / "nfcapd") as nfcapd, Nfacctd(tmp_path / "nfacctd") as nfacctd:
-        names = [f"{protocol}:{HOST}:{collector.port}" for collector in (nfcapd, nfacctd)]
-        summary = summary_of(meter(OWN, "--output", "none", "--export", names[0], "--export", names[1]))
-        nfcapd_summary, collected = nfcapd.summary(), [nfcapd.flows(), nfacctd.flows()]
-    expected = totals(flow for flow in metered if protocol != "netflow5" or is_ipv4(flow))
-    exports = [{key: export[key] for key in ("to", "packets", "octets", "not_sent")} for export in summary["exports"]]
-    assert exports == [{"to": name, "packets": expected.packets, "octets": expected.octets, "not_sent": 0} for name in names]
-    assert [totals(flows) for flows in collected] == [expected, expected]
-    assert (nfcapd_summary.sequence_errors, nfcapd_summary.bad_packets) == (0, 0)
-    everything = totals(metered)
-    assert summary["unexportable_packets"] == 2 * (everything.packets - expected.packets)  # at each of the two
-    assert summary["unexportable_octets"] == 2 * (everything.octets - expected.octets)
+    """Six collectors at a time, two a protocol."""
+    with ExitStack() as stack:
+        collectors: dict[str, Nfcapd | Nfacctd] = {}
+        for protocol in ("netflow5", "netflow9", "ipfix"):
+            for kind in (Nfcapd, Nfacctd):
+                collector = stack.enter_context(kind(tmp_path / f"{protocol}-{kind.__name__}"))
+                collectors[f"{protocol}:{HOST}:{collector.port}"] = collector
+        summary = summary_of(meter(OWN, "--output", "none", *(part for name in collectors for part in ("--export", name))))
+        for collector in collectors.values():
+            collector.begin_stop()
+        collected = {name: totals(collector.flows()) for name, collector in collectors.items()}
+        told = [collector.summary() for collector in collectors.values() if isinstance(collector, Nfcapd)]
+    everything, of_ipv4 = totals(metered), totals(filter(is_ipv4, metered))
+    for export in summary["exports"]:
+        expected = of_ipv4 if export["to"].startswith("netflow5") else everything
+        assert collected.pop(export["to"]) == expected
+        assert (export["packets"], export["octets"], export["not_sent"]) == (expected.packets, expected.octets, 0)
+    assert collected == {}
+    assert {(each.sequence_errors, each.bad_packets) for each in told} == {(0, 0)}
+    assert summary["unexportable_packets"] == 2 * (everything.packets - of_ipv4.packets)  # at the two of NetFlow v5
+    assert summary["unexportable_octets"] == 2 * (everything.octets - of_ipv4.octets)
 
 
 def test_balanced_collectors_have_each_flow_once(meter: Meter, metered: list[CollectedFlow], tmp_path: Path) -> None:
