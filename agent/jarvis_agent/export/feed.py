@@ -157,6 +157,9 @@ class CollectorFeed:
             except CaptureError as error:
                 self.message = f"capture {source.run.capture_id} cannot be read any more: {error.message}"
                 _LOG.warning("%s: %s", self._thread.name, self.message)
+            except Exception:  # noqa: BLE001 - a fault of the program: this capture must not wait for its reader for ever
+                self.message = f"capture {source.run.capture_id} is not read any more by a fault of the program: see the log"
+                _LOG.exception("%s: %s", self._thread.name, self.message)
             self._retire(source)
 
     def _read_to_end(self, source: ExportSource) -> bool:

@@ -124,10 +124,9 @@ class ExportLine:
             put=self._spool.put,
             on_turn=self._turn,
         )
-        self._supply = CollectorSupply(self._terms, self._feed, self._spool.status)
         session = CollectorSession(
             transport=transport,
-            source=self._supply,
+            source=CollectorSupply(self._terms, self._feed, self._spool.status),
             new_stamp=self._new_stamp,
             refresh_s=plan.template_refresh_s,
             refresh_messages=plan.template_refresh_messages,
@@ -162,7 +161,6 @@ class ExportLine:
         self._feed.stop()
         self._sender.stop(drain_s=0.0 if discard else drain_s, keep=keep)
         self._tell_losses(is_last=True)
-        self._supply.close()
 
     def status(self) -> pb.CollectorStatus:
         """See CollectorLine."""

@@ -16,7 +16,7 @@ from jarvis_native.export import ExportBlock, ExportStatistics, ExportTotals, Fl
 
 from jarvis_agent.captures import CaptureRun
 from jarvis_agent.export.interface_counters import read_counters
-from jarvis_agent.export.sources import NO_TOTALS, ExportTerms, add_totals, metering_statistics
+from jarvis_agent.export.sources import NO_TOTALS, ExportTerms, add_totals, metering_of
 
 
 class SampleSource:
@@ -77,7 +77,7 @@ class SampleSource:
 
     def metering(self) -> ExportStatistics:
         """See ExportSource."""
-        return ExportStatistics() if self.run.is_abandoned else metering_statistics(self.run.engine.get_metrics())
+        return metering_of(self.run)
 
     def close(self) -> None:
         """See ExportSource."""

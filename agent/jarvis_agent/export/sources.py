@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
-from jarvis_native import CaptureMetrics, Firmware, FlowBatch, FlowReader
+from jarvis_native import Firmware, FlowBatch, FlowReader
 from jarvis_native.errors import CaptureStateError
 from jarvis_native.export import (
     ExportBlock,
@@ -142,7 +142,7 @@ class FlowSource:
 
     def metering(self) -> ExportStatistics:
         """See ExportSource."""
-        return ExportStatistics() if self.run.is_abandoned else metering_statistics(self.run.engine.get_metrics())
+        return metering_of(self.run)
 
     def close(self) -> None:
         """See ExportSource."""
@@ -206,8 +206,12 @@ def add_metering(one: ExportStatistics, other: ExportStatistics) -> ExportStatis
     )
 
 
-def metering_statistics(metrics: CaptureMetrics) -> ExportStatistics:
+def metering_of(run: CaptureRun) -> ExportStatistics:
     """What options records say of a capture's metering; octets of what was not metered are not counted by captures."""
+    try:
+        metrics = run.engine.get_metrics()
+    except CaptureStateError:  # it did not come about
+        return ExportStatistics()
     return ExportStatistics(
         observed_packets=metrics.received,
         dropped_packets=metrics.dropped_nic + metrics.dropped_kernel + metrics.dropped_user,

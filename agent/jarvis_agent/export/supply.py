@@ -7,12 +7,14 @@ but for profile full, whose records also have what statistics the capture keeps:
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain, combinations
 
 from jarvis_native.arguments import STATISTICS
+from jarvis_native.errors import CaptureStateError
 from jarvis_native.export import MESSAGE_BYTES, ExportBlock, FlowExporter, export_block
 
 from jarvis_agent.export.feed import CollectorFeed
@@ -36,7 +38,7 @@ class CollectorSupply:
         """
         self._feed = feed
         self._lost = lost
-        self._exporter = _exporter(terms, ())
+        self._terms = terms
         self._templates = all_templates(terms)
 
     def templates(self) -> ExportBlock:
@@ -58,11 +60,11 @@ class CollectorSupply:
             last_not_sent_ns=lost.last_lost_ns,
         )
         source = self._feed.current
-        return self._exporter.options(statistics, []) if source is None else source.options(statistics)
-
-    def close(self) -> None:
-        """Frees what it made."""
-        self._exporter.close()
+        if source is not None:
+            with contextlib.suppress(CaptureStateError):  # the feed let go of it just now
+                return source.options(statistics)
+        with _exporter(self._terms, ()) as exporter:
+            return exporter.options(statistics, [])
 
 
 def all_templates(terms: ExportTerms) -> ExportBlock:

@@ -187,6 +187,15 @@ def test_a_capture_that_fails_ends_alone_and_is_told(bench: Bench) -> None:
     assert "capture one cannot be read any more: damaged" in bench.feed.message
 
 
+def test_a_fault_ends_one_capture_and_is_told(bench: Bench) -> None:
+    broken = bench.add("one", ValueError("a fault"))
+    sound = bench.add("two", batch(block(2)), batch(end=True))
+    bench.feed.start()
+    wait_until(lambda: broken.closed and sound.closed)
+    assert bench.flows() == [2]
+    assert "fault of the program" in bench.feed.message
+
+
 def test_a_capture_that_cannot_be_opened_is_told_until_the_next_one_can(bench: Bench) -> None:
     bench.feed.attach(FakeRun(capture_id="gone"))  # type: ignore[arg-type]
     assert "gone is not exported" in bench.feed.message
