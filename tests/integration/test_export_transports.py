@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -150,6 +151,7 @@ def test_what_a_tcp_collector_had_not_acknowledged_is_sent_again_whole() -> None
     sender = threading.Thread(target=send)
     sender.start()
     first = collector.read(connection, until_messages=3_000)
+    time.sleep(0.5)  # beyond the kernel's delayed acknowledgement: the collector's host has now acknowledged what was read
     connection.close()  # with unread bytes in its buffer: the kernel answers with RST
     sender.join(WAIT_S)
     assert isinstance(sent[0], ExportError)
