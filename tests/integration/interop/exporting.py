@@ -47,6 +47,8 @@ class Exported:
     totals: ExportTotals
     metered: list[CollectedFlow]
     """All flows of the meter, by direction."""
+    forward: list[CollectedFlow]
+    """The forward direction of each: what collectors without reverse elements (RFC 5103) have of biflows."""
     packets: int
     """That the capture metered; the flows add up to it."""
     octets: int
@@ -102,6 +104,7 @@ def export_files(firmware: Firmware, files: Sequence[Path], protocol: ExportProt
             ],
             totals=exporter.totals(),
             metered=list(metered_flows(records)),
+            forward=list(metered_flows(record | {"rev_packets": 0} for record in records)),
             packets=metrics.metered,
             octets=metrics.metered_octets,
             system_init_ns=system_init_ns,
