@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 from jarvis.capture.v1 import event_pb2
 from jarvis.capture.v1 import export_pb2 as pb
-from jarvis.capture.v1.capture_pb2 import CaptureSpec
+from jarvis.capture.v1.capture_pb2 import (
+    FLOW_STATISTICS_INTERVALS,
+    FLOW_STATISTICS_SIZES,
+    FLOW_STATISTICS_TCP,
+    CaptureSpec,
+)
 from jarvis_agent.captures import CaptureManager
 from jarvis_agent.export.assembly import make_lines
 from jarvis_agent.export.errors import ExportError
@@ -26,7 +31,9 @@ from jarvis_agent.export.ways import ExportWays
 from jarvis_agent.lease import ActiveLease
 from jarvis_native.loader import Firmware
 
-from testbed.collectors import DatagramSink, StreamSink
+from testbed.collectors import DatagramSink, StreamSink, missing
+from testbed.dissectors import dissect
+from testbed.dissectors import write_capture as write_datagrams
 from tests.commander import Commander
 from tests.unit.agent.export_commands import AGENT_ID, PUBLIC_PEM, FakeJournal, command, spec
 
@@ -112,9 +119,9 @@ class Process:
         self.commander.give(**changes)
         self.exports.lease_changed(self.current())
 
-    async def replay(self, name: str) -> None:
+    async def replay(self, name: str, **changes: Any) -> None:
         """A capture of a file, to its end."""
-        capture = CaptureSpec(files=[name])
+        capture = CaptureSpec(files=[name], **changes)
         await self.captures.start(capture, self.commander.order(capture))
         run = self.captures.require_run()
         await until(lambda: not run.is_active)
@@ -286,13 +293,17 @@ async def test_balanced_collectors_share_the_flows_and_mirrored_ones_get_each(pr
         assert min(flows(1)) > FLOWS / 4
 
 
-async def test_a_second_capture_is_exported_too_and_statistics_have_their_templates(process: Process) -> None:
+@pytest.mark.skipif(bool(missing("tshark")), reason=missing("tshark"))
+async def test_captures_with_other_statistics_have_their_templates_in_one_session(process: Process, tmp_path: Path) -> None:
     process.lease()
     with DatagramSink() as sink:
         await process.exports.enable(command(to(sink.port, profile=pb.EXPORT_PROFILE_FULL)))
-        await process.replay("a.pcap")
-        await process.replay("a.pcap")
-        await until(lambda: process.collector().flows == 2 * FLOWS)
+        for statistics in ([], [FLOW_STATISTICS_SIZES], [FLOW_STATISTICS_TCP, FLOW_STATISTICS_SIZES, FLOW_STATISTICS_INTERVALS]):
+            await process.replay("a.pcap", statistics=statistics)
+        await until(lambda: process.collector().flows == 3 * FLOWS)
+        write_datagrams(tmp_path / "sent.pcap", sink.datagrams(), port=sink.port)
+    seen = dissect(tmp_path / "sent.pcap", port=sink.port)
+    assert (seen.complaints, seen.records, seen.packets) == ([], 3 * FLOWS, 3 * FLOWS)
 
 
 async def test_a_filtered_export_has_only_what_it_asked_for(process: Process) -> None:
