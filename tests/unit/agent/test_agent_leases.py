@@ -106,6 +106,16 @@ def test_a_lease_ends_on_the_very_nanosecond(bench: Bench) -> None:
     assert bench.keeper.sequence == 0
 
 
+def test_the_lease_in_force_says_where_flows_may_go_and_none_does_after_its_end(bench: Bench) -> None:
+    assert bench.keeper.current is None
+    end = bench.give(export_collectors=["192.0.2.0/24", "file"]).end_ns
+    current = bench.keeper.current
+    assert current is not None
+    assert current.export_collectors == ("192.0.2.0/24", "file")
+    bench.clock.now = end
+    assert bench.keeper.current is None
+
+
 def test_a_wall_clock_that_is_set_back_lengthens_no_lease(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.give()
     for name in ("time", "time_ns"):
