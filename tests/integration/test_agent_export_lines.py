@@ -22,6 +22,7 @@ from jarvis.capture.v1.capture_pb2 import (
     CaptureSpec,
 )
 from jarvis_agent.captures import CaptureManager
+from jarvis_agent.export import ways
 from jarvis_agent.export.assembly import make_lines
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.line import LineParts, drop_spools
@@ -376,3 +377,13 @@ async def test_nothing_of_an_ended_export_stays_on_disk_and_nothing_else_goes(pr
     await after.exports.disable("one", discard=True)
     assert {path.name.partition("_")[0] for path in spools.iterdir()} == {"three", "somebody"}
     await after.end()
+
+
+async def test_a_collector_with_the_longest_of_names_has_a_spool_too(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = ".".join(["c" * 63] * 3 + ["c" * 57, "cc"])
+    process.entries = ("*." + "c" * 57 + ".cc",)
+    process.lease()
+    monkeypatch.setattr(ways, "resolve", lambda _host, _port: [])
+    await process.exports.enable(command(spec(collectors=[pb.ExportCollector(host=longest, port=9)])))
+    (spool,) = (process.directory / "spool").iterdir()
+    assert (len(longest), spool.name.startswith("siem_")) == (252, True)

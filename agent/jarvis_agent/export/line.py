@@ -9,6 +9,7 @@ Two threads, the feed's and the sender's. What happens to the collector and to r
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -39,7 +40,7 @@ from jarvis_agent.export.sources import ExportSource, ExportTerms, FlowSource
 from jarvis_agent.export.spool import Spool
 from jarvis_agent.export.spool_disk import remove_spool
 from jarvis_agent.export.supply import CollectorSupply, all_templates
-from jarvis_agent.export.transport import StopTime
+from jarvis_agent.export.transport import StopTime, Transport
 from jarvis_agent.export.ways import ExportWays
 from jarvis_agent.wire import timestamp
 
@@ -50,6 +51,7 @@ REPLAY_RECORDS_PER_SECOND: Final = 100_000
 _SFLOW_FLUSH_S: Final = 1.0
 """sFlow version 5, 4: samples must not wait longer."""
 _TELL_INTERVAL_S: Final = 1.0
+_NAME_CHARACTERS: Final = 200
 _WARNING, _INFO = event_pb2.EVENT_SEVERITY_WARNING, event_pb2.EVENT_SEVERITY_INFO
 
 _STATES: dict[CollectorState, pb.CollectorState.ValueType] = {
@@ -106,17 +108,28 @@ class ExportLine:
             routes=routes,
             message_max=lambda: transport.message_max,
         )
-        waits_on_disk = collector is not None and plan.protocol != "sflow" and parts.spool_disk_bytes > 0
-        self._spool = Spool(
+        self._agent_address = agent_address(collector.host) if collector is not None and plan.protocol == "sflow" else ""
+        self._tell_lock = threading.Lock()
+        self._told_lost, self._loss_told_at, self._turned_at = 0, 0.0, 0.0
+        self._spool = self._make_spool(parts, name)
+        self._feed = self._make_feed(name)
+        self._sender = self._make_sender(name, gate, transport, stop_time)
+
+    def _make_spool(self, parts: LineParts, name: str) -> Spool:
+        """Pieces of packets are never on disk, and files need not wait there."""
+        plan = self._plan
+        waits_on_disk = self._collector is not None and plan.protocol != "sflow" and parts.spool_disk_bytes > 0
+        return Spool(
             protocol=plan.protocol,
             memory_bytes=parts.spool_memory_bytes,
             templates=all_templates(self._terms),
-            directory=_spool_below(parts.spool_directory, f"{plan.export_id}_{name}") if waits_on_disk else None,
+            directory=_spool_below(parts.spool_directory, plan.export_id, name) if waits_on_disk else None,
             disk_bytes=parts.spool_disk_bytes,
         )
-        is_sflow = plan.protocol == "sflow"
-        self._agent_address = agent_address(collector.host) if is_sflow and collector is not None else ""
-        self._feed = CollectorFeed(
+
+    def _make_feed(self, name: str) -> CollectorFeed:
+        plan, is_sflow = self._plan, self._plan.protocol == "sflow"
+        return CollectorFeed(
             f"export-feed {plan.export_id} {name}",
             flush_s=_SFLOW_FLUSH_S if is_sflow else plan.interval_s,
             counters_s=plan.interval_s if is_sflow else 0.0,
@@ -124,6 +137,9 @@ class ExportLine:
             put=self._spool.put,
             on_turn=self._turn,
         )
+
+    def _make_sender(self, name: str, gate: ExportGate, transport: Transport, stop_time: StopTime) -> CollectorSender:
+        plan = self._plan
         session = CollectorSession(
             transport=transport,
             source=CollectorSupply(self._terms, self._feed, self._spool.status),
@@ -134,7 +150,7 @@ class ExportLine:
             replay_records_per_second=REPLAY_RECORDS_PER_SECOND if plan.transport == "udp" else 0,
             interrupt=stop_time,
         )
-        self._sender = CollectorSender(
+        return CollectorSender(
             name=f"export-send {plan.export_id} {name}",
             session=session,
             spool=self._spool,
@@ -142,8 +158,6 @@ class ExportLine:
             events=self,
             stop_time=stop_time,
         )
-        self._tell_lock = threading.Lock()
-        self._told_lost, self._loss_told_at, self._turned_at = 0, 0.0, 0.0
 
     # ---- for the export
 
@@ -257,12 +271,14 @@ class ExportLine:
         return pb.ExportCollector(host=self._collector.host, port=self._collector.port, tls_name=self._collector.tls_name)
 
 
-def _spool_below(directory: Path, name: str) -> Path:
+def _spool_below(directory: Path, export_id: str, name: str) -> Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError("EXPORT_SPOOL", f"{directory} cannot be made: {error.strerror}", is_permanent=True) from error
-    return directory / name
+    # A DNS name may be longer than a file's.
+    short = name if len(name) <= _NAME_CHARACTERS else hashlib.sha256(name.encode()).hexdigest()
+    return directory / f"{export_id}_{short}"
 
 
 def drop_spools(directory: Path, kept: Collection[str]) -> None:
