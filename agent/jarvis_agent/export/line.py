@@ -99,7 +99,8 @@ class ExportLine:
         name = "file" if collector is None else f"{collector.host}_{collector.port}"
         self._shown = "its files" if collector is None else endpoint_text(collector.host, collector.port)
         stop_time = StopTime()
-        transport = parts.ways.open(plan, collector, stop_time)
+        # A collector that is waited for is waited for no longer than something may leave.
+        transport = parts.ways.open(plan, collector, lambda: stop_time() or not gate.is_open())
         self._terms = ExportTerms(
             plan=plan,
             firmware=parts.firmware,
@@ -149,6 +150,7 @@ class ExportLine:
             records_per_second=plan.max_records_per_second,
             replay_records_per_second=REPLAY_RECORDS_PER_SECOND if plan.transport == "udp" else 0,
             interrupt=stop_time,
+            may_send=gate.is_open,
         )
         return CollectorSender(
             name=f"export-send {plan.export_id} {name}",

@@ -172,6 +172,8 @@ class CollectorSender:
         except ExportError as error:
             self._retry_later(error)
             return False
+        if not self._session.is_open:  # the gate has closed meanwhile
+            return False
         self._change("connected")
         if self._is_lost and self._is_loss_told:
             self._events.collector_returned(self._session.transport.address)
@@ -194,6 +196,8 @@ class CollectorSender:
 
     def _retry_later(self, error: ExportError) -> None:
         """The collector is away: says so, and waits for the time of the next try."""
+        if not self._gate():  # it has closed meanwhile, and that ended the wait for the collector
+            return
         self._change("connecting", error)
         if not self._is_lost:
             self._is_lost = True

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from jarvis_native.export import ExportBlock
@@ -20,7 +21,7 @@ from jarvis_native.export import ExportBlock
 from jarvis_agent.export.blocks import NOTHING, Amount, amount_of, gap_blocks, length_of, part
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.pace import Pace
-from jarvis_agent.export.transport import Interrupt, Transport, never
+from jarvis_agent.export.transport import Interrupt, Transport, always, never
 from jarvis_agent.export.window import Entry, Window
 
 _EARLY_REFRESH_S = 5.0
@@ -84,6 +85,7 @@ class CollectorSession:
         records_per_second: at most; 0 = as fast as they come.
         replay_records_per_second: for blocks that have waited, where records_per_second says nothing; 0 = as fast as they come.
         interrupt: ends waits early.
+        may_send: asked before each piece of a block: False leaves the rest of it for later.
         clock: monotonic seconds.
         now_ns: Unix ns.
     """
@@ -99,6 +101,7 @@ class CollectorSession:
         records_per_second: int = 0,
         replay_records_per_second: int = 0,
         interrupt: Interrupt = never,
+        may_send: Callable[[], bool] = always,
         clock: Callable[[], float] = time.monotonic,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -107,11 +110,13 @@ class CollectorSession:
         self._new_stamp = new_stamp
         self._stamp = new_stamp()
         self._clock, self._now_ns = clock, now_ns
+        self._may_send = may_send
         self._refresh_s, self._refresh_messages = refresh_s, refresh_messages
-        self._pace = Pace(records_per_second, interrupt=interrupt, clock=clock)
+        ends_wait = partial(_is_to_end, interrupt, may_send)
+        self._pace = Pace(records_per_second, interrupt=ends_wait, clock=clock)
         self._replay_pace = self._pace
         if replay_records_per_second and not self._pace.is_limited:
-            self._replay_pace = Pace(replay_records_per_second, interrupt=interrupt, clock=clock)
+            self._replay_pace = Pace(replay_records_per_second, interrupt=ends_wait, clock=clock)
         self._window = Window()
         self._seen_settled = 0
         self._done_blocks = 0
@@ -159,11 +164,16 @@ class CollectorSession:
     def open(self) -> None:
         """Connects, sends templates, options and what is left of blocks that were given before.
 
+        It is not open afterwards when nothing may be sent any more.
+
         Raises:
             ExportError: there is no session; what was given before is kept.
         """
         self._end()
         self._transport.connect()
+        if not self._may_send():
+            self._transport.close()
+            return
         self._connects += 1
         if self._transport.restarts:
             self._stamp = self._new_stamp()
@@ -205,17 +215,15 @@ class CollectorSession:
             self.open()
             return
         try:
-            if self._transport.is_stale():
-                self._renew()
-                return
-            self._refresh_if_due()
-            self._push()
+            self._go_on()
         except ExportError:
             self._break_off()
             raise
 
     def tick(self) -> None:
-        """To be called about once a second while there is nothing to send: hears what came back, refreshes, finishes files.
+        """To be called about once a second while there is nothing to send.
+
+        Hears what came back, refreshes, finishes files, and sends what was left when nothing might be sent any more.
 
         Raises:
             ExportError: the connection is over.
@@ -225,10 +233,7 @@ class CollectorSession:
         try:
             self._transport.check()
             self._note_settled()
-            if self._transport.is_stale():
-                self._renew()
-            else:
-                self._refresh_if_due()
+            self._go_on()
         except ExportError:
             self._break_off()
             raise
@@ -262,6 +267,20 @@ class CollectorSession:
         if self._is_open:
             self._break_off(is_refusal=False)
 
+    def _go_on(self) -> None:
+        """Refreshes and sends what there is. Templates stand between blocks, never within one that may go on only now."""
+        if self._transport.is_stale():
+            self._renew()
+        elif self._has_ended_block():
+            self._refresh_if_due()
+            self._push()
+
+    def _has_ended_block(self) -> bool:
+        begun = next((entry for entry in self._window.blocks() if entry.is_begun and not entry.has_left), None)
+        if begun is not None:
+            self._push_entry(begun)
+        return begun is None or begun.has_left
+
     def _renew(self) -> None:
         """Another address, another file."""
         self._transport.wait_settled(0.0)
@@ -269,25 +288,32 @@ class CollectorSession:
         self.open()
 
     def _push(self) -> None:
-        """Sends what has not left, in order."""
+        """Sends what has not left, in order, as long as it may."""
         for entry in self._window.blocks():
             if not entry.has_left:
                 self._push_entry(entry)
+                if not entry.has_left:
+                    return
 
     def _push_entry(self, entry: Entry) -> None:
+        if not self._may_send():
+            return
         if entry.templates is not None and entry.templates is not self._announced:
             # In front of it in the window as well: the window is in the order of leaving.
             self._leave_control(entry.templates, before=entry)
             self._announced = entry.templates
-        entry.is_begun, entry.base, entry.sequence = True, entry.left, self._stamp.sequence
-        if entry.base == 0:
-            self._skip(entry.gap)
+        if not entry.is_begun:
+            entry.is_begun, entry.base, entry.sequence = True, entry.left, self._stamp.sequence
+            if entry.base == 0:
+                self._skip(entry.gap)
         pace = self._replay_pace if entry.is_replay else self._pace
         run = self._transport.burst or (_PACED_MESSAGES if pace.is_limited else entry.block.messages)
         while entry.left < entry.block.messages:
             size = 1 if self._was_refused else run  # risk one until it is known to be there
             piece = part(entry.block, entry.left, min(entry.left + size, entry.block.messages))
             pace.wait(piece.records)
+            if not self._may_send():
+                return
             self._leave(entry, piece)
             if self._was_refused:  # no templates came first: these are the first messages of a new try
                 self._probe()
@@ -375,6 +401,10 @@ class CollectorSession:
         if self._is_open:
             self._is_open = False
             self._transport.close()
+
+
+def _is_to_end(interrupt: Interrupt, may_send: Callable[[], bool]) -> bool:
+    return interrupt() or not may_send()
 
 
 NO_MESSAGES: Final = ExportBlock(data=bytearray(), index=b"", messages=0, records=0, flows=0, packets=0, octets=0)

@@ -125,7 +125,7 @@ class TcpTransport:
     def wait_settled(self, timeout_s: float) -> None:
         """Waits until all that left is safe, as Transport says."""
         end = time.monotonic() + timeout_s
-        while self.settled() < self._sent and time.monotonic() < end and not self._interrupt():
+        while self.settled() < self._sent and time.monotonic() < end:
             time.sleep(_SETTLE_LOOK_S)
             self.check()
 

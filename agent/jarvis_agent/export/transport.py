@@ -40,6 +40,11 @@ def never() -> bool:
     return False
 
 
+def always() -> bool:
+    """For programs that may send whatever they have."""
+    return True
+
+
 class StopTime:
     """An Interrupt that somebody else sets: waits end when its time has come. Any thread."""
 

@@ -213,3 +213,22 @@ def test_a_thread_that_fails_is_seen_and_what_waits_is_kept(tmp_path: Path) -> N
     again = Bench(tmp_path / "spool")
     with running(again):
         until(lambda: again.arrived() == list(range(100)))
+
+
+def test_a_block_that_is_under_way_stops_when_the_gate_closes() -> None:
+    bench = Bench()
+    bench.transport.burst = 1
+    closes_after = 6  # templates, options and four messages
+    gate = bench.gate.is_set
+    bench.session._may_send = lambda: gate() and bench.transport.sent < closes_after  # the lease ends just then
+    with running(bench):
+        bench.put(range(80))
+        until(lambda: bench.sender.status().exported.amount.flows == 32)
+        bench.gate.clear()
+        until(lambda: bench.sender.status().state == "idle" and bench.transport.is_closed)
+        assert bench.arrived() == list(range(32))
+        assert bench.sender.status().waiting.flows == 48
+        closes_after = 100
+        bench.gate.set()
+        until(lambda: bench.arrived() == list(range(80)))
+    assert bench.told.events == []

@@ -113,6 +113,22 @@ def test_templates_and_options_go_before_the_first_record() -> None:
     assert (reading.numbers, reading.options, reading.missing) == (list(range(20)), 1, 0)
 
 
+def test_the_rest_of_a_block_stays_here_when_nothing_may_leave_any_more() -> None:
+    transport = PlayedTransport(restarts=True, burst=2)
+    most = [4]
+    session = session_over(transport, may_send=lambda: transport.sent < most[0])
+    session.send(record_block(range(80)))  # ten messages, behind templates and options
+    assert (session.counters().amount.flows, session.counters().waiting.flows) == (16, 64)
+    assert not session.finish(1)
+    most[0] = 0
+    session.open()
+    assert (session.is_open, transport.is_closed, transport.sessions[1]) == (False, True, [])
+    most[0] = 100
+    session.open()
+    assert session.finish(1)
+    assert read_session(transport.sessions[2]).numbers == list(range(16, 80))
+
+
 def test_a_new_connection_begins_a_new_session() -> None:
     transport = PlayedTransport(restarts=True)
     session = session_over(transport)
@@ -234,7 +250,7 @@ def until_it_works(action: Callable[[], object]) -> None:
 
 
 def take_steps(session: CollectorSession, transport: PlayedTransport, steps: list[Step]) -> int:
-    """Returns how many blocks became settled."""
+    """Returns how many blocks became settled. Sessions end when everything has left."""
     number = settled = 0
     for step in steps:
         transport.is_stale_now = step.is_stale and not transport.is_closed
@@ -242,11 +258,13 @@ def take_steps(session: CollectorSession, transport: PlayedTransport, steps: lis
         number += step.records
         try:
             session.send(block, gap=Amount(messages=step.gap, records=step.gap, flows=step.gap))
+            if step.ticks:
+                session.tick()
         except ExportError:
             until_it_works(session.open)
-        if step.ticks:
-            session.tick()
         settled += session.take_settled()
+    while session.counters().waiting:
+        until_it_works(session.tick if session.is_open else session.open)
     try:
         assert session.finish(1)
     except ExportError:
@@ -263,13 +281,22 @@ def take_steps(session: CollectorSession, transport: PlayedTransport, steps: lis
     steps=STEPS,
     burst=st.sampled_from([0, 1, 3, 32]),
     has_templates=st.booleans(),
+    closed=st.lists(st.booleans(), max_size=60),
 )
 def test_whatever_breaks_every_record_arrives_once_in_order_and_with_its_sequence(
-    *, restarts: bool, seed: int, breaks: list[int], steps: list[Step], burst: int, has_templates: bool
+    *, restarts: bool, seed: int, breaks: list[int], steps: list[Step], burst: int, has_templates: bool, closed: list[bool]
 ) -> None:
     transport = PlayedTransport(restarts=restarts, burst=burst, seed=seed)
     transport.breaks_after = list(breaks)
-    session = session_over(transport, refresh_s=0, source=HandSource() if has_templates else NoSource())
+    answers = iter(closed)
+    session = session_over(
+        transport,
+        refresh_s=0,
+        refresh_messages=5,
+        may_send=lambda: not next(answers, False),
+        records_per_second=10**9,
+        source=HandSource() if has_templates else NoSource(),
+    )
     assert take_steps(session, transport, steps) == len(steps)
     known = set() if has_templates else {TEMPLATE}
     readings = [Reading(templates=set(known)) for _ in (transport.sessions if restarts else [None])]
