@@ -186,7 +186,7 @@ class ExportLine:
             collector=self._as_asked(now),
             state=_STATES[now.state],
             address=now.address,
-            message=now.message or self._feed.message or now.spool.disk_error,
+            message="; ".join(filter(None, (now.message, self._feed.message, now.spool.disk_error))),
             state_time=timestamp(now.state_time_ns),
             messages=exported.messages,
             octets=now.exported.octets,

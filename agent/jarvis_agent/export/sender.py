@@ -72,11 +72,13 @@ class SenderStatus:
     """Bytes that a message should have at most on the way."""
     pending: Amount = NOTHING
     """Taken from the spool when the gate closed."""
+    noted: Amount = NOTHING
+    """Of what was taken from the spool, what `exported` and `pending` know of."""
 
     @property
     def waiting(self) -> Amount:
         """In the spool, on the way from there, and broken off on the way to the collector."""
-        return self.exported.waiting + self.spool.waiting + self.pending
+        return self.exported.waiting + self.spool.waiting + self.pending + (self.spool.taken - self.noted)
 
 
 class CollectorSender:
@@ -240,16 +242,18 @@ class CollectorSender:
         with self._lock:
             # What was on its way is on disk now, or among what the spool lost.
             exported = replace(self._session.counters(), waiting=NOTHING, waiting_octets=0)
-            self._status = replace(self._status, address="", exported=exported, pending=NOTHING)
+            noted = self._spool.status().taken
+            self._status = replace(self._status, address="", exported=exported, pending=NOTHING, noted=noted)
         self._tell_losses()
 
     def _note(self) -> None:
         """Takes over what the session came to."""
         self._spool.done(self._session.take_settled())
-        transport = self._session.transport
+        transport, taken = self._session.transport, self._spool.status().taken
         with self._lock:
             self._status = replace(
                 self._status,
+                noted=taken,
                 address=transport.address if self._session.is_open else "",
                 exported=self._session.counters(),
                 message_max=transport.message_max,

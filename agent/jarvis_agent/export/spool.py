@@ -51,6 +51,8 @@ class SpoolStatus:
 
     waiting: Amount = NOTHING
     """Not taken yet."""
+    taken: Amount = NOTHING
+    """All that was, since the spool was opened."""
     memory_bytes: int = 0
     disk_bytes: int = 0
     lost: Amount = NOTHING
@@ -115,7 +117,7 @@ class Spool:
         self._tail: deque[_Held] = deque()
         self._taken: deque[_Held] = deque()
         self._memory_bytes = 0
-        self._waiting = NOTHING
+        self._waiting = self._given = NOTHING
         self._gap = NOTHING
         """Lost since the last block that was accepted."""
         self._read_gap = NOTHING
@@ -174,6 +176,7 @@ class Spool:
             disk = self._disk
             return SpoolStatus(
                 waiting=self._waiting,
+                taken=self._given,
                 memory_bytes=self._memory_bytes,
                 disk_bytes=disk.used if disk is not None else 0,
                 lost=self._lost,
@@ -248,6 +251,7 @@ class Spool:
             self._lose(held.amount)
             self._read_gap = gap + held.amount
             return None
+        self._given += held.amount
         return Taken(
             block=held.block,
             templates=held.on_disk.file.templates if held.on_disk is not None else None,
