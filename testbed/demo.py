@@ -2,8 +2,9 @@
 """`make demo`: the main job from end to end, on this machine, with real parts, checking its own claims.
 
 A controller and two hosts, each with a software TPM and a signed native core. Both enrol and attest; capture starts on both by
-selector; HTTP runs between them; flows stream in from both. Then one byte of the second host's library is flipped: the
-controller sees the measured digest and quarantines the host, whatever its agent says, while the first one goes on.
+selector; HTTP runs between them; flows stream in from both, and leave both as IPFIX to a collector that the policy allows. Then one
+byte of the second host's library is flipped: the controller sees the measured digest and quarantines the host, whatever its agent
+says, while the first one goes on.
 
 As root the hosts are network namespaces joined by a veth pair. Without root they replay a capture file, and the demo says so.
 """
@@ -29,9 +30,11 @@ from rich.console import Console
 from testbed import netns, replay
 from testbed.fleet import Agent, Fleet, FleetError, Place, end, wait_for
 from testbed.flow_stream import FlowStream
+from testbed.ipfix_collector import IpfixCollector
 from testbed.policy import PolicyText
 
 PORT = 8080
+COLLECTOR_PORT = 4739
 CONNECTIONS = 150
 """HTTP connections to each of the server's two addresses."""
 SERVER = ("10.77.0.2", "fd77::2")
@@ -189,7 +192,38 @@ def flip_one_byte(agent: Agent) -> None:
     agent.library.write_bytes(library)
 
 
-def act_capture(fleet: Fleet, traffic: NamespaceTraffic | ReplayTraffic) -> FlowStream:
+def act_export(fleet: Fleet, collector: IpfixCollector) -> None:
+    """Both hosts are told to export to the collector that the policy names, and to none else."""
+    say("both hosts are to export to a SIEM's IPFIX collector, over TCP")
+    elsewhere = fleet.rows(
+        "export", "enable", "--id", "leak", "--collector", "203.0.113.9", "--selector", "site=demo", check=False
+    )
+    claim("a collector that the policy does not list is refused", not any(outcome.get("ok") for outcome in elsewhere), elsewhere)
+    outcomes = fleet.rows(
+        "export", "enable", "--id", "siem", "--transport", "tcp", "--collector", collector.target, "--selector", "site=demo"
+    )
+    claim(f"the one that it lists is accepted: {collector.target}", [row["ok"] for row in outcomes] == [True, True], outcomes)
+
+
+def check_export(collector: IpfixCollector, made: Counter[tuple[str, int]], hosts: int) -> None:
+    """The collector has each connection once from each host: a record a direction."""
+
+    def seen() -> Counter[tuple[str, int]]:
+        flows = collector.flows()
+        return Counter((destination, source_port) for _, destination, source_port, port, *_ in flows if port == PORT)
+
+    wanted = Counter({connection: count * hosts for connection, count in made.items()})
+    with contextlib.suppress(FleetError):  # the claim below says what is missing
+        wait_for("the exported flows", lambda: seen() == wanted, seconds=15)
+    packets = sum(flow[4] for flow in collector.flows())
+    claim(
+        f"the collector has {sum(seen().values())} of {sum(wanted.values())} connections, {packets} packets in all",
+        seen() == wanted,
+        f"missing {list((wanted - seen()).items())[:5]}, extra {list((seen() - wanted).items())[:5]}",
+    )
+
+
+def act_capture(fleet: Fleet, traffic: NamespaceTraffic | ReplayTraffic, collector: IpfixCollector) -> FlowStream:
     """Capture on both hosts, traffic between them, flows from both."""
     say("capture starts on both by selector, and their flows stream in as one")
     stream = FlowStream(fleet, on_flow=show_first_flows(fleet))
@@ -201,7 +235,9 @@ def act_capture(fleet: Fleet, traffic: NamespaceTraffic | ReplayTraffic) -> Flow
     made = traffic.run(CONNECTIONS)
     for agent in fleet.agents.values():
         check_flows(stream, agent, made)
+    check_export(collector, made, len(fleet.agents))
     check_loss(fleet, stream)
+    console.print(fleet.jarvisctl("export", "status").rstrip(), markup=False)
     return stream
 
 
@@ -252,7 +288,8 @@ def fleet_of_two(stack: ExitStack, directory: Path, reason: str) -> Iterator[tup
     """Controller and two agents that were started and will enrol."""
     traffic = ReplayTraffic(stack) if reason else NamespaceTraffic(stack)
     console.print(f"  {reason + ': ' if reason else ''}{traffic.description}")
-    with Fleet(directory=directory, place=traffic.control, policy=PolicyText(interval_s=2)) as fleet:
+    policy = PolicyText(interval_s=2, collectors=[f"{traffic.control.address}:{COLLECTOR_PORT}"])
+    with Fleet(directory=directory, place=traffic.control, policy=policy) as fleet:
         fleet.start()
         for name, place in zip(("host-one", "host-two"), traffic.places, strict=True):
             fleet.add_agent(name, place=place, labels={"site": "demo"})
@@ -271,7 +308,9 @@ def run(reason: str) -> None:
             fleet.wait_for_state(agent, "verified")
         show_agents(fleet)
         claim("both enrolled by their TPM and attested", True)
-        stream = act_capture(fleet, traffic)
+        collector = stack.enter_context(IpfixCollector(traffic.control, COLLECTOR_PORT))
+        act_export(fleet, collector)
+        stream = act_capture(fleet, traffic, collector)
         stack.callback(stream.close)
         act_altered(fleet, two)
         act_lying(fleet, two)
