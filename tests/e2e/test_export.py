@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,39 +114,54 @@ def test_what_a_collector_missed_reaches_it_after_a_restart_of_the_agent(fleet: 
     assert collector.octets >= 20 * records
 
 
-@pytest.mark.timeout(180)
-def test_nothing_leaves_without_a_lease_and_it_goes_on_under_the_next(fleet: Fleet, one: Agent) -> None:
+@contextmanager
+def live_export(fleet: Fleet, agent: Agent) -> Iterator[socket.socket]:
+    """An export of flows on loopback that end all the time, to the socket that it gives."""
+    stop, target = threading.Event(), free_port()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sink.bind((HOST, 0))
-        sink.settimeout(1.0)
-        target = free_port()
-        stop = threading.Event()
 
         def talk() -> None:
             while not stop.wait(0.02):
                 sender.sendto(b"a flow of one packet", (HOST, target))
 
-        fleet.jarvisctl(
-            "export", "enable", "--id", "live", "--collector", f"{HOST}:{sink.getsockname()[1]}",
-            "--filter", f"udp port {target}", "--all",
-        )  # fmt: skip
+        place = f"{HOST}:{sink.getsockname()[1]}"
+        only = f"udp port {target}"  # not those of the export itself
+        fleet.jarvisctl("export", "enable", "--id", "live", "--collector", place, "--filter", only, "--all")
         fleet.jarvisctl("capture", "start", "--all", "--interface", "lo", "--active-timeout", "1s", "--idle-timeout", "1s")
         talker = threading.Thread(target=talk)
         talker.start()
         try:
-            assert sink.recv(65_535)
-            wait_for("records", lambda: collector_of(fleet, "live").get("flows", 0) > 0, log=one.log)
-            fleet.stop(signal.SIGKILL)
-            wait_for("the lease to run out", lambda: not datagrams(sink, 1.0), seconds=4 * LEASE_S, log=one.log)
-            assert datagrams(sink, 3.0) == 0
-            fleet.start()
-            fleet.wait_for_state(one, "verified")
-            wait_for("records again", lambda: datagrams(sink, 0.5), log=one.log)
+            wait_for("records", lambda: collector_of(fleet, "live").get("flows", 0) > 0, log=agent.log)
+            assert datagrams(sink, 0.1)
+            yield sink
         finally:
             stop.set()
             talker.join()
-    fleet.jarvisctl("capture", "stop", "--all")
-    fleet.jarvisctl("export", "disable", "live", "--discard", "--all")
+        fleet.jarvisctl("capture", "stop", "--all")
+        fleet.jarvisctl("export", "disable", "live", "--discard", "--all")
+
+
+@pytest.mark.timeout(180)
+def test_nothing_leaves_without_a_lease_and_it_goes_on_under_the_next(fleet: Fleet, one: Agent) -> None:
+    with live_export(fleet, one) as sink:
+        fleet.stop(signal.SIGKILL)
+        wait_for("the lease to run out", lambda: not datagrams(sink, 1.0), seconds=4 * LEASE_S, log=one.log)
+        assert datagrams(sink, 3.0) == 0
+        fleet.start()
+        fleet.wait_for_state(one, "verified")
+        wait_for("records again", lambda: datagrams(sink, 0.5), log=one.log)
+
+
+@pytest.mark.timeout(180)
+def test_a_quarantined_agent_sends_its_collectors_nothing_until_it_is_released_and_proved(fleet: Fleet, one: Agent) -> None:
+    with live_export(fleet, one) as sink:
+        fleet.jarvisctl("agents", "quarantine", one.agent_id, "--reason", "looked odd")
+        wait_for("the export to pause", lambda: not datagrams(sink, 1.5), log=one.log)
+        assert datagrams(sink, 2 * LEASE_S) == 0
+        fleet.jarvisctl("agents", "release", one.agent_id, "--reason", "was not")
+        fleet.wait_for_state(one, "verified")
+        wait_for("records again", lambda: datagrams(sink, 0.5), log=one.log)
 
 
 def datagrams(sink: socket.socket, seconds: float) -> int:
