@@ -2,9 +2,9 @@
 """`make demo`: the main job from end to end, on this machine, with real parts, checking its own claims.
 
 A controller and two hosts, each with a software TPM and a signed native core. Both enrol and attest; capture starts on both by
-selector; HTTP runs between them; flows stream in from both, and leave both as IPFIX to a collector that the policy allows. Then one
-byte of the second host's library is flipped: the controller sees the measured digest and quarantines the host, whatever its agent
-says, while the first one goes on.
+selector; HTTP runs between them; flows stream in from both, and leave both as IPFIX to a collector that the policy allows. Then
+one byte of the second host's library is flipped: the controller sees the measured digest and quarantines the host, whatever its
+agent says, while the first one goes on.
 
 As root the hosts are network namespaces joined by a veth pair. Without root they replay a capture file, and the demo says so.
 """
