@@ -4,23 +4,22 @@
     CaptureRun ── FrameSampler ── FlowExporter of its own ──read()──► blocks of flow samples
        its interfaces ── interface_counters.read_counters ──counters()──► blocks of counters samples
 
-As sources.FlowSource in all else: opened on the event loop, read by one feed, a lock lets in one thread at a time.
+In all else as sources.CaptureSource has it.
 """
 
 from __future__ import annotations
 
-import threading
-
 from jarvis_native import FlowBatch
-from jarvis_native.export import ExportBlock, ExportStatistics, ExportTotals, FlowExporter
+from jarvis_native.export import ExportBlock, FlowExporter
+from jarvis_native.sampler import FrameSampler
 
 from jarvis_agent.captures import CaptureRun
 from jarvis_agent.export.interface_counters import read_counters
-from jarvis_agent.export.sources import NO_TOTALS, ExportTerms, add_totals, metering_of
+from jarvis_agent.export.sources import CaptureSource, ExportTerms
 
 
-class SampleSource:
-    """The sampled frames of a capture of this process. Implements sources.ExportSource."""
+class SampleSource(CaptureSource[FrameSampler]):
+    """The sampled frames of a capture; options it has none."""
 
     def __init__(self, terms: ExportTerms, run: CaptureRun, *, is_new: bool, agent_ipv6: bool) -> None:
         """Opens sampler and exporter.
@@ -34,65 +33,18 @@ class SampleSource:
         Raises:
             CaptureError: the capture is gone, or has as many samplers as it can have.
         """
-        self.run = run
-        self._terms = terms
         self._agent_ipv6 = agent_ipv6
-        self._lock = threading.Lock()
-        self._message_max = terms.message_max()
-        self._past = NO_TOTALS
-        self._is_closed = False
-        self._sampler = run.engine.open_frame_sampler(terms.plan.sampling_rate, lossless=is_new and not run.plan.is_live)
-        try:
-            self._exporter = self._make_exporter()
-        except BaseException:
-            self._sampler.close()
-            raise
-
-    def read(self, *, flush: bool) -> FlowBatch[ExportBlock]:
-        """See ExportSource. The exporter is made anew when the path takes only shorter messages than before."""
-        with self._lock:
-            if self._terms.message_max() < self._message_max:
-                batch = self._exporter.read_samples(self._sampler, flush=True)
-                if not batch.more:
-                    self._renew()
-                return batch
-            return self._exporter.read_samples(self._sampler, flush=flush)
+        sampler = run.engine.open_frame_sampler(terms.plan.sampling_rate, lossless=is_new and not run.plan.is_live)
+        super().__init__(terms, run, sampler)
 
     def counters(self) -> ExportBlock | None:
         """See ExportSource."""
-        names = [interface.name for interface in self.run.engine.get_interfaces()]
-        counters = read_counters(names)
+        counters = read_counters([interface.name for interface in self.run.engine.get_interfaces()])
         with self._lock:
             return self._exporter.counters(counters)
 
-    def options(self, statistics: ExportStatistics) -> ExportBlock:
-        """See ExportSource; sFlow has none."""
-        with self._lock:
-            return self._exporter.options(statistics, [])
-
-    def totals(self) -> ExportTotals:
-        """See ExportSource."""
-        with self._lock:
-            return self._past if self._is_closed else add_totals(self._past, self._exporter.totals())
-
-    def metering(self) -> ExportStatistics:
-        """See ExportSource."""
-        return metering_of(self.run)
-
-    def close(self) -> None:
-        """See ExportSource."""
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._past = add_totals(self._past, self._exporter.totals())
-                self._sampler.close()
-                self._exporter.close()
-
-    def _renew(self) -> None:
-        self._past = add_totals(self._past, self._exporter.totals())
-        self._exporter.close()
-        self._message_max = self._terms.message_max()
-        self._exporter = self._make_exporter()
+    def _read(self, *, flush: bool) -> FlowBatch[ExportBlock]:
+        return self._exporter.read_samples(self._place, flush=flush)
 
     def _make_exporter(self) -> FlowExporter:
         terms = self._terms

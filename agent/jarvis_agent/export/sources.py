@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from jarvis_native import Firmware, FlowBatch, FlowReader
 from jarvis_native.errors import CaptureStateError
@@ -85,42 +86,52 @@ class ExportSource(Protocol):
         """Gives up its place; may be called again."""
 
 
-class FlowSource:
-    """The finished flows of a capture of this process."""
+class _Place(Protocol):
+    """A reader's or a sampler's place in a capture."""
 
-    def __init__(self, terms: ExportTerms, run: CaptureRun, *, is_new: bool) -> None:
-        """Opens reader and exporter.
+    def close(self) -> None:
+        """Gives it up."""
+
+
+_PlaceT = TypeVar("_PlaceT", bound=_Place)
+
+
+class CaptureSource(ABC, Generic[_PlaceT]):
+    """A capture of this process, read through a place in it by an exporter of its own. Implements ExportSource."""
+
+    def __init__(self, terms: ExportTerms, run: CaptureRun, place: _PlaceT) -> None:
+        """Makes the exporter.
 
         Args:
             terms: of the collector.
             run: the capture.
-            is_new: read from its first record on; else only what ends from now on.
+            place: in it; the source's from now on, closed also when this fails.
 
         Raises:
-            CaptureError: the capture is gone, or the core refuses the filter.
+            CaptureError: the core refuses the exporter.
         """
         self.run = run
         self._terms = terms
+        self._place = place
         self._lock = threading.Lock()
         self._message_max = terms.message_max()
         self._past = NO_TOTALS
         self._is_closed = False
-        self._reader = _open_reader(terms.plan, run, is_new=is_new)
         try:
             self._exporter = self._make_exporter()
         except BaseException:
-            self._reader.close()
+            place.close()
             raise
 
     def read(self, *, flush: bool) -> FlowBatch[ExportBlock]:
         """See ExportSource. The exporter is made anew when the path takes only shorter messages than before."""
         with self._lock:
             if self._terms.message_max() < self._message_max:
-                batch = self._exporter.read(self._reader, flush=True)
+                batch = self._read(flush=True)
                 if not batch.more:
                     self._renew()
                 return batch
-            return self._exporter.read(self._reader, flush=flush)
+            return self._read(flush=flush)
 
     def counters(self) -> ExportBlock | None:
         """See ExportSource."""
@@ -150,14 +161,42 @@ class FlowSource:
             if not self._is_closed:
                 self._is_closed = True
                 self._past = add_totals(self._past, self._exporter.totals())
-                self._reader.close()
+                self._place.close()
                 self._exporter.close()
+
+    @abstractmethod
+    def _read(self, *, flush: bool) -> FlowBatch[ExportBlock]:
+        """Next messages from the place; the lock is held."""
+
+    @abstractmethod
+    def _make_exporter(self) -> FlowExporter:
+        """For messages of at most _message_max bytes."""
 
     def _renew(self) -> None:
         self._past = add_totals(self._past, self._exporter.totals())
         self._exporter.close()
         self._message_max = self._terms.message_max()
         self._exporter = self._make_exporter()
+
+
+class FlowSource(CaptureSource[FlowReader]):
+    """The finished flows of a capture."""
+
+    def __init__(self, terms: ExportTerms, run: CaptureRun, *, is_new: bool) -> None:
+        """Opens reader and exporter.
+
+        Args:
+            terms: of the collector.
+            run: the capture.
+            is_new: read from its first record on; else only what ends from now on.
+
+        Raises:
+            CaptureError: the capture is gone, or the core refuses the filter.
+        """
+        super().__init__(terms, run, _open_reader(terms.plan, run, is_new=is_new))
+
+    def _read(self, *, flush: bool) -> FlowBatch[ExportBlock]:
+        return self._exporter.read(self._place, flush=flush)
 
     def _make_exporter(self) -> FlowExporter:
         terms, plan, capture = self._terms, self._terms.plan, self.run.plan
