@@ -104,7 +104,7 @@ def _place(text: str, place: str) -> tuple[str, int | None]:
         return host, None
     number = int(port) if port.isascii() and port.isdigit() and len(port) < 10 else -1
     if not 1 <= number <= _MOST_PORT:
-        raise _refused(text, f"port {port} is out of range: accepted are 1 to {_MOST_PORT}")
+        raise _refused(text, f"{port!r} is no port: accepted are 1 to {_MOST_PORT}")
     return host, number
 
 
@@ -198,6 +198,7 @@ def _form(options: ExportOptions) -> tuple[ExportProfile, TimeUnit]:
 def _check_together(options: ExportOptions, plans: list[ExportPlan]) -> None:
     if options.balance and len(plans) < 2:
         raise ExportOptionError("--export-balance: flows are balanced over several --export, there is one or none")
+    _check_twice(options, plans)
     _check_sflow(options, plans)
     files = {
         "--export-tls-ca": options.tls_ca,
@@ -212,6 +213,17 @@ def _check_together(options: ExportOptions, plans: list[ExportPlan]) -> None:
         given = [name for name, path in files.items() if path is not None]
         if given:
             raise ExportOptionError(f"{given[0]} is given and no --export goes over TLS: accepted with it is ipfix/tls:HOST")
+
+
+def _check_twice(options: ExportOptions, plans: list[ExportPlan]) -> None:
+    """A collector that is named twice would count everything twice."""
+    seen: dict[tuple[ExportTransport, str, int], str] = {}
+    for target, plan in zip(options.targets, plans, strict=True):
+        (collector,) = plan.collectors
+        place = (plan.transport, collector.host.lower(), collector.port)
+        if place in seen:
+            raise ExportOptionError(f"--export {target}: {seen[place]} goes there too: accepted is each collector once")
+        seen[place] = target
 
 
 def _check_sflow(options: ExportOptions, plans: list[ExportPlan]) -> None:

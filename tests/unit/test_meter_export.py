@@ -269,8 +269,8 @@ def test_the_pace_is_kept(program_environment: Environment, many_flows: Path) ->
     ("arguments", "code", "why"),
     [
         (["--export", "netflow:192.0.2.1"], 2, "'netflow' is no protocol: accepted are ipfix, netflow9, netflow5"),
-        (["--export", "ipfix:192.0.2.1:0"], 2, "port 0 is out of range: accepted are 1 to 65535"),
-        (["--export", "ipfix:192.0.2.1:65536"], 2, "port 65536 is out of range"),
+        (["--export", "ipfix:192.0.2.1:0"], 2, "'0' is no port: accepted are 1 to 65535"),
+        (["--export", "ipfix:192.0.2.1:65536"], 2, "'65536' is no port"),
         (["--export", "ipfix:no.such.host.invalid"], 2, "EXPORT_UNRESOLVED: no.such.host.invalid"),
         (["--export", "ipfix/tcp:127.0.0.1:1"], 1, "EXPORT_UNREACHABLE: 127.0.0.1:1"),
         (["--export", "ipfix:127.0.0.1:1"], 1, "nothing listens there"),

@@ -34,7 +34,7 @@ def test_flow_exports_beside_sflow_have_no_sampling_rate() -> None:
         (ExportOptions(targets=("sflow/tcp:192.0.2.7",)), "'tcp' is no transport of sflow"),
         (ExportOptions(targets=(SFLOW, "ipfix:192.0.2.7"), balance=True), "--export-balance: the samples of sflow"),
         (ExportOptions(targets=(SFLOW,), biflow=True), "--biflow"),
-        (ExportOptions(targets=(SFLOW,) * 5), "sflow is given 5 times, accepted are 4"),
+        (ExportOptions(targets=tuple(f"{SFLOW}:{port}" for port in range(1, 6))), "sflow is given 5 times, accepted are 4"),
     ],
 )
 def test_what_sflow_cannot_do_is_refused_in_terms_of_the_options(options: ExportOptions, message: str) -> None:
