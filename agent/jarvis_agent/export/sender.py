@@ -35,6 +35,9 @@ _TICK_S = 0.2
 """Between two looks at the gate, the connection and what became settled, while there is nothing to send."""
 
 _TELL_INTERVAL_S = 1.0
+_JUDGE_S = 0.1
+"""A lease is in the core a moment before it was held against the export: no connection is ended for that."""
+
 _PAUSE_S = 1.0
 """How long what left is waited for when the gate closes."""
 
@@ -219,6 +222,8 @@ class CollectorSender:
 
     def _pause(self) -> None:
         """The gate is closed: what left may arrive, then there is no connection until it opens."""
+        if self._session.is_open and not self._ending.wait(_JUDGE_S) and self._gate():
+            return
         error = self._end_session(_PAUSE_S)
         if self._status.state != "idle" or error is not None:
             self._change("idle", error)

@@ -232,3 +232,21 @@ def test_a_block_that_is_under_way_stops_when_the_gate_closes() -> None:
         bench.gate.set()
         until(lambda: bench.arrived() == list(range(80)))
     assert bench.told.events == []
+
+
+def test_a_lease_that_is_only_being_judged_ends_no_connection() -> None:
+    bench = Bench()
+    asked = 0
+
+    def gate() -> bool:
+        nonlocal asked
+        asked += bench.session.is_open
+        return asked not in {1, 2}  # before the first block, and in the thread's next turn
+
+    bench.sender._gate = gate
+    with running(bench):
+        for start in range(0, 100, 10):
+            bench.put(range(start, start + 10))
+        until(lambda: len(bench.arrived()) == 100)
+        assert bench.sender.status().exported.connects == 1
+    assert bench.told.events == []
