@@ -49,6 +49,7 @@ struct capture_export_config {
     uint32_t statistics;         /* enum capture_statistics, or'ed: what the records come with; profile full exports them */
     uint32_t sampling;           /* enum capture_sampling of the capture, for options and v5's header */
     uint32_t sampling_interval;  /* N of 1 in N; sFlow: of the sampler */
+    bool merge_interfaces;       /* as the capture's: else ingressInterface is one of the flow keys that options tell (IE 173) */
     uint64_t system_init_ns;     /* Unix time that sysUptime counts from (v5, v9, sFlow; IE 160) */
     uint32_t share;              /* takes the flows whose flow_id modulo share_count is this: balanced over collectors */
     uint32_t share_count;        /* 0 or 1: all flows */

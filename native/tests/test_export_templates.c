@@ -143,7 +143,7 @@ static void no_id_has_two_contents_and_every_record_fits_the_smallest_message(vo
 
 struct option_values {
     uint32_t interfaces, keys, sampling;
-    bool netflow9;
+    bool netflow9, merged;
 };
 
 static uint64_t value_of(const struct decoded_template *template, const struct decoded_value *values, uint16_t number) {
@@ -211,8 +211,8 @@ static void check_option(void *context, const struct decoded_template *template,
         CHECK_EQUAL(1000, value_of(template, values, 34));
         options->sampling++;
         break;
-    case 4: /* addresses, ports, protocol, version, VLAN */
-        CHECK_EQUAL(0x7f, value_of(template, values, 173));
+    case 4: /* addresses, ports, protocol, version, VLAN, and the interface (the 13th field) where each has records of its own */
+        CHECK_EQUAL(options->merged ? 0x7f : 0x107f, value_of(template, values, 173));
         CHECK(decoder_find(&decoder, (uint16_t)decoded_number(values[0].at, 2)) != NULL);
         options->keys++;
         break;
@@ -235,9 +235,10 @@ static void options_say_what_the_exporter_was_told(void) {
                                                .observation_domain_id = 77,
                                                .system_init_ns = 1600000000000000000,
                                                .message_max = 512,
+                                               .merge_interfaces = protocol == 2,
                                                .sampling = 1,
                                                .sampling_interval = 1000};
-        struct option_values options = {.netflow9 = protocol == 2};
+        struct option_values options = {.netflow9 = protocol == 2, .merged = protocol == 2};
         templates_of(config);
         decoder.record = check_option;
         decoder.context = &options;

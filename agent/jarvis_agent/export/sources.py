@@ -211,6 +211,7 @@ class FlowSource(CaptureSource[FlowReader]):
             statistics=capture.statistics,
             sampling=capture.sampling,
             sampling_interval=capture.sampling_interval,
+            merge_interfaces=capture.merge_interfaces,
             system_init_ns=terms.system_init_ns,
             share=terms.share if terms.share_count > 1 else 0,
             share_count=terms.share_count,

@@ -175,6 +175,7 @@ class FlowExporter:
         statistics: kinds that the capture keeps; profile "full" exports them.
         sampling: of the capture, "none", "systematic" or "flow-hash"; for options and v5's header.
         sampling_interval: N of 1 in N; sFlow: of the sampler.
+        merge_interfaces: as the capture's; else options tell that ingressInterface is one of the flow keys.
         system_init_ns: Unix time that sysUptime counts from.
         share: takes the flows whose id modulo share_count is this: balanced over collectors.
         share_count: 1 = all flows.
@@ -198,6 +199,7 @@ class FlowExporter:
         statistics: Sequence[str] = (),
         sampling: str = "none",
         sampling_interval: int = 0,
+        merge_interfaces: bool = False,
         system_init_ns: int,
         share: int = 0,
         share_count: int = 1,
@@ -216,6 +218,7 @@ class FlowExporter:
         config.statistics = choices("statistics", statistics, STATISTICS)
         config.sampling = choice("sampling", sampling, SAMPLINGS)
         config.sampling_interval = unsigned("sampling_interval", sampling_interval)
+        config.merge_interfaces = bool(merge_interfaces)
         config.system_init_ns = unsigned("system_init_ns", system_init_ns, 64)
         config.share = unsigned("share", share)
         config.share_count = unsigned("share_count", share_count)

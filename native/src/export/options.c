@@ -12,6 +12,7 @@
 
 enum { SET_OPTIONS_NETFLOW9 = 1, SET_OPTIONS_IPFIX = 3, OPTIONS_HEADER = 6 };
 enum { SCOPE_SYSTEM = 1, SCOPE_INTERFACE = 2, SCOPE_TEMPLATE = 5 };
+enum { INGRESS_INTERFACE = 10 }; /* IANA */
 enum { NAME_BYTES = 32, DESCRIPTION_BYTES = 64 };
 enum { FIELDS_MAX = 12, RECORD_MAX = 128 };
 
@@ -207,11 +208,17 @@ static bool put_sampling(struct ipfix_writer *writer) {
     return put_option(writer, OPTION_SAMPLING_RATE, record, at);
 }
 
+/* A flow that two interfaces saw is a record each, unless the capture merges them. */
+static bool is_key(const struct ipfix_encoder *encoder, const struct layout_field *field) {
+    bool interface = !field->enterprise && field->number == INGRESS_INTERFACE;
+    return field->flow_key || (interface && !encoder->config.merge_interfaces);
+}
+
 /* Bit i: the i-th field is part of the flow key. */
 static bool put_flow_keys(struct ipfix_writer *writer, const struct layout *layout) {
     uint64_t keys = 0;
     for (uint32_t i = 0; i < layout->field_count && i < 64; i++)
-        keys |= (uint64_t)layout->fields[i].flow_key << i;
+        keys |= (uint64_t)is_key(writer->encoder, &layout->fields[i]) << i;
     uint8_t record[RECORD_MAX];
     uint8_t *at = export_put16(record, layout->template_id);
     at = export_put64(at, keys);
