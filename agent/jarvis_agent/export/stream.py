@@ -31,7 +31,10 @@ MESSAGE_MAX = 16_384
 """Larger ones bring nothing over a stream, and a TLS record takes just this."""
 
 _KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = 30, 10, 3
-_READ_BYTES = 65_536
+READ_BYTES = 65_536
+MOST_READS = 16
+"""At a time: a collector that talks without end holds nobody up."""
+
 _SETTLE_LOOK_S = 0.01
 
 
@@ -106,8 +109,8 @@ class TcpTransport:
         """Takes what came back, as Transport says."""
         connected = self._connected()
         try:
-            while True:  # collectors say nothing; what they say all the same is of no interest
-                if not connected.recv(_READ_BYTES):
+            for _ in range(MOST_READS):  # collectors say nothing; what they say all the same is of no interest
+                if not connected.recv(READ_BYTES):
                     self._give_up("the collector closed the connection")
         except BlockingIOError:
             return

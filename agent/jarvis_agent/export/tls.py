@@ -25,7 +25,7 @@ from jarvis_trust.keyfiles import load_private_key
 from jarvis_agent.export.blocks import length_of, message
 from jarvis_agent.export.errors import ExportError, unreachable
 from jarvis_agent.export.plan import ExportTransport
-from jarvis_agent.export.stream import MESSAGE_MAX, TcpTransport
+from jarvis_agent.export.stream import MESSAGE_MAX, MOST_READS, READ_BYTES, TcpTransport
 from jarvis_agent.export.transport import CONNECT_TIMEOUT_S, Interrupt, never, wait_for
 
 _VERDICT_WAIT_S = 1.0
@@ -128,10 +128,15 @@ class TlsTransport(TcpTransport):
         """Takes what came back, as Transport says."""
         connected, tls = self._connected(), self._session()
         try:
-            while data := connected.recv(65_536):
+            for _ in range(MOST_READS):
+                data = connected.recv(READ_BYTES)
+                if not data:
+                    break
                 self._heard += len(data)
                 self._incoming.write(data)
                 self._read(tls)
+            else:
+                return
         except BlockingIOError:
             return
         except OSError as error:
@@ -197,7 +202,7 @@ class TlsTransport(TcpTransport):
         if timeout_s <= 0 or not wait_for(connected.fileno(), select.POLLIN, timeout_s, self._interrupt):
             self._give_up(f"no TLS handshake within {CONNECT_TIMEOUT_S:.0f} s")
         try:
-            data = connected.recv(65_536)
+            data = connected.recv(READ_BYTES)
         except BlockingIOError:
             return
         except OSError as error:

@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -43,6 +43,7 @@ _LINGER_S = 1.0
 _FLIGHT_BYTES = 4 << 20
 _SEND_BUFFER_BYTES = 4 << 20
 _ROOM_LOOK_S = 0.001
+_MOST_ERRORS = 1_000
 _PREFIX_BYTES = 64
 """Enough of a message to know it again: its header has sequence and length."""
 
@@ -170,7 +171,7 @@ class UdpTransport:
         connected = self._connected()
         refused: int | None = None
         error_number = 0
-        while (answer := _read_error(connected)) is not None:
+        for answer in _read_errors(connected):
             number, is_icmp, datagram = answer
             if number == errno.EMSGSIZE:
                 if is_icmp:
@@ -326,6 +327,15 @@ def _discover_path(connected: socket.socket, endpoint: Endpoint | None, how: int
         connected.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
     else:
         connected.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+
+
+def _read_errors(connected: socket.socket) -> Iterator[tuple[int, bool, bytes]]:
+    """What is in the error queue, of a flood as much as one look takes."""
+    for _ in range(_MOST_ERRORS):
+        answer = _read_error(connected)
+        if answer is None:
+            return
+        yield answer
 
 
 def _read_error(connected: socket.socket) -> tuple[int, bool, bytes] | None:

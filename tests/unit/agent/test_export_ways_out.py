@@ -13,6 +13,7 @@ from jarvis_agent.export.pace import Pace
 from jarvis_agent.export.plan import Collector, ExportPlan, ExportTransport
 from jarvis_agent.export.sctp import SctpTransport
 from jarvis_agent.export.session import CollectorSession
+from jarvis_agent.export.stream import TcpTransport
 from jarvis_agent.export.udp import RESOLVE_INTERVAL_S, UdpTransport
 from jarvis_agent.export.ways import ExportWays
 from jarvis_native.export import ExportBlock
@@ -166,3 +167,21 @@ def test_tls_and_files_need_what_they_are_made_of(firmware: Firmware) -> None:
     with pytest.raises(ExportError, match="export_directory") as raised:
         ways(firmware).check(plan_over("file"))
     assert raised.value.reason == "EXPORT_FILE"
+
+
+class Endless:
+    """A socket of a collector that talks without end."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def recv(self, size: int) -> bytes:
+        self.reads += 1
+        assert self.reads < 1_000, "it is read on and on"
+        return bytes(size)
+
+
+def test_a_collector_that_talks_without_end_holds_nobody_up() -> None:
+    transport = TcpTransport("127.0.0.1", 4739)
+    transport._socket = Endless()  # type: ignore[assignment]
+    transport.check()
