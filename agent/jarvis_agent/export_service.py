@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ class ExportVerbs:
 
     async def _list(self, payload: bytes, _context: Context) -> bytes:
         wire.parse(pb.ListExportsRequest, payload)
-        return pb.ListExportsResponse(exports=self._exports().list()).SerializeToString()
+        # Spools are asked, which may be waiting for the disk.
+        exports = await asyncio.to_thread(self._exports().list)
+        return pb.ListExportsResponse(exports=exports).SerializeToString()
 
     def _exports(self) -> ExportManager:
         if self.manager is None:

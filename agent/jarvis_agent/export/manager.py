@@ -156,7 +156,7 @@ class ExportManager:
             return self._status(export)
 
     def list(self) -> list[pb.ExportStatus]:
-        """Every export, by id."""
+        """Every export, by id; any thread. May wait for the disk, as spools do."""
         return [self._status(export) for _, export in sorted(self._exports.items())]
 
     def lease_changed(self, lease: ActiveLease | None) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo
 from jarvis.capture.v1 import agent_pb2 as pb
+from jarvis.capture.v1 import export_pb2
 from jarvis_agent.errors import RequestError
 from jarvis_agent.export.errors import ExportError
 from jarvis_agent.export.store import ExportStore
@@ -85,3 +88,20 @@ def test_a_refusal_has_its_reason_and_code(reason: str, code: int) -> None:
     info = ErrorInfo()
     assert status.details[0].Unpack(info)
     assert (status.code, status.message, info.reason) == (code, "words", reason)
+
+
+async def test_a_spool_that_waits_for_its_disk_holds_up_nothing_but_the_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_answers, was_answered = threading.Event(), []
+
+    def list_late() -> list[export_pb2.ExportStatus]:
+        was_answered.append(disk_answers.wait(10))
+        return []
+
+    monkeypatch.setattr(bench.manager, "list", list_late)
+    asked = asyncio.create_task(ask(bench, "ListExports", b""))
+    await asyncio.sleep(0)
+    disk_answers.set()
+    await asked
+    assert was_answered == [True]
