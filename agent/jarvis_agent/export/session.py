@@ -269,6 +269,8 @@ class CollectorSession:
 
     def _go_on(self) -> None:
         """Refreshes and sends what there is. Templates stand between blocks, never within one that may go on only now."""
+        if not self._may_send():
+            return
         if self._transport.is_stale():
             self._renew()
         elif self._has_ended_block():

@@ -129,6 +129,18 @@ def test_the_rest_of_a_block_stays_here_when_nothing_may_leave_any_more() -> Non
     assert read_session(transport.sessions[2]).numbers == list(range(16, 80))
 
 
+def test_templates_and_options_are_not_sent_again_while_nothing_may_leave() -> None:
+    transport, now, may_send = PlayedTransport(restarts=False), [0.0], [True]
+    session = session_over(transport, clock=lambda: now[0], may_send=lambda: may_send[0])
+    session.open()
+    before, may_send[0], now[0] = transport.sent, False, 1_000.0
+    session.tick()
+    assert transport.sent == before
+    may_send[0] = True
+    session.tick()
+    assert transport.sent == 2 * before
+
+
 def test_a_new_connection_begins_a_new_session() -> None:
     transport = PlayedTransport(restarts=True)
     session = session_over(transport)
