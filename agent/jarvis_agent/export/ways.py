@@ -8,6 +8,7 @@ errors; a collector that does not answer is none: it may be there tomorrow. What
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ class ExportWays:
         return UdpTransport(host, port, send_block=partial(send_block, self.firmware), interrupt=interrupt)
 
     def check(self, plan: ExportPlan) -> None:
-        """What would keep an export from ever working. Blocks: on DNS, and over TLS on one handshake a collector.
+        """What would keep an export from ever working. Blocks: on DNS, over TLS on a handshake too, for all collectors at once.
 
         Raises:
             ExportError: the first thing found. A name that cannot be resolved now is one: nobody could say where records go.
@@ -81,10 +82,14 @@ class ExportWays:
             from jarvis_agent.export.tls import load_tls_context  # noqa: PLC0415
 
             load_tls_context(self._tls_files())
-        for collector in plan.collectors:
-            resolve(collector.host, collector.port)
-            if plan.transport == "tls":
-                self._try_handshake(plan, collector)
+        if plan.collectors:  # all at once: an operator waits, and each may take its time
+            with ThreadPoolExecutor(len(plan.collectors), thread_name_prefix="export-trial") as threads:
+                list(threads.map(partial(self._try, plan), plan.collectors))
+
+    def _try(self, plan: ExportPlan, collector: Collector) -> None:
+        resolve(collector.host, collector.port)
+        if plan.transport == "tls":
+            self._try_handshake(plan, collector)
 
     def _try_handshake(self, plan: ExportPlan, collector: Collector) -> None:
         until = time.monotonic() + _TRIAL_S

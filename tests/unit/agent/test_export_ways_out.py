@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 
 import pytest
 from jarvis_agent.export.addresses import endpoint_text, is_address, resolve
@@ -185,3 +186,21 @@ def test_a_collector_that_talks_without_end_holds_nobody_up() -> None:
     transport = TcpTransport("127.0.0.1", 4739)
     transport._socket = Endless()  # type: ignore[assignment]
     transport.check()
+
+
+def test_collectors_are_looked_at_all_at_once_and_the_first_that_cannot_work_is_named(
+    monkeypatch: pytest.MonkeyPatch, firmware: Firmware
+) -> None:
+    together = threading.Barrier(8, timeout=30)
+
+    def look_up(host: str, *_arguments: object, **_named: object) -> list[object]:
+        together.wait()  # one after the other never comes through here
+        if host in {"b.example", "c.example"}:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("192.0.2.7", 4739))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    collectors = tuple(Collector(host=f"{letter}.example", port=4739) for letter in "abcdefgh")
+    plan = ExportPlan(export_id="x", protocol="ipfix", transport="udp", collectors=collectors)
+    with pytest.raises(ExportError, match=r"b\.example: no such name"):
+        ways(firmware).check(plan)
