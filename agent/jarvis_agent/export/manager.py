@@ -187,6 +187,9 @@ class ExportManager:
 
     async def _bring_back(self, stored: StoredExport) -> None:
         spec = stored.request().spec
+        if len(self._exports) >= MAX_EXPORTS:  # files that were put back
+            self._refuse(spec.export_id, f"is one more than the {MAX_EXPORTS} that there can be")
+            return
         try:
             plan = plan_export(spec)
         except RequestError as error:  # of a release with other rules

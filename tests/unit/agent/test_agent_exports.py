@@ -109,6 +109,14 @@ async def test_there_are_sixteen_exports_at_most(bench: Bench) -> None:
     await bench.manager.enable(command(spec("more")))
 
 
+async def test_no_more_than_sixteen_come_back_the_oldest_first(bench: Bench) -> None:
+    for number in range(MAX_EXPORTS + 2):
+        bench.store.keep(f"e{number}", command(spec(f"e{number}"), at=number))
+    await bench.manager.load()
+    assert {status.spec.export_id for status in bench.manager.list()} == {f"e{number}" for number in range(MAX_EXPORTS)}
+    assert sum("is one more than" in str(told) for told in bench.journal.told) == 2
+
+
 async def test_what_the_lease_does_not_list_is_refused(bench: Bench) -> None:
     elsewhere = spec(collectors=[pb.ExportCollector(host="192.0.2.1"), pb.ExportCollector(host="203.0.113.1")])
     assert await reason_of(bench.manager.enable(command(elsewhere))) == "EXPORT_NOT_ALLOWED"
