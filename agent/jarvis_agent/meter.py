@@ -157,7 +157,7 @@ def _explained(error: Exception, options: MeterOptions) -> tuple[str, int]:
         case FirmwareError():
             return f"{error.reason}: {error.message}", EXIT_UNTRUSTED
         case CaptureError():
-            usage = isinstance(error, InvalidArgument | FilterError)
+            usage = isinstance(error, InvalidArgument | FilterError) or error.field == "asn_database"
             return f"{_of_export(error)}{_about_option(error)}", EXIT_USAGE if usage else EXIT_FAILURE
         case OutputError():
             return str(error), EXIT_USAGE if error.usage else EXIT_FAILURE

@@ -29,6 +29,7 @@ DEFAULT_RATE: Final = 200_000
 
 _MOST_PORT = 65_535
 _MOST_NUMBER = 0xFFFF_FFFF
+_MOST_ENGINE = 0xFFFF  # NetFlow v5 has engine type and id, 8 bits each
 _MOST_RATE = 100_000_000
 _MOST_SAMPLING_RATE = 16_777_215
 
@@ -198,6 +199,8 @@ def _form(options: ExportOptions) -> tuple[ExportProfile, TimeUnit]:
 def _check_together(options: ExportOptions, plans: list[ExportPlan]) -> None:
     if options.balance and len(plans) < 2:
         raise ExportOptionError("--export-balance: flows are balanced over several --export, there is one or none")
+    if options.domain > _MOST_ENGINE and any(plan.protocol == "netflow5" for plan in plans):
+        raise ExportOptionError(f"--export-domain is {options.domain}: accepted with netflow5 are 0 to {_MOST_ENGINE}")
     _check_twice(options, plans)
     _check_sflow(options, plans)
     files = {

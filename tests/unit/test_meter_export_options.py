@@ -73,6 +73,7 @@ def test_a_target_that_cannot_be_is_refused_with_what_is_accepted(text: str, why
         ({"time_unit": "s"}, "--export-time is 's': accepted are ms, us, ns"),
         ({"domain": 1 << 32}, "--export-domain is 4294967296: accepted are 0 to 4294967295"),
         ({"domain": -1}, "--export-domain is -1"),
+        ({"targets": ("netflow5:h",), "domain": 65_536}, "--export-domain is 65536: accepted with netflow5 are 0 to 65535"),
         ({"rate": -1}, "--export-rate is -1: accepted are 0 to 100000000"),
         ({"balance": True}, "--export-balance: flows are balanced over several --export"),
         ({"targets": ("ipfix:h", "netflow9:h"), "biflow": True}, "--biflow: netflow9:h has no records of both directions"),

@@ -193,15 +193,14 @@ def test_tshark_has_every_record_and_nothing_to_complain_of(round_: Round, tmp_p
     )
 
 
+# The package netflow 0.12.2 keeps any one of the forward and the reverse element (RFC 5103) of a number.
+@pytest.mark.parametrize("round_", [name for name, form in FORMS.items() if not form.biflow], indirect=True)
 def test_the_netflow_package_decodes_every_flow(round_: Round) -> None:
-    if round_.form.biflow:
-        pytest.skip("the package netflow 0.12.2 keeps any one of the forward and the reverse element (RFC 5103) of a number")
     assert difference(round_.exported.expected, decode(round_.datagrams)) == ""
 
 
+@pytest.mark.parametrize("round_", [name for name, form in FORMS.items() if form.protocol == "ipfix"], indirect=True)
 def test_libfixbuf_reads_the_file_that_the_messages_make(round_: Round, firmware: Firmware, tmp_path: Path) -> None:
-    if round_.form.protocol != "ipfix":
-        pytest.skip("files of RFC 5655 hold IPFIX")
     (tmp_path / "export.ipfix").write_bytes(stream(firmware, round_.exported))
     records, complaints = ipfix_dump(tmp_path / "export.ipfix")
     assert complaints == []
