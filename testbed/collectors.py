@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from testbed.collected import CollectedFlow, flow_key
+from testbed.ports import free_port
 
 HOST = "127.0.0.1"
 BUFFER_BYTES = 64 << 20
@@ -52,13 +53,6 @@ def missing(*programs: str) -> str:
 def find_program(name: str) -> str | None:
     """Where a program is, also in the directories of system programs."""
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def queued_octets(port: int) -> int | None:

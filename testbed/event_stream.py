@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
-from testbed.fleet import Fleet, end
+from testbed.fleet import Fleet, FleetError, end
 
 
 class EventStream:
@@ -18,6 +18,7 @@ class EventStream:
 
     def __init__(self, fleet: Fleet, *options: str) -> None:
         self._objects: list[dict[str, Any]] = []
+        self._errors: list[dict[str, Any]] = []
         # By the clock that the controller's is too: what happens from here on is seen, however long the connection takes.
         now = datetime.now(UTC).isoformat()
         command = fleet.ctl_command("--output", "json", "events", "--follow", "--since", now, *options)
@@ -36,10 +37,17 @@ class EventStream:
     def _read(self) -> None:
         for line in self._lines:
             if line.startswith("{"):
-                self._objects.append(json.loads(line))
+                found = json.loads(line)
+                (self._objects if "event" in found else self._errors).append(found)
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
-        """Events, of one type or of all."""
+        """Events, of one type or of all.
+
+        Raises:
+            FleetError: jarvisctl has ended with an error.
+        """
+        if self._errors:
+            raise FleetError(f"jarvisctl events ended: {self._errors}")
         found = [item for item in list(self._objects) if item["event"] == "event"]
         return [event for event in found if not kind or event["type"] == kind]
 

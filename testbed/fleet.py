@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from testbed import ima
 from testbed.boot import play
 from testbed.netns import Namespace
 from testbed.policy import PolicyText
+from testbed.ports import free_port
 from testbed.swtpm import Swtpm, TpmVendor
 
 Setting = int | str | list[int] | list[str]
@@ -46,13 +46,6 @@ class FleetError(RuntimeError):
 def program(name: str) -> str:
     """Full path of one of the installed programs."""
     return str(Path(sys.executable).with_name(name))
-
-
-def free_port() -> int:
-    """A TCP port that was free on loopback a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(what: str, condition: Callable[[], Any], *, seconds: float = 30.0, log: Path | None = None) -> Any:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SU, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
 from testbed.netns import Namespace
+from testbed.ports import free_ports
 
 INTERMEDIATE_NV_INDEX = 0x01C00100
 """First NV index of the EK certificate chain, TCG EK Credential Profile 2.4, 2.2.1.5."""
@@ -170,7 +170,7 @@ class Swtpm:
             raise TestbedError(f"the TPM in {self.state_directory} is already running")
         attempts = 1 if self._port else 20
         for _ in range(attempts):
-            port = self._port or free_port_pair()
+            port = self._port or free_ports(2)
             self._process = self._spawn(port)
             if self._answers(port):
                 self._port = port
@@ -240,20 +240,6 @@ class Swtpm:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=5.0)
-
-
-def free_port_pair() -> int:
-    """A port P such that P and P + 1 could both be bound a moment ago (the swtpm TCTI expects the control port at P + 1)."""
-    for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise TestbedError("no pair of neighbouring free TCP ports on 127.0.0.1")
 
 
 def _listening_ports(pid: int) -> set[int]:

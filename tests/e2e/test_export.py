@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from testbed.fleet import FIRMWARE, Agent, Fleet, free_port, wait_for
+from testbed.fleet import FIRMWARE, Agent, Fleet, wait_for
 from testbed.policy import PolicyText
+from testbed.ports import free_port
 from tests.e2e.conftest import write_capture
 
 HOST = "127.0.0.1"

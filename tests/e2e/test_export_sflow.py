@@ -11,8 +11,9 @@ import pytest
 
 from testbed.collectors import DatagramSink, missing
 from testbed.dissectors import write_capture
-from testbed.fleet import FIRMWARE, Fleet, free_port, wait_for
+from testbed.fleet import FIRMWARE, Fleet, wait_for
 from testbed.policy import PolicyText
+from testbed.ports import free_port
 from testbed.sflow_samples import SampleDissection, dissect_samples
 
 pytestmark = pytest.mark.skipif(bool(missing("tshark")), reason=missing("tshark"))

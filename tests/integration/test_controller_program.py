@@ -24,8 +24,9 @@ from jarvis_trust.ca import FleetCA, identity_of_certificate
 from jarvis_trust.identities import Role
 from typer.testing import CliRunner, Result
 
+from testbed.ports import free_port
 from tests.support import ReleaseKey
-from tests.unit.controller.fake_agent import free_port, operator_channel
+from tests.unit.controller.fake_agent import operator_channel
 from tests.unit.controller.fleet import FLEET, running_fleet
 from tests.unit.controller.software_tpm import Vendor
 

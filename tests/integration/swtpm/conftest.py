@@ -7,7 +7,6 @@ import asyncio
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ if shutil.which("swtpm") is None or shutil.which("swtpm_setup") is None:
 
 from jarvis_agent.tpm import TpmWorker
 
+from testbed.ports import free_port
 from testbed.swtpm import Swtpm, TpmVendor
 from tests.integration.swtpm.small_controller import FLEET, AgentLine, SmallController
 
@@ -209,10 +209,3 @@ def line_to(controller: SmallController, agent: AgentProcess) -> AgentLine:
     """The controller's line to the only agent that is enrolled."""
     (agent_id,) = controller.enrollments.agents
     return controller.line_to(agent_id, agent.address)
-
-
-def free_port() -> int:
-    """A TCP port that was free on loopback a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from testbed.swtpm import Swtpm, free_port_pair
+from testbed.ports import free_ports
+from testbed.swtpm import Swtpm
 
 
 class TpmCable:
@@ -16,7 +17,7 @@ class TpmCable:
     def __init__(self, tpm: Swtpm) -> None:
         """Nothing is forwarded yet."""
         self._far_port = tpm.port
-        self._port = free_port_pair()
+        self._port = free_ports(2)
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -41,19 +40,12 @@ from jarvis_trust.tls_certification import certification_binding
 from jarvis_trust.tpm_structures import parse_public
 from jarvis_trust.tpm_templates import TLS_KEY_ATTRIBUTES
 
+from testbed.ports import free_port
 from tests.unit.controller.releases import Release
 from tests.unit.controller.software_tpm import SoftwareTpm, Vendor, ecc_public, software_evidence
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _ENROLL = "/jarvis.capture.v1.EnrollmentService/Enroll"
-
-
-def free_port() -> int:
-    """A TCP port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def refuse(context: Context, code: int, reason: str, message: str = "") -> None:

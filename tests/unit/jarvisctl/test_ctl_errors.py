@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,16 +13,11 @@ from google.rpc import code_pb2
 from jarvis_trust.ca import FleetCA, generate_key, public_key_of
 from jarvis_trust.identities import Identity, Role
 
+from testbed.ports import free_port
 from tests.fakes.fleet_service import FakeFleetService, serve, status
 from tests.unit.jarvisctl.conftest import FLEET, Controller, run_ctl, write_config
 
 WEB = "web2" + "a" * 28
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_controller_that_is_not_there_is_said_with_its_address(tmp_path: Path, ca: FleetCA) -> None:
