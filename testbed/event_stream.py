@@ -16,12 +16,13 @@ from testbed.fleet import Fleet, FleetError, end
 class EventStream:
     """The stream of the agents that the options select, from a jarvisctl process of its own."""
 
-    def __init__(self, fleet: Fleet, *options: str) -> None:
+    def __init__(self, fleet: Fleet, *options: str, last: int = 0) -> None:
+        """From now on; with `last` so many kept events come first, which tells that the stream is connected."""
         self._objects: list[dict[str, Any]] = []
         self._errors: list[dict[str, Any]] = []
         # By the clock that the controller's is too: what happens from here on is seen, however long the connection takes.
-        now = datetime.now(UTC).isoformat()
-        command = fleet.ctl_command("--output", "json", "events", "--follow", "--since", now, *options)
+        start = ("--last", str(last)) if last else ("--since", datetime.now(UTC).isoformat())
+        command = fleet.ctl_command("--output", "json", "events", "--follow", *start, *options)
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._lines = cast("IO[str]", self._process.stdout)
         self._thread = threading.Thread(target=self._read, daemon=True)
