@@ -10,10 +10,10 @@ static inline void check_balance(const struct capture_stats *stats) {
     CHECK_EQUAL(stats->received, stats->metered + stats->filtered + stats->unsampled + stats->non_ip + stats->malformed +
                                      stats->paused + stats->dropped_nic + stats->dropped_kernel + stats->dropped_user +
                                      stats->in_flight);
-    uint64_t ended = 0;
+    uint64_t ended_flows = 0;
     for (int reason = 1; reason <= CAPTURE_FLOW_END_RESOURCES; reason++)
-        ended += stats->flows_ended[reason];
-    CHECK_EQUAL(stats->flows_total, stats->flows_active + ended);
+        ended_flows += stats->flows_ended[reason];
+    CHECK_EQUAL(stats->flows_total, stats->flows_active + ended_flows);
 }
 
 static inline struct capture_stats stats_of(capture_t *capture) {

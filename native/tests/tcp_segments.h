@@ -5,10 +5,10 @@
 
 #include "check.h"
 #include "flow/flow_expiry.h"
-#include "flow/flow_table.h"
 #include "frames.h"
+#include "kept_flows.h"
 
-enum { IDLE_S = 30, KEPT = 256, WINDOW = 65535, CLIENT = 0, SERVER = 1, NO_SCALE = -1 };
+enum { IDLE_S = 30, WINDOW = 65535, CLIENT = 0, SERVER = 1, NO_SCALE = -1 };
 
 #define AT(seconds) ((uint64_t)((seconds)*1e9) + 1700000000ull * SECOND)
 
@@ -24,30 +24,11 @@ struct segment_spec {
 };
 enum { ZERO = 0x10000, PSH_ACK = 0x18, FIN_ACK = 0x11, SYN_ACK = 0x12, RST_ACK = 0x14 };
 
-static struct flow_table table;
-static struct capture_flow ended[KEPT];
-static struct capture_flow_statistics kept[KEPT];
-static uint32_t ended_count;
-
-static inline void keep(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
-    (void)context;
-    CHECK(ended_count < KEPT);
-    kept[ended_count] = *statistics;
-    ended[ended_count++] = *flow;
-}
-
 static inline void begin_with(uint32_t statistics, uint64_t active_s, uint32_t max_flows) {
-    struct flow_table_config config = {.max_flows = max_flows,
-                                       .idle_timeout_ns = (uint64_t)IDLE_S * SECOND,
-                                       .active_timeout_ns = active_s * SECOND,
-                                       .hash_seed = 1,
-                                       .hash_mask = UINT64_MAX,
-                                       .statistics = statistics,
-                                       .emit = keep};
-    if (table.records)
-        flow_table_destroy(&table);
-    CHECK(flow_table_init(&table, &config));
-    ended_count = 0;
+    begin_table((struct flow_table_config){.max_flows = max_flows,
+                                           .idle_timeout_ns = (uint64_t)IDLE_S * SECOND,
+                                           .active_timeout_ns = active_s * SECOND,
+                                           .statistics = statistics});
 }
 
 static inline void begin(void) {

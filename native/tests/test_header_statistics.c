@@ -3,35 +3,14 @@
  */
 #include "check.h"
 #include "decode/decode.h"
-#include "flow/flow_table.h"
 #include "frames.h"
+#include "kept_flows.h"
 
 enum { ETHERNET = 1, PPP = 9, RAW = 101, WIFI = 105, LOOP = 108, SLL = 113, RADIOTAP = 127, PPI = 192, SLL2 = 276 };
-enum { UDP = 17, KEPT = 16 };
-
-static struct flow_table table;
-static struct capture_flow ended[KEPT];
-static struct capture_flow_statistics kept[KEPT];
-static uint32_t ended_count;
-
-static void keep(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
-    (void)context;
-    CHECK(ended_count < KEPT);
-    kept[ended_count] = *statistics;
-    ended[ended_count++] = *flow;
-}
+enum { UDP = 17 };
 
 static void begin_with(uint32_t statistics, uint64_t active_s) {
-    struct flow_table_config config = {.max_flows = 4096,
-                                       .active_timeout_ns = active_s * SECOND,
-                                       .hash_seed = 1,
-                                       .hash_mask = UINT64_MAX,
-                                       .statistics = statistics,
-                                       .emit = keep};
-    if (table.records)
-        flow_table_destroy(&table);
-    CHECK(flow_table_init(&table, &config));
-    ended_count = 0;
+    begin_table((struct flow_table_config){.max_flows = 4096, .active_timeout_ns = active_s * SECOND, .statistics = statistics});
 }
 
 static void meter(struct packet packet) {

@@ -6,10 +6,10 @@
 
 #include "check.h"
 #include "flow/flow_statistics.h"
-#include "flow/flow_table.h"
+#include "kept_flows.h"
 #include "trace_file.h"
 
-enum { KEPT = 64, ALL = STATISTICS_ALL, ICMP = 1, TCP = 6, UDP = 17, GRE = 47, ICMPV6 = 58, SCTP = 132, VALUES_MAX = 300 };
+enum { ALL = STATISTICS_ALL, ICMP = 1, TCP = 6, UDP = 17, GRE = 47, ICMPV6 = 58, SCTP = 132, VALUES_MAX = 300 };
 
 #define CHECK_NEAR(expected, actual)                                                                                             \
     do {                                                                                                                         \
@@ -20,29 +20,8 @@ enum { KEPT = 64, ALL = STATISTICS_ALL, ICMP = 1, TCP = 6, UDP = 17, GRE = 47, I
         }                                                                                                                        \
     } while (0)
 
-static struct flow_table table;
-static struct capture_flow ended[KEPT];
-static struct capture_flow_statistics kept[KEPT];
-static uint32_t ended_count;
-
-static void keep(void *context, const struct capture_flow *flow, const struct capture_flow_statistics *statistics) {
-    (void)context;
-    CHECK(ended_count < KEPT);
-    kept[ended_count] = *statistics;
-    ended[ended_count++] = *flow;
-}
-
 static void begin(uint32_t statistics, uint64_t active_s) {
-    struct flow_table_config config = {.max_flows = 4096,
-                                       .active_timeout_ns = active_s * SECOND,
-                                       .hash_seed = 1,
-                                       .hash_mask = UINT64_MAX,
-                                       .statistics = statistics,
-                                       .emit = keep};
-    if (table.records)
-        flow_table_destroy(&table);
-    CHECK(flow_table_init(&table, &config));
-    ended_count = 0;
+    begin_table((struct flow_table_config){.max_flows = 4096, .active_timeout_ns = active_s * SECOND, .statistics = statistics});
 }
 
 static void add_packet(struct packet packet) {
